@@ -1,0 +1,333 @@
+"""Checkpoint folders: everything that a trained model needs to be served, without pickle.
+
+A folder holds ``model.safetensors`` (float16 weights), ``config.json``, the tokenizers' files,
+``training.json`` (how it was made and how good it is) and ``README.md`` (the model card).
+``docs/checkpoint-format.md`` describes each file.
+"""
+
+import hashlib
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from models.config import LanguageModelConfig, Seq2SeqConfig
+from models.language_model import LanguageModel
+from models.seq2seq import Seq2Seq
+from models.tokenizers import Tokenizer, TokenizerError, load_tokenizer
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TRAINING_FILE = "training.json"
+CARD_FILE = "README.md"
+TOKENIZER_SUFFIX = {"character": ".json", "word": ".json", "sentencepiece": ".model"}
+
+Model = LanguageModel | Seq2Seq
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+class CheckpointError(Exception):
+    """A checkpoint folder cannot be used; the message names the file and what is wrong."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSource(_Frozen):
+    """A text that a model was trained on: its name, where it came from, its SHA-256."""
+
+    name: str
+    origin: str
+    sha256: str
+
+
+class TrainingRecord(_Frozen):
+    """Contents of ``training.json``: what it takes to judge a model and to train it again."""
+
+    name: str
+    created: str
+    data: list[DataSource]
+    licence: str
+    attribution: str | None = None
+    seed: int
+    steps: int
+    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics_note: str = ""
+    preset: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Languages(_Frozen):
+    """The direction of a translation model, as ISO 639-1 codes."""
+
+    source: str = Field(min_length=2)
+    target: str = Field(min_length=2)
+
+
+class TokenizerEntry(_Frozen):
+    """Kind and file of one tokenizer in ``config.json``."""
+
+    kind: str
+    file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+
+
+class CheckpointConfig(_Frozen):
+    """Contents of ``config.json``."""
+
+    format_version: int
+    model: LanguageModelConfig | Seq2SeqConfig = Field(discriminator="kind")
+    languages: Languages | None = None
+    tokenizers: dict[str, TokenizerEntry]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint but for its weights.
+
+    Attributes:
+        path: the folder.
+        name: the folder's name.
+        config: the model's hyperparameters.
+        languages: direction of a translation model, else None.
+        tokenizers: ``text`` for a language model, ``source`` and ``target`` for a Seq2Seq.
+        training: how it was made.
+        fingerprint: hexadecimal SHA-256 over configuration, tokenizers and weights.
+        parameter_count: numbers in the weights file.
+    """
+
+    path: Path
+    name: str
+    config: LanguageModelConfig | Seq2SeqConfig
+    languages: Languages | None
+    tokenizers: Mapping[str, Tokenizer]
+    training: TrainingRecord
+    fingerprint: str
+    parameter_count: int
+
+
+def find_checkpoints(root: Path) -> list[Path]:
+    """Checkpoint folders at a path: the path itself, or those right below it, by name."""
+    if (root / CONFIG_FILE).is_file():
+        return [root]
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if (path / CONFIG_FILE).is_file())
+
+
+def build_model(config: LanguageModelConfig | Seq2SeqConfig) -> Model:
+    """A freshly initialised model of the configured kind.
+
+    Raises:
+        ValueError: the configuration asks for what cannot be built.
+    """
+    if isinstance(config, LanguageModelConfig):
+        return LanguageModel(config)
+    return Seq2Seq(config)
+
+
+def read_checkpoint(path: Path) -> CheckpointInfo:
+    """Read and check everything but the values of the weights.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, of a newer format, or contradicts another.
+    """
+    config = _read_config(path / CONFIG_FILE)
+    training = _parse(TrainingRecord, path / TRAINING_FILE, _read_json(path / TRAINING_FILE))
+    tokenizers = _read_tokenizers(path, config)
+    files = [CONFIG_FILE, *sorted({e.file for e in config.tokenizers.values()}), WEIGHTS_FILE]
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(hashlib.sha256(_read_bytes(path / name)).digest())
+    return CheckpointInfo(
+        path=path,
+        name=path.resolve().name,
+        config=config.model,
+        languages=config.languages,
+        tokenizers=tokenizers,
+        training=training,
+        fingerprint=digest.hexdigest(),
+        parameter_count=_count_parameters(path / WEIGHTS_FILE),
+    )
+
+
+def load_model(info: CheckpointInfo, device: torch.device) -> Model:
+    """Build the model and load its weights, in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: the weights are damaged, not finite, or of the wrong shapes.
+    """
+    file = info.path / WEIGHTS_FILE
+    try:
+        model = build_model(info.config)
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    expected = _unique_tensors(model)
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{file}: does not fit {CONFIG_FILE}: missing {sorted(missing)[:3]}, "
+            f"unexpected {sorted(unexpected)[:3]}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{file}: {name} has shape {list(tensor.shape)}, but {CONFIG_FILE} "
+                f"asks for {list(expected[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{file}: {name} holds values that are not finite")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            expected[name].copy_(tensor)
+    return model.to(device).eval()
+
+
+def save_checkpoint(
+    path: Path,
+    model: Model,
+    *,
+    tokenizers: Mapping[str, Tokenizer],
+    languages: Languages | None,
+    training: TrainingRecord,
+    card: str,
+) -> None:
+    """Write a checkpoint folder; files of its own in an existing folder are replaced.
+
+    Every file is written beside the folder first and moved in at the end, weights last, so that
+    a full disk or a kill leaves the old checkpoint whole or an error that names the file.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        entries: dict[str, TokenizerEntry] = {}
+        saved: dict[int, TokenizerEntry] = {}
+        shared = len({id(tokenizer) for tokenizer in tokenizers.values()}) == 1
+        for role, tokenizer in tokenizers.items():
+            if id(tokenizer) not in saved:
+                stem = "tokenizer" if shared else f"{role}-tokenizer"
+                entry = TokenizerEntry(
+                    kind=tokenizer.kind, file=stem + TOKENIZER_SUFFIX[tokenizer.kind]
+                )
+                tokenizer.save(staging / entry.file)
+                saved[id(tokenizer)] = entry
+            entries[role] = saved[id(tokenizer)]
+        config = CheckpointConfig(
+            format_version=FORMAT_VERSION,
+            model=model.config,
+            languages=languages,
+            tokenizers=entries,
+        )
+        (staging / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
+        (staging / TRAINING_FILE).write_text(training.model_dump_json(indent=2) + "\n")
+        (staging / CARD_FILE).write_text(card)
+        tensors = {
+            name: tensor.detach().to("cpu", torch.float16).contiguous()
+            for name, tensor in _unique_tensors(model).items()
+        }
+        (staging / WEIGHTS_FILE).write_bytes(save(tensors))
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == WEIGHTS_FILE):
+            file.replace(path / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _unique_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """Parameters by name; a tensor that several names share appears under the first."""
+    return dict(model.named_parameters())
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: missing from the checkpoint folder") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(_read_bytes(file))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file}: holds no JSON object")
+    return data
+
+
+def _parse(schema: type[_Schema], file: Path, data: dict[str, Any]) -> _Schema:
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{file}: {where}: {first['msg']}") from error
+
+
+def _read_config(file: Path) -> CheckpointConfig:
+    data = _read_json(file)
+    version = data.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{file}: format_version is missing or not a number")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: format {version} is newer than this Gatehouse reads ({FORMAT_VERSION}); "
+            "update Gatehouse"
+        )
+    return _parse(CheckpointConfig, file, data)
+
+
+def _read_tokenizers(path: Path, config: CheckpointConfig) -> dict[str, Tokenizer]:
+    if isinstance(config.model, LanguageModelConfig):
+        sizes = {"text": config.model.vocabulary_size}
+    else:
+        sizes = {
+            "source": config.model.source_vocabulary_size,
+            "target": config.model.target_vocabulary_size,
+        }
+    if config.tokenizers.keys() != sizes.keys():
+        raise CheckpointError(
+            f"{path / CONFIG_FILE}: a {config.model.kind} needs the tokenizers {sorted(sizes)}, "
+            f"not {sorted(config.tokenizers)}"
+        )
+    tokenizers = {}
+    for role, entry in config.tokenizers.items():
+        file = path / entry.file
+        _read_bytes(file)
+        try:
+            tokenizers[role] = load_tokenizer(file, entry.kind)
+        except TokenizerError as error:
+            raise CheckpointError(str(error)) from error
+        if tokenizers[role].vocabulary_size != sizes[role]:
+            raise CheckpointError(
+                f"{file}: has {tokenizers[role].vocabulary_size} tokens, but {CONFIG_FILE} "
+                f"asks for {sizes[role]}"
+            )
+    return tokenizers
+
+
+def _count_parameters(file: Path) -> int:
+    """Sum of the sizes in a safetensors header, without reading the values."""
+    try:
+        with file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(size, 100_000_000)))
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(int(torch.Size(shape).numel()) for shape in shapes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error

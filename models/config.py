@@ -1,0 +1,109 @@
+"""Frozen, validated hyperparameters of each kind of model.
+
+A configuration says everything that is needed to build a model of the right shape;
+it is stored as ``config.json`` in every checkpoint folder.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+CellName = Literal["rnn", "gru", "gru_textbook", "lstm"]
+"""``gru`` is the form that ``torch.nn.GRU`` computes, ``gru_textbook`` the published
+first form: see :mod:`models.cells`."""
+
+Implementation = Literal["equations", "torch"]
+"""Who computes a whole sequence: our loop over the gate equations, or torch's fused
+layer with the same weights. A single step is always computed by the equations."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LanguageModelConfig(_Frozen):
+    """Hyperparameters of a recurrent language model.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range or a field is unknown.
+    """
+
+    kind: Literal["language_model"] = "language_model"
+    vocabulary_size: int = Field(ge=5)
+    cell: CellName = "gru"
+    implementation: Implementation = "torch"
+    embedding_size: int | None = Field(default=None, ge=1)
+    """Size of the learned token embedding; None feeds one-hot vectors, as the textbook does."""
+    hidden_size: int = Field(ge=1)
+    num_layers: int = Field(default=1, ge=1)
+    bidirectional: bool = False
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    gate_bias: float = 0.0
+    """Initial bias of the gate that keeps the state: forget (LSTM) or update (GRU)."""
+    initializer: Literal["torch", "normal"] = "torch"
+    """``torch``: uniform in +-1/sqrt(hidden); ``normal``: N(0, 0.01^2), as the textbook does."""
+
+
+class Seq2SeqConfig(_Frozen):
+    """Hyperparameters of an encoder-decoder translation model.
+
+    ``decoder`` names how the source reaches the decoder:
+
+    * ``context``: the encoder's final state starts the decoder and its last layer is
+      joined to every decoder input (Sutskever et al. 2014, Cho et al. 2014).
+    * ``attention``: the previous decoder state queries the source, and the context
+      vector is joined to the next input (Bahdanau et al. 2015).
+    * ``parallel_attention``: the first decoder layer's output queries the source, and the
+      context vector is joined to the input of the layers above it. Nothing flows back from
+      the attention to the first layer, so training attends from all positions at once.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range, a field is unknown, or two fields
+            contradict each other.
+    """
+
+    kind: Literal["seq2seq"] = "seq2seq"
+    source_vocabulary_size: int = Field(ge=5)
+    target_vocabulary_size: int = Field(ge=5)
+    cell: CellName = "gru"
+    implementation: Implementation = "torch"
+    embedding_size: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    encoder_layers: int = Field(default=1, ge=1)
+    decoder_layers: int = Field(default=1, ge=1)
+    bidirectional_encoder: bool = True
+    decoder: Literal["context", "attention", "parallel_attention"] = "attention"
+    attention: Literal["additive", "dot"] = "additive"
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    tie_embeddings: bool = False
+    """One matrix for source and target embeddings and the output layer."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Seq2SeqConfig":
+        if self.tie_embeddings and self.source_vocabulary_size != self.target_vocabulary_size:
+            raise ValueError(
+                "tie_embeddings needs one vocabulary for both languages, not "
+                f"{self.source_vocabulary_size} and {self.target_vocabulary_size} tokens"
+            )
+        if self.bidirectional_encoder and self.hidden_size % 2:
+            raise ValueError(
+                "a bidirectional encoder gives each direction half of hidden_size, "
+                f"which must be even, not {self.hidden_size}"
+            )
+        if self.decoder == "parallel_attention" and self.decoder_layers < 2:
+            raise ValueError("parallel_attention needs decoder_layers of 2 or more")
+        return self
+
+
+ModelConfig = Annotated[LanguageModelConfig | Seq2SeqConfig, Field(discriminator="kind")]
+
+_ADAPTER: TypeAdapter[LanguageModelConfig | Seq2SeqConfig] = TypeAdapter(ModelConfig)
+
+
+def parse_model_config(data: dict[str, Any]) -> LanguageModelConfig | Seq2SeqConfig:
+    """Build the configuration whose ``kind`` the data names.
+
+    Raises:
+        pydantic.ValidationError: the data fit no kind of model.
+    """
+    return _ADAPTER.validate_python(data)

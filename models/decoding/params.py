@@ -1,0 +1,208 @@
+"""What a decoding request asks for and what it gets back: plain frozen data, no tensors.
+
+These types travel unchanged from the service to the decoder, so that no part of the way
+keeps a second copy of a parameter.
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAX_SEED = 2**53 - 1
+"""Largest seed: the largest integer that every JSON client can hold exactly."""
+
+
+class FinishReason(enum.StrEnum):
+    """Why a hypothesis is complete."""
+
+    END = "end"
+    """The model generated ``<eos>``."""
+    LENGTH = "length"
+    """``max_new_tokens`` were generated."""
+    STOP = "stop"
+    """A stop string appeared (found by the service: the decoder knows no text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingParams:
+    """How to choose tokens; validated on construction.
+
+    Attributes:
+        max_new_tokens: tokens to generate at most, ``<eos>`` included.
+        temperature: 0 is greedy; otherwise logits are divided by it before sampling.
+        top_k: sample among the k most probable tokens; 0 means all.
+        top_p: sample among the fewest tokens that hold this probability; 1 means all.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that
+            stand in the prompt or the output already (Keskar et al. 2019, CTRL, section 4.1).
+        seed: key of the random numbers; output ``i`` of a request uses ``seed + i``.
+        num_outputs: sampled outputs, or hypotheses to return of a beam search.
+        beam_size: hypotheses kept by beam search; 1 is greedy or sampling.
+        length_penalty: alpha of the length-normalised beam score.
+        return_attention: whether outputs carry the attention weights of each token.
+
+    Raises:
+        ValueError: a value is out of range or two of them contradict each other.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    num_outputs: int = 1
+    beam_size: int = 1
+    length_penalty: float = 0.75
+    return_attention: bool = False
+
+    def __post_init__(self) -> None:
+        for name, valid, rule in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", 0.0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            (
+                "repetition_penalty",
+                0.0 < self.repetition_penalty < float("inf"),
+                "above 0 and finite",
+            ),
+            ("seed", 0 <= self.seed <= MAX_SEED, f"between 0 and {MAX_SEED}"),
+            ("num_outputs", self.num_outputs >= 1, "at least 1"),
+            ("beam_size", self.beam_size >= 1, "at least 1"),
+            ("length_penalty", 0.0 <= self.length_penalty < float("inf"), "0 or more"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} must be {rule}, not {getattr(self, name)}")
+        if self.beam_size > 1:
+            if self.temperature > 0 or self.repetition_penalty != 1.0:
+                raise ValueError(
+                    "beam_size above 1 ranks by the model's own probabilities: it needs "
+                    "temperature 0 and repetition_penalty 1"
+                )
+            if self.num_outputs > self.beam_size:
+                raise ValueError(
+                    f"num_outputs ({self.num_outputs}) is above beam_size ({self.beam_size})"
+                )
+
+    @property
+    def is_beam(self) -> bool:
+        """Whether this is a beam search (width 2 or more)."""
+        return self.beam_size > 1
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether random numbers are drawn."""
+        return self.temperature > 0
+
+    def output_seed(self, output_index: int) -> int:
+        """The seed that reproduces output ``output_index`` alone, as output 0."""
+        return (self.seed + output_index) % (MAX_SEED + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One chosen token of one output.
+
+    Attributes:
+        token: its id.
+        logprob: the model's own log-probability of it (natural logarithm), before
+            temperature, penalties and filters.
+        attention: weight of each source token, where asked for; else None.
+    """
+
+    token: int
+    logprob: float
+    attention: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A complete output.
+
+    Attributes:
+        tokens: the generated tokens in order, ``<eos>`` last where it was generated.
+        finish_reason: ``end`` or ``length``.
+        score: log-probability divided by length^alpha: see :func:`normalised_score`.
+    """
+
+    tokens: tuple[GeneratedToken, ...]
+    finish_reason: FinishReason
+    score: float
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The generated token ids."""
+        return tuple(token.token for token in self.tokens)
+
+    @property
+    def logprob(self) -> float:
+        """Sum of the tokens' log-probabilities, added in order in float64."""
+        return sum((token.logprob for token in self.tokens), start=0.0)
+
+
+class Emission(NamedTuple):
+    """One token of one output of a request, as decoding hands it out.
+
+    Greedy and sampled outputs emit each token as it is chosen; a beam search emits the tokens
+    of its best hypotheses, best first, when it is over.
+
+    Attributes:
+        output_index: which of the request's outputs.
+        token: the token.
+        finish_reason: set on the last token of the output.
+    """
+
+    output_index: int
+    token: GeneratedToken
+    finish_reason: FinishReason | None
+
+
+def emit_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[Emission]:
+    """The emissions of complete outputs, in their order."""
+    return [
+        Emission(index, token, hypothesis.finish_reason if last else None)
+        for index, hypothesis in enumerate(hypotheses)
+        for token, last in zip(
+            hypothesis.tokens,
+            [False] * (len(hypothesis.tokens) - 1) + [True],
+            strict=True,
+        )
+    ]
+
+
+def collect_hypotheses(emissions: Iterable[Emission], length_penalty: float) -> list[Hypothesis]:
+    """Put a request's emissions together to its outputs, by index."""
+    tokens: dict[int, list[GeneratedToken]] = {}
+    reasons: dict[int, FinishReason] = {}
+    for emission in emissions:
+        tokens.setdefault(emission.output_index, []).append(emission.token)
+        if emission.finish_reason is not None:
+            reasons[emission.output_index] = emission.finish_reason
+    return [
+        complete_hypothesis(tuple(tokens[index]), reasons[index], length_penalty)
+        for index in sorted(reasons)
+    ]
+
+
+def complete_hypothesis(
+    tokens: tuple[GeneratedToken, ...], finish_reason: FinishReason, length_penalty: float
+) -> Hypothesis:
+    """A hypothesis with its score."""
+    logprob = sum((token.logprob for token in tokens), start=0.0)
+    score = normalised_score(logprob, len(tokens), length_penalty)
+    return Hypothesis(tokens, finish_reason, score)
+
+
+def normalised_score(logprob: float, length: int, length_penalty: float) -> float:
+    """The length-normalised score (1 / L^alpha) * sum of log-probabilities.
+
+    *Dive into Deep Learning*, section 10.8 (beam search), equation 10.8.4, with alpha = 0.75
+    there. Computed in Python floats, since a vectorised power may round otherwise.
+
+    Args:
+        logprob: sum of the log-probabilities of the generated tokens.
+        length: number of generated tokens L, ``<eos>`` included.
+        length_penalty: alpha.
+    """
+    return float(logprob / length**length_penalty)

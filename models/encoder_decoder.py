@@ -1,0 +1,141 @@
+"""The interfaces of encoders and decoders, and of every model that generates step by step.
+
+*Dive into Deep Learning*, section 10.6. Shape legend: ``N`` rows, ``S`` source positions, ``T``
+target positions, ``E`` size of an encoder output, ``F`` size of a decoder feature, ``V``
+vocabulary size. Token ids are int64.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.recurrent import StackState
+from models.state import DecodeState
+from models.tokenizers import PAD_ID
+
+
+class StepOutput(NamedTuple):
+    """What one decoding step gives.
+
+    Attributes:
+        logits: ``[N, V]`` float32, unnormalised scores of the next token.
+        state: the state after the step.
+        attention: ``[N, S]`` weights over the source positions, or None without attention.
+    """
+
+    logits: Tensor
+    state: DecodeState
+    attention: Tensor | None = None
+
+
+class StepModel(Protocol):
+    """A model that generates one token a step: all that decoding needs to know of it."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, of the tokens that are generated."""
+        ...
+
+    @property
+    def continues_prompt(self) -> bool:
+        """Whether the output goes on from the prompt, in the prompt's vocabulary."""
+        ...
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+        """Read prompts (source sentences, for a translation model), one a row.
+
+        Returns:
+            The first token to feed ``[N]`` int64, which no state has seen yet, and the state.
+        """
+        ...
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """Feed one token a row, ``[N]`` int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """What an encoder makes of its sources.
+
+    Attributes:
+        outputs: ``[N, S, E]``, zero at padded positions.
+        final_state: each layer's state after each row's end.
+        mask: ``[N, S]`` bool, True at real positions.
+    """
+
+    outputs: Tensor
+    final_state: StackState
+    mask: Tensor
+
+
+class Encoder(nn.Module, ABC):
+    """Reads a source."""
+
+    @abstractmethod
+    def forward(self, sources: Tensor, lengths: Tensor) -> EncodedSource:
+        """Encode sources ``[N, S]`` of which row n has ``lengths[n]`` (int64, >= 1) real tokens."""
+
+
+class Decoder(nn.Module, ABC):
+    """Writes a target, given an encoded source."""
+
+    @abstractmethod
+    def start(self, encoded: EncodedSource) -> DecodeState:
+        """The state before the first target token."""
+
+    @abstractmethod
+    def features(self, inputs: Tensor, state: DecodeState) -> Tensor:
+        """Teacher forcing: target inputs ``[N, T]`` to the next tokens' features ``[N, T, F]``.
+
+        All positions are computed at once where the decoder allows it.
+        """
+
+    @abstractmethod
+    def output(self, features: Tensor) -> Tensor:
+        """Features ``[..., F]`` to logits ``[..., V]``."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """Feed one token a row, ``[N]``."""
+
+    def forward(self, inputs: Tensor, state: DecodeState) -> Tensor:
+        """Teacher forcing: target inputs ``[N, T]`` to logits ``[N, T, V]``."""
+        return self.output(self.features(inputs, state))
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder whose final state starts a decoder."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, sources: Tensor, source_lengths: Tensor, inputs: Tensor) -> Tensor:
+        """Teacher forcing.
+
+        Args:
+            sources: ``[N, S]``.
+            source_lengths: ``[N]``, real tokens of each source.
+            inputs: ``[N, T]``, the target shifted right: ``<bos>`` first.
+
+        Returns:
+            Logits ``[N, T, V]`` of the next target token at each position.
+        """
+        encoded = self.encoder(sources, source_lengths)
+        logits: Tensor = self.decoder(inputs, self.decoder.start(encoded))
+        return logits
+
+
+def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token sequences to a padded batch ``[N, T]`` int64 and their lengths ``[N]`` int64."""
+    lengths = [len(sequence) for sequence in sequences]
+    size = max(lengths, default=0)
+    rows = [[*sequence, *[PAD_ID] * (size - len(sequence))] for sequence in sequences]
+    batch = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(rows), size)
+    return batch, torch.tensor(lengths, dtype=torch.int64, device=device)

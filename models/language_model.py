@@ -1,0 +1,109 @@
+"""Recurrent language models: the probability of each next token given all before it.
+
+*Dive into Deep Learning*, sections 9.4 to 10.4. Shape legend: ``N`` rows, ``T`` positions,
+``V`` vocabulary size. Token ids are int64.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.config import LanguageModelConfig
+from models.encoder_decoder import StepOutput, pad_tokens
+from models.recurrent import RecurrentStack, StackState
+from models.state import DecodeState
+
+
+class NotGenerativeError(ValueError):
+    """The model cannot generate text."""
+
+
+class LanguageModel(nn.Module):
+    """A stack of cells over token embeddings (or one-hot vectors) with a linear output layer.
+
+    Args:
+        config: its hyperparameters.
+
+    Raises:
+        ValueError: the configuration asks torch for a cell that it does not have.
+    """
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.continues_prompt = True
+        self.vocabulary_size = config.vocabulary_size
+        self.embedding = (
+            nn.Embedding(config.vocabulary_size, config.embedding_size)
+            if config.embedding_size
+            else None
+        )
+        self.stack = RecurrentStack(
+            config.cell,
+            config.embedding_size or config.vocabulary_size,
+            config.hidden_size,
+            config.num_layers,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout,
+            implementation=config.implementation,
+        )
+        self.output = nn.Linear(self.stack.output_size, config.vocabulary_size)
+        if config.initializer == "normal":
+            for name, parameter in self.named_parameters():
+                if "bias" in name:
+                    nn.init.zeros_(parameter)
+                else:
+                    nn.init.normal_(parameter, std=0.01)
+        if config.gate_bias:
+            for cell in self.stack.cells():
+                cell.set_gate_bias(config.gate_bias)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens ``[...]`` to the stack's inputs ``[..., I]``."""
+        if self.embedding is None:
+            one_hot = functional.one_hot(tokens, self.vocabulary_size)
+            return one_hot.to(self.output.weight.dtype)
+        embedded: Tensor = self.embedding(tokens)
+        return functional.dropout(embedded, self.config.dropout, self.training)
+
+    def forward(self, inputs: Tensor, state: StackState | None = None) -> tuple[Tensor, StackState]:
+        """Whole sequences.
+
+        Args:
+            inputs: ``[N, T]``, no row padded.
+            state: the state before the first position, zeros if None.
+
+        Returns:
+            Logits ``[N, T, V]`` of the next token at each position, and the state at the end.
+        """
+        outputs, state = self.stack(self.embed(inputs), state)
+        outputs = functional.dropout(outputs, self.config.dropout, self.training)
+        return self.output(outputs), state
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+        """Read prompts, all but the last token of each: see :class:`StepModel`.
+
+        Raises:
+            NotGenerativeError: the model is bidirectional.
+            ValueError: a prompt is empty (it holds ``<bos>`` at least).
+        """
+        if self.config.bidirectional:
+            raise NotGenerativeError(
+                "a bidirectional language model cannot generate: its backward direction reads "
+                "the text from its end, and at generation time the future is not there to read"
+            )
+        if not all(prompts):
+            raise ValueError("a prompt needs at least one token: begin it with <bos>")
+        device = self.output.weight.device
+        last, _ = pad_tokens([prompt[-1:] for prompt in prompts], device)
+        before, lengths = pad_tokens([prompt[:-1] for prompt in prompts], device)
+        state = self.stack.initial_state(len(prompts))
+        if before.shape[1]:
+            _, state = self.stack.prefill(self.embed(before), state, lengths)
+        return last[:, 0], DecodeState(layers=state)
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """Feed one token a row, ``[N]``: see :class:`StepModel`."""
+        hidden, layers = self.stack.step(self.embed(tokens), state.layers)
+        return StepOutput(self.output(hidden).float(), DecodeState(layers=layers))

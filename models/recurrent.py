@@ -1,0 +1,251 @@
+"""Deep and bidirectional stacks of cells, over whole sequences and over one step.
+
+Shape legend: ``N`` rows, ``T`` positions, ``I`` input size, ``H`` hidden size of one
+direction, ``D`` directions (1 or 2), ``L`` layers. Sequences are batch-first.
+
+Padding: row ``n`` has ``lengths[n]`` real positions, the rest is padding behind them. A state
+after a sequence is the state after each row's own last real position, the backward direction
+starts at each row's own end, and outputs at padded positions are zero.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from models.cells import CELLS, CellState, GRUCell, LSTMCell, RecurrentCell, RNNCell
+from models.config import CellName, Implementation
+
+StackState = tuple[CellState, ...]
+"""One :data:`~models.cells.CellState` for each layer, bottom first."""
+
+TORCH_KERNELS: dict[type[RecurrentCell], Callable[..., tuple[Tensor, ...]]] = {
+    RNNCell: torch.rnn_tanh,
+    GRUCell: torch.gru,
+    LSTMCell: torch.lstm,
+}
+"""The functions behind ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which take weights as arguments."""
+
+RunCell = Callable[[RecurrentCell, Tensor, CellState, Tensor | None], tuple[Tensor, CellState]]
+
+
+def sequence_mask(lengths: Tensor, size: int) -> Tensor:
+    """True at the real positions: lengths ``[N]`` int64 to ``[N, size]`` bool."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def reverse_sequences(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each row's real positions in reverse, padding left in place: ``[N, T, ...]`` to the same."""
+    if lengths is None:
+        return inputs.flip(1)
+    positions = torch.arange(inputs.shape[1], device=inputs.device)
+    reverse = lengths[:, None] - 1 - positions
+    index = torch.where(reverse >= 0, reverse, positions)
+    return inputs.gather(1, index[..., None].expand_as(inputs))
+
+
+def run_by_equations(
+    cell: RecurrentCell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
+) -> tuple[Tensor, CellState]:
+    """Run a cell over whole sequences, one position after the other.
+
+    Args:
+        cell: the cell.
+        inputs: ``[N, T, I]``.
+        state: the state before the first position.
+        lengths: ``[N]`` int64, or None where no row is padded.
+
+    Returns:
+        The hidden states ``[N, T, H]`` and the state after each row's last real position.
+    """
+    projected = cell.project(inputs)
+    mask = None if lengths is None else sequence_mask(lengths, inputs.shape[1])
+    outputs = []
+    for position in range(inputs.shape[1]):
+        new = cell.step(projected[:, position], state)
+        if mask is None:
+            state = new
+            outputs.append(new[0])
+        else:
+            real = mask[:, position, None]
+            state = tuple(torch.where(real, n, old) for n, old in zip(new, state, strict=True))
+            outputs.append(new[0] * real)
+    return torch.stack(outputs, dim=1), state
+
+
+def run_by_torch(
+    cell: RecurrentCell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
+) -> tuple[Tensor, CellState]:
+    """The same as :func:`run_by_equations`, computed by torch's fused layer.
+
+    Raises:
+        ValueError: torch has no layer that computes this cell.
+    """
+    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+    kernel = TORCH_KERNELS.get(type(cell))
+    if kernel is None:
+        raise ValueError(f"torch has no layer that computes {type(cell).__name__}")
+    initial = tuple(part[None] for part in state)
+    hx = initial if len(initial) > 1 else initial[0]
+    # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch-first.
+    if lengths is None:
+        outputs, *final = kernel(inputs, hx, weights, True, 1, 0.0, cell.training, False, True)
+        return outputs, tuple(part[0] for part in final)
+    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    order = cast(Tensor, packed.sorted_indices)
+    restore = cast(Tensor, packed.unsorted_indices)
+    hx = tuple(part.index_select(1, order) for part in initial)
+    data, *final = kernel(
+        packed.data,
+        packed.batch_sizes,
+        hx if len(hx) > 1 else hx[0],
+        weights,
+        True,
+        1,
+        0.0,
+        cell.training,
+        False,
+    )
+    outputs, _ = pad_packed_sequence(
+        packed._replace(data=data), batch_first=True, total_length=inputs.shape[1]
+    )
+    return outputs, tuple(part[0].index_select(0, restore) for part in final)
+
+
+class RecurrentStack(nn.Module):
+    """Layers of cells, one above the other, with dropout between them.
+
+    *Dive into Deep Learning*, sections 10.3 (deep) and 10.4 (bidirectional). In a bidirectional
+    stack each layer reads the joined outputs of both directions below it.
+
+    Args:
+        cell: which cell.
+        input_size: I of the bottom layer.
+        hidden_size: H, of each direction.
+        num_layers: L.
+        bidirectional: whether a second cell reads every layer's input backwards.
+        dropout: probability to drop an output between two layers, while training.
+        implementation: who computes whole sequences.
+
+    Raises:
+        ValueError: torch was asked to compute a cell that it does not have.
+    """
+
+    def __init__(
+        self,
+        cell: CellName,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        implementation: Implementation = "torch",
+    ) -> None:
+        super().__init__()
+        if implementation == "torch" and cell == "gru_textbook":
+            raise ValueError("torch has no textbook GRU; use implementation=equations")
+        self.hidden_size = hidden_size
+        self.num_directions = 2 if bidirectional else 1
+        self.output_size = hidden_size * self.num_directions
+        self.dropout = dropout
+        self._run: RunCell = run_by_torch if implementation == "torch" else run_by_equations
+        sizes = [input_size] + [self.output_size] * (num_layers - 1)
+        self.forward_cells = nn.ModuleList(CELLS[cell](size, hidden_size) for size in sizes)
+        self.backward_cells = nn.ModuleList(
+            CELLS[cell](size, hidden_size) for size in sizes if bidirectional
+        )
+
+    def cells(self) -> list[RecurrentCell]:
+        """Every cell, forward ones first."""
+        cells = [*self.forward_cells, *self.backward_cells]
+        return [cell for cell in cells if isinstance(cell, RecurrentCell)]
+
+    def initial_state(self, rows: int) -> StackState:
+        """Zeros for every layer; both directions' parts are joined: ``[rows, D*H]``."""
+        state = []
+        for cell in self.cells()[: len(self.forward_cells)]:
+            parts = cell.initial_state(rows)
+            state.append(tuple(part.repeat(1, self.num_directions) for part in parts))
+        return tuple(state)
+
+    def forward(
+        self, inputs: Tensor, state: StackState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
+        """Run over whole sequences.
+
+        Args:
+            inputs: ``[N, T, I]``.
+            state: the state before the first position, zeros if None. The backward direction
+                takes its part as the state behind each row's end.
+            lengths: ``[N]`` int64, or None where no row is padded.
+
+        Returns:
+            The top layer's outputs ``[N, T, D*H]`` and each layer's state ``[N, D*H]`` after
+            each row's own end (after its beginning, for the backward part).
+        """
+        return self._run_layers(self._run, inputs, state, lengths)
+
+    def prefill(
+        self, inputs: Tensor, state: StackState | None, lengths: Tensor
+    ) -> tuple[Tensor, StackState]:
+        """The same as :meth:`forward`, but always by the equations.
+
+        Decoding steps by the equations, so a prompt read this way leaves the state that the
+        same tokens would have left one by one. Lengths of 0 are allowed: such a row's state
+        stays as it was.
+        """
+        return self._run_layers(run_by_equations, inputs, state, lengths)
+
+    def _run_layers(
+        self, run: RunCell, inputs: Tensor, state: StackState | None, lengths: Tensor | None
+    ) -> tuple[Tensor, StackState]:
+        state = self.initial_state(inputs.shape[0]) if state is None else state
+        cells, depth = self.cells(), len(self.forward_cells)
+        final = []
+        for layer, before in enumerate(state):
+            if layer and self.dropout:
+                inputs = functional.dropout(inputs, self.dropout, self.training)
+            if self.num_directions == 1:
+                inputs, after = run(cells[layer], inputs, before, lengths)
+                final.append(after)
+                continue
+            halves = [part.chunk(2, dim=-1) for part in before]
+            ahead, after_ahead = run(
+                cells[layer], inputs, tuple(half[0].contiguous() for half in halves), lengths
+            )
+            back, after_back = run(
+                cells[depth + layer],
+                reverse_sequences(inputs, lengths),
+                tuple(half[1].contiguous() for half in halves),
+                lengths,
+            )
+            inputs = torch.cat([ahead, reverse_sequences(back, lengths)], dim=-1)
+            pairs = zip(after_ahead, after_back, strict=True)
+            final.append(tuple(torch.cat(pair, dim=-1) for pair in pairs))
+        return inputs, tuple(final)
+
+    def step(self, inputs: Tensor, state: StackState) -> tuple[Tensor, StackState]:
+        """One position of a one-directional stack, without dropout.
+
+        Args:
+            inputs: ``[N, I]``.
+            state: the state before this position.
+
+        Returns:
+            The top layer's output ``[N, H]`` and the state after this position.
+
+        Raises:
+            ValueError: the stack is bidirectional: the future is not there yet.
+        """
+        if self.num_directions == 2:
+            raise ValueError("a bidirectional stack cannot step: it would need the future")
+        final = []
+        for cell, before in zip(self.cells(), state, strict=True):
+            after = cell(inputs, before)
+            inputs = after[0]
+            final.append(after)
+        return inputs, tuple(final)

@@ -1,0 +1,290 @@
+"""Sequence-to-sequence translation models.
+
+Shape legend: ``N`` rows, ``S`` source positions, ``T`` target positions, ``D`` embedding size,
+``H`` hidden size (also the size of an encoder output), ``V`` vocabulary size. Token ids are int64.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.attention import ATTENTIONS
+from models.config import Seq2SeqConfig
+from models.encoder_decoder import (
+    Decoder,
+    EncodedSource,
+    Encoder,
+    EncoderDecoder,
+    StepOutput,
+    pad_tokens,
+)
+from models.recurrent import RecurrentStack, StackState, sequence_mask
+from models.state import AttentionMemory, DecodeState
+from models.tokenizers import BOS_ID
+
+
+class Seq2SeqEncoder(Encoder):
+    """Embeddings and a recurrent stack, bidirectional by default: each direction has H / 2."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        directions = 2 if config.bidirectional_encoder else 1
+        self.dropout = config.dropout
+        self.embedding = nn.Embedding(config.source_vocabulary_size, config.embedding_size)
+        self.stack = RecurrentStack(
+            config.cell,
+            config.embedding_size,
+            config.hidden_size // directions,
+            config.encoder_layers,
+            bidirectional=config.bidirectional_encoder,
+            dropout=config.dropout,
+            implementation=config.implementation,
+        )
+
+    def forward(self, sources: Tensor, lengths: Tensor) -> EncodedSource:
+        """See :class:`Encoder`."""
+        embedded = functional.dropout(self.embedding(sources), self.dropout, self.training)
+        outputs, final_state = self.stack(embedded, None, lengths)
+        outputs = functional.dropout(outputs, self.dropout, self.training)
+        return EncodedSource(outputs, final_state, sequence_mask(lengths, sources.shape[1]))
+
+
+class Bridge(nn.Module):
+    """Turns the encoder's final state into the decoder's initial state: tanh(W s + b).
+
+    Bahdanau et al. 2015, appendix A.2.2. Each decoder layer reads the encoder layer of its own
+    depth, or the top one. Without a bridge the state is handed over as it is.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
+        super().__init__()
+        self.sources = [min(i, config.encoder_layers - 1) for i in range(config.decoder_layers)]
+        self.num_states = num_states
+        self.projections = nn.ModuleList(
+            nn.Linear(config.hidden_size, config.hidden_size)
+            for _ in range(config.decoder_layers * num_states)
+        )
+
+    def forward(self, state: StackState) -> StackState:
+        """Encoder state to decoder state, each part ``[N, H]``."""
+        projections = iter(self.projections)
+        return tuple(
+            tuple(torch.tanh(next(projections)(part)) for part in state[layer])
+            for layer in self.sources
+        )
+
+
+class Seq2SeqDecoder(Decoder):
+    """What all three decoders share: embedding, bridge, output layer and their step.
+
+    Args:
+        config: hyperparameters.
+        num_states: tensors in the state of one cell.
+        feature_size: F.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, num_states: int, feature_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.target_vocabulary_size, config.embedding_size)
+        needs_bridge = config.bidirectional_encoder or (
+            config.encoder_layers != config.decoder_layers
+        )
+        self.bridge = Bridge(config, num_states) if needs_bridge else None
+        self.bottleneck = (
+            nn.Linear(feature_size, config.embedding_size) if config.tie_embeddings else None
+        )
+        size = config.embedding_size if config.tie_embeddings else feature_size
+        self.output_layer = nn.Linear(size, config.target_vocabulary_size)
+
+    def start(self, encoded: EncodedSource) -> DecodeState:
+        """See :class:`Decoder`."""
+        final = encoded.final_state
+        return DecodeState(layers=self.bridge(final) if self.bridge else final)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Target tokens ``[...]`` to embeddings ``[..., D]``."""
+        return functional.dropout(self.embedding(tokens), self.config.dropout, self.training)
+
+    def output(self, features: Tensor) -> Tensor:
+        """See :class:`Decoder`."""
+        features = functional.dropout(features, self.config.dropout, self.training)
+        if self.bottleneck is not None:
+            features = self.bottleneck(features)
+        logits: Tensor = self.output_layer(features)
+        return logits
+
+
+def _stack(config: Seq2SeqConfig, input_size: int, num_layers: int) -> RecurrentStack:
+    return RecurrentStack(
+        config.cell,
+        input_size,
+        config.hidden_size,
+        num_layers,
+        dropout=config.dropout,
+        implementation=config.implementation,
+    )
+
+
+class ContextDecoder(Seq2SeqDecoder):
+    """The textbook form: the encoder's last hidden state is joined to every decoder input.
+
+    *Dive into Deep Learning*, section 10.7; Cho et al. 2014.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
+        super().__init__(config, num_states, config.hidden_size)
+        size = config.embedding_size + config.hidden_size
+        self.stack = _stack(config, size, config.decoder_layers)
+
+    def start(self, encoded: EncodedSource) -> DecodeState:
+        """See :class:`Decoder`."""
+        state = super().start(encoded)
+        return DecodeState(layers=state.layers, context=encoded.final_state[-1][0])
+
+    def features(self, inputs: Tensor, state: DecodeState) -> Tensor:
+        """See :class:`Decoder`."""
+        context = cast(Tensor, state.context)[:, None].expand(-1, inputs.shape[1], -1)
+        outputs, _ = self.stack(torch.cat([self.embed(inputs), context], -1), state.layers)
+        return cast(Tensor, outputs)
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :class:`Decoder`."""
+        inputs = torch.cat([self.embed(tokens), cast(Tensor, state.context)], -1)
+        hidden, layers = self.stack.step(inputs, state.layers)
+        return StepOutput(self.output(hidden).float(), DecodeState(layers, context=state.context))
+
+
+class AttentionDecoder(Seq2SeqDecoder):
+    """The previous top hidden state queries the source; the context is joined to the input.
+
+    Bahdanau et al. 2015; *Dive into Deep Learning*, section 11.4. Each position needs the state
+    before it, so teacher forcing runs position by position too.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
+        super().__init__(config, num_states, config.hidden_size)
+        size = config.hidden_size
+        self.attention = ATTENTIONS[config.attention](size, size, size)
+        self.stack = _stack(config, config.embedding_size + size, config.decoder_layers)
+
+    def start(self, encoded: EncodedSource) -> DecodeState:
+        """See :class:`Decoder`."""
+        memory = self.attention.memory(encoded.outputs, encoded.mask)
+        return DecodeState(layers=super().start(encoded).layers, memory=memory)
+
+    def _advance(self, embedded: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState, Tensor]:
+        query = state.layers[-1][0][:, None]
+        memory = cast(AttentionMemory, state.memory)
+        context, weights = self.attention(query, memory)
+        inputs = torch.cat([embedded, context[:, 0]], -1)
+        hidden, layers = self.stack.step(inputs, state.layers)
+        return hidden, DecodeState(layers, memory=memory), weights[:, 0]
+
+    def features(self, inputs: Tensor, state: DecodeState) -> Tensor:
+        """See :class:`Decoder`."""
+        features = []
+        for embedded in self.embed(inputs).unbind(1):
+            hidden, state, _ = self._advance(embedded, state)
+            features.append(hidden)
+        return torch.stack(features, dim=1)
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :class:`Decoder`."""
+        hidden, state, weights = self._advance(self.embed(tokens), state)
+        return StepOutput(self.output(hidden).float(), state, weights)
+
+
+class ParallelAttentionDecoder(Seq2SeqDecoder):
+    """The bottom layer's output queries the source; the layers above read it with the context.
+
+    The arrangement of GNMT (Wu et al. 2016, section 3) without its residual connections. Since
+    nothing flows back into the bottom layer, teacher forcing attends from all positions at once.
+    The features join the top hidden state and the context: Luong et al. 2015, equation 5.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
+        size = config.hidden_size
+        super().__init__(config, num_states, size)
+        self.attention = ATTENTIONS[config.attention](size, size, size)
+        self.bottom = _stack(config, config.embedding_size, 1)
+        self.top = _stack(config, 2 * size, config.decoder_layers - 1)
+        self.combine = nn.Linear(2 * size, size)
+
+    def start(self, encoded: EncodedSource) -> DecodeState:
+        """See :class:`Decoder`."""
+        memory = self.attention.memory(encoded.outputs, encoded.mask)
+        return DecodeState(layers=super().start(encoded).layers, memory=memory)
+
+    def features(self, inputs: Tensor, state: DecodeState) -> Tensor:
+        """See :class:`Decoder`."""
+        hidden, _ = self.bottom(self.embed(inputs), state.layers[:1])
+        context, _ = self.attention(hidden, cast(AttentionMemory, state.memory))
+        joined = functional.dropout(
+            torch.cat([hidden, context], -1), self.config.dropout, self.training
+        )
+        outputs, _ = self.top(joined, state.layers[1:])
+        return torch.tanh(self.combine(torch.cat([outputs, context], -1)))
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :class:`Decoder`."""
+        memory = cast(AttentionMemory, state.memory)
+        hidden, bottom = self.bottom.step(self.embed(tokens), state.layers[:1])
+        context, weights = self.attention(hidden[:, None], memory)
+        outputs, top = self.top.step(torch.cat([hidden, context[:, 0]], -1), state.layers[1:])
+        features = torch.tanh(self.combine(torch.cat([outputs, context[:, 0]], -1)))
+        after = DecodeState((*bottom, *top), memory=memory)
+        return StepOutput(self.output(features).float(), after, weights[:, 0])
+
+
+DECODERS: dict[str, Callable[[Seq2SeqConfig, int], Seq2SeqDecoder]] = {
+    "context": ContextDecoder,
+    "attention": AttentionDecoder,
+    "parallel_attention": ParallelAttentionDecoder,
+}
+
+
+class Seq2Seq(EncoderDecoder):
+    """An encoder and one of the three decoders, as the configuration says.
+
+    Args:
+        config: its hyperparameters.
+
+    Raises:
+        ValueError: the configuration asks torch for a cell that it does not have.
+    """
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        encoder = Seq2SeqEncoder(config)
+        num_states = encoder.stack.cells()[0].num_states
+        decoder = DECODERS[config.decoder](config, num_states)
+        super().__init__(encoder, decoder)
+        self.config = config
+        self.continues_prompt = False
+        self.vocabulary_size = config.target_vocabulary_size
+        if config.tie_embeddings:
+            # Output rows of unit scale want small embeddings: N(0, D^-1/2) suits both uses.
+            nn.init.normal_(encoder.embedding.weight, std=config.embedding_size**-0.5)
+            decoder.embedding.weight = encoder.embedding.weight
+            decoder.output_layer.weight = encoder.embedding.weight
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+        """Encode source sentences (token ids with ``<eos>`` behind): see :class:`StepModel`.
+
+        Raises:
+            ValueError: a source is empty.
+        """
+        if not all(prompts):
+            raise ValueError("a source needs at least one token: end it with <eos>")
+        device = next(self.parameters()).device
+        sources, lengths = pad_tokens(prompts, device)
+        state = self.decoder.start(self.encoder(sources, lengths))
+        return torch.full((len(prompts),), BOS_ID, device=device), state
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """Feed one target token a row, ``[N]``: see :class:`StepModel`."""
+        output: StepOutput = self.decoder.step(tokens, state)
+        return output

@@ -1,0 +1,118 @@
+"""``python -m training`` and ``gatehouse train``."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from models.checkpoint import CheckpointError
+from models.tokenizers import TokenizerError
+from training.loop import RunError
+from training.preset import PresetError, available_presets, load_preset
+from training.run import has_run, train
+from training.sources import DataError
+
+DEFAULT_CACHE = Path("~/.cache/gatehouse")
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line's grammar, with every preset described."""
+    presets = "\n".join(
+        f"  {name:24} {load_preset(name)[1].description}" for name in available_presets()
+    )
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train a model and write a checkpoint folder that `gatehouse serve` loads.",
+        epilog=f"presets:\n{presets}\n\n"
+        "A run that was stopped or killed goes on when the same command is given again.\n"
+        "DIR/NAME becomes the checkpoint; its run/ folder holds the log, the figures of each\n"
+        "step (metrics.jsonl, TensorBoard), curves.png and what resuming needs.",
+    )
+    parser.add_argument("preset", metavar="PRESET", help="a preset's name or a TOML file")
+    parser.add_argument(
+        "--data", metavar="PATH", help="text to train on, instead of the preset's (path or URL)"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change one value of the preset, e.g. training.steps=1000 (may be repeated)",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs"), help="default: runs"
+    )
+    parser.add_argument("--name", help="name of the model's folder (default: the preset's name)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument(
+        "--cache", metavar="DIR", type=Path, default=DEFAULT_CACHE, help="where downloads are kept"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 1 after one clear sentence on stderr.
+    """
+    arguments = build_parser(prog).parse_args(argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("training").setLevel(logging.INFO)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        preset_name, preset = load_preset(arguments.preset, arguments.set)
+        name = arguments.name or preset_name
+        if has_run(arguments.out / name):
+            print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+        folder = train(
+            name,
+            preset,
+            arguments.out,
+            cache_dir=arguments.cache.expanduser(),
+            device=choose_device(arguments.device),
+            data_location=arguments.data,
+        )
+    except (
+        PresetError,
+        DataError,
+        RunError,
+        TokenizerError,
+        CheckpointError,
+        ValidationError,
+        OSError,
+        ValueError,
+    ) as error:
+        print(f"gatehouse train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; give the same command to go on", file=sys.stderr)
+        return 130
+    print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
+    return 0
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to train on; ``auto`` takes the GPU where there is one.
+
+    Raises:
+        ValueError: a CUDA device was asked for that torch cannot see, or the name is unknown.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"torch {torch.__version__} sees no {name} here; use --device cpu")
+    return device

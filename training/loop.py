@@ -1,0 +1,310 @@
+"""The one training loop: steps, schedule, validation, best checkpoint, resuming.
+
+A run's folder is its checkpoint folder; everything else about the run lies in ``run/`` below
+it: ``train.log``, ``metrics.jsonl``, ``curves.png``, TensorBoard's files and ``state.pt``,
+from which a killed run goes on to the same weights as if it had not been killed.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from training.curves import Curves
+from training.preset import Optimization
+from training.task import AnyBatch, Task
+
+LOGGER = logging.getLogger("training")
+STATE_FILE = "state.pt"
+
+
+class RunError(Exception):
+    """A run cannot go on; the message says why and what to do."""
+
+
+def learning_rate_factor(settings: Optimization, step: int) -> float:
+    """Factor of the learning rate at a step (from 0): linear warm-up, then the schedule.
+
+    ``cosine`` falls to 0 at the last step (Loshchilov & Hutter 2017).
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return 1.0
+    left = settings.steps - settings.warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_steps) / max(left, 1)))
+
+
+def autocast_dtype(settings: Optimization, device: torch.device) -> torch.dtype | None:
+    """The type that matrix products run in, or None for float32.
+
+    ``auto`` is bfloat16 where the hardware multiplies it: on others it is slower than float32.
+    """
+    if settings.precision == "float32":
+        return None
+    if settings.precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if native else None
+
+
+def make_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Optimizer:
+    """The optimizer that the settings name, over all parameters."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: updates made.
+        epoch: epochs completed.
+        batch: batches of the present epoch that were used.
+        best_loss: lowest validation loss yet (training loss without validation data).
+        epoch_likelihood: negative log-likelihood (nats) summed over the present epoch.
+        epoch_tokens: its target tokens.
+        train_perplexity: of the last complete epoch.
+        tokens: target tokens of the whole run.
+        seconds: time spent on updates in the whole run.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best_loss: float = math.inf
+    epoch_likelihood: float = 0.0
+    epoch_tokens: int = 0
+    train_perplexity: float = math.inf
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Target tokens a second, over the whole run, validations not counted."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class _Window:
+    """Sums since the last line of the log."""
+
+    likelihood: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Trainer:
+    """One run.
+
+    Attributes:
+        task: what is trained.
+        settings: of the loop.
+        device: where.
+        run_dir: the folder ``run/`` of the checkpoint.
+        record: what a saved state must agree with to be resumed (the preset).
+        save_best: writes the checkpoint.
+        show_progress: whether to draw a progress bar.
+    """
+
+    task: Task
+    settings: Optimization
+    device: torch.device
+    run_dir: Path
+    record: dict[str, Any]
+    save_best: Callable[[Progress], None]
+    show_progress: bool = True
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.optimizer = make_optimizer(self.task.model, self.settings)
+        self._dtype = autocast_dtype(self.settings, self.device)
+        self._window = _Window()
+        self._resume()
+        self._curves = Curves(self.run_dir, self.progress.step)
+
+    def run(self, stop_after_steps: int | None = None) -> None:
+        """Train to the last step, or for so many more steps.
+
+        Raises:
+            RunError: the loss is no longer a number.
+        """
+        last = self.settings.steps
+        if stop_after_steps is not None:
+            last = min(last, self.progress.step + stop_after_steps)
+        LOGGER.info(
+            "training %.2f M parameters on %s in %s from step %d to %d",
+            sum(p.numel() for p in self.task.model.parameters()) / 1e6,
+            self.device,
+            self._dtype or torch.float32,
+            self.progress.step,
+            self.settings.steps,
+        )
+        self.task.model.train()
+        with tqdm(
+            total=self.settings.steps,
+            initial=self.progress.step,
+            unit="step",
+            disable=None if self.show_progress else True,
+            dynamic_ncols=True,
+        ) as bar:
+            while self.progress.step < last:
+                self._epoch(last, bar)
+        self._curves.close()
+
+    def _epoch(self, last: int, bar: "tqdm[Any]") -> None:
+        progress = self.progress
+        for batch in islice(self.task.batches(progress.epoch), progress.batch, None):
+            if progress.step >= last:
+                break
+            self._update(batch)
+            progress.batch += 1
+            bar.update()
+            if progress.step % self.settings.log_every_steps == 0:
+                self._log(bar)
+            is_last = progress.step == self.settings.steps
+            if progress.step % self.settings.validate_every_steps == 0 and not is_last:
+                self._validate()
+            if progress.step % self.settings.save_every_steps == 0 and not is_last:
+                self.save_state()
+        else:
+            progress.train_perplexity = _perplexity(
+                progress.epoch_likelihood, progress.epoch_tokens
+            )
+            progress.epoch_likelihood, progress.epoch_tokens = 0.0, 0
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.step >= self.settings.steps:
+            self._validate()
+            self.save_state()
+
+    def _update(self, batch: AnyBatch) -> None:
+        began = time.perf_counter()
+        factor = learning_rate_factor(self.settings, self.progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * factor
+        with torch.autocast(
+            self.device.type, self._dtype or torch.bfloat16, enabled=self._dtype is not None
+        ):
+            loss = self.task.loss(batch)
+        self.optimizer.zero_grad()
+        loss.objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip_norm)
+        likelihood = float(loss.negative_log_likelihood)
+        if not math.isfinite(likelihood):
+            raise RunError(
+                f"the loss is {likelihood} at step {self.progress.step}: lower "
+                "training.learning_rate; the best checkpoint so far is kept"
+            )
+        self.optimizer.step()
+        seconds = time.perf_counter() - began
+        progress, window = self.progress, self._window
+        progress.step += 1
+        progress.tokens += loss.tokens
+        progress.seconds += seconds
+        progress.epoch_likelihood += likelihood
+        progress.epoch_tokens += loss.tokens
+        window.likelihood += likelihood
+        window.tokens += loss.tokens
+        window.seconds += seconds
+
+    def _log(self, bar: "tqdm[Any]") -> None:
+        window, self._window = self._window, _Window()
+        figures = {
+            "train_loss": window.likelihood / window.tokens,
+            "train_perplexity": _perplexity(window.likelihood, window.tokens),
+            "tokens_per_second": window.tokens / window.seconds,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        self._curves.add(self.progress.step, figures)
+        bar.set_postfix_str(
+            f"loss {figures['train_loss']:.3f}, perplexity {figures['train_perplexity']:.2f}, "
+            f"{figures['tokens_per_second']:.0f} tokens/s",
+            refresh=False,
+        )
+
+    def _validate(self) -> None:
+        figures = self.task.validate()
+        self.task.model.train()
+        progress = self.progress
+        if figures:
+            self._curves.add(
+                progress.step, {f"validation_{name}": value for name, value in figures.items()}
+            )
+            loss = figures["loss"]
+        else:
+            perplexity = progress.train_perplexity
+            loss = math.log(perplexity) if math.isfinite(perplexity) else math.inf
+        best = loss < progress.best_loss or not math.isfinite(progress.best_loss)
+        summary = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        LOGGER.info(
+            "step %d, epoch %d: training perplexity %.4f, %.0f tokens/s; validation: %s%s",
+            progress.step,
+            progress.epoch,
+            progress.train_perplexity,
+            progress.tokens_per_second,
+            summary or "none",
+            " (best)" if best else "",
+        )
+        LOGGER.info("sample: %s", self.task.sample())
+        self.task.model.train()
+        if best:
+            progress.best_loss = loss
+            self.save_best(progress)
+        self._curves.draw()
+
+    def save_state(self) -> None:
+        """Write everything that resuming needs, whole or not at all."""
+        state = {
+            "record": self.record,
+            "progress": vars(self.progress),
+            "model": self.task.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "carried": self.task.carried(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        file = self.run_dir / STATE_FILE
+        partial = file.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(file)
+
+    def _resume(self) -> None:
+        file = self.run_dir / STATE_FILE
+        if not file.exists():
+            torch.manual_seed(self.settings.seed)
+            return
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        if state["record"] != self.record:
+            raise RunError(
+                f"{file} belongs to a run with other settings; choose another --out or "
+                "delete the folder"
+            )
+        self.progress = Progress(**state["progress"])
+        self.task.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.task.restore(state["carried"])
+        torch.set_rng_state(state["random"].cpu())
+        if state["cuda_random"]:
+            torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_random"]])
+        LOGGER.info("resuming at step %d", self.progress.step)
+
+
+def _perplexity(likelihood: float, tokens: int) -> float:
+    return math.exp(min(likelihood / tokens, 700.0)) if tokens else math.inf

@@ -1,0 +1,195 @@
+"""Presets: everything that a training run depends on, in one TOML file.
+
+The shipped ones lie in ``training/presets``; ``--set section.key=value`` changes single values.
+Schedules count steps (optimizer updates), never seconds.
+"""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.sources import TextSource
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+
+
+class PresetError(Exception):
+    """A preset is unknown or says something impossible; the message names the key."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextData(_Frozen):
+    """Running text for a language model."""
+
+    kind: Literal["text"] = "text"
+    source: TextSource
+    preparation: Literal["none", "book"] = "none"
+    """``book``: letters and spaces only, lower case, as the textbook does."""
+    first_characters: int | None = Field(default=None, ge=2)
+    """Use only so many characters of the prepared text."""
+    held_out_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """The end of the text to measure on; 0 measures on the training text itself."""
+
+
+class ParallelData(_Frozen):
+    """Sentence pairs for a translation model."""
+
+    kind: Literal["parallel"] = "parallel"
+    source: TextSource
+    source_language: str
+    target_language: str
+    preparation: Literal["none", "spaces", "book"] = "none"
+    """``spaces``: no-break spaces become plain ones; ``book``: lower case and punctuation
+    apart, as the textbook does."""
+    first_pairs: int | None = Field(default=None, ge=1)
+    """Use only so many pairs of the file."""
+    test_share: float = Field(default=0.013, ge=0.0, lt=1.0)
+    validation_share: float = Field(default=0.005, ge=0.0, lt=1.0)
+    """Shares of the distinct source sentences; 0 measures on the training pairs themselves."""
+    max_tokens: int = Field(default=64, ge=2)
+    """Longest side of a training pair, in tokens; longer ones are left out of training
+    (``truncate_to`` cuts them instead)."""
+    truncate_to: int | None = Field(default=None, ge=2)
+    """Cut both sides to so many tokens, as the textbook does."""
+
+
+class TokenizerSettings(_Frozen):
+    """How the tokenizers are trained."""
+
+    kind: Literal["character", "word", "sentencepiece"]
+    vocabulary_size: int = Field(default=8000, ge=300)
+    """SentencePiece only."""
+    min_frequency: int = Field(default=1, ge=1)
+    """Words seen less often become ``<unk>``."""
+    normalization: Literal["identity", "nmt_nfkc"] = "identity"
+    """SentencePiece only: see :class:`models.tokenizers.SentencePieceTokenizer`."""
+
+
+class Optimization(_Frozen):
+    """The training loop."""
+
+    seed: int = 1
+    steps: int = Field(ge=1)
+    batch_rows: int | None = Field(default=None, ge=1)
+    """Rows (sequences, sentence pairs) in a batch."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Sentence pairs only: target tokens in a batch, padding included."""
+    sequence_length: int = Field(default=35, ge=1)
+    """Running text only: positions between two cuts of the gradient."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 autocast where the processor computes it natively."""
+    validate_every_steps: int = Field(default=500, ge=1)
+    save_every_steps: int = Field(default=500, ge=1)
+    log_every_steps: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _one_batch_size(self) -> "Optimization":
+        if (self.batch_rows is None) == (self.batch_tokens is None):
+            raise ValueError("give either batch_rows or batch_tokens")
+        return self
+
+
+class Card(_Frozen):
+    """What the model card says beside the measured figures."""
+
+    title: str
+    licence: str
+    attribution: str | None = None
+    limits: str
+
+
+class Preset(_Frozen):
+    """One training run."""
+
+    description: str
+    data: TextData | ParallelData = Field(discriminator="kind")
+    tokenizer: TokenizerSettings
+    model: dict[str, Any]
+    """Fields of the model's configuration but for its vocabulary sizes."""
+    training: Optimization
+    card: Card
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Preset":
+        kind = "language_model" if self.data.kind == "text" else "seq2seq"
+        if self.model.get("kind") != kind:
+            raise ValueError(f"{self.data.kind} data train a model of kind {kind}")
+        if self.data.kind == "text" and self.training.batch_rows is None:
+            raise ValueError("running text needs training.batch_rows")
+        if self.data.kind == "text" and self.training.label_smoothing:
+            raise ValueError("training.label_smoothing is for sentence pairs only")
+        return self
+
+
+def available_presets() -> dict[str, Path]:
+    """The shipped presets by name."""
+    return {path.stem: path for path in sorted(PRESETS_DIR.glob("*.toml"))}
+
+
+def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, Preset]:
+    """Read a preset by its name or path.
+
+    Args:
+        name_or_path: a name among :func:`available_presets`, or a TOML file.
+        overrides: ``section.key=value`` texts, the value in TOML notation or a bare string.
+
+    Returns:
+        The preset's name (the file's stem) and the preset.
+
+    Raises:
+        PresetError: it is unknown, or it or an override says something impossible.
+    """
+    known = available_presets()
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise PresetError(
+            f"no preset {name_or_path!r}: give a TOML file or one of {', '.join(known)}"
+        )
+    try:
+        data = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PresetError(f"{path}: {error}") from error
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return path.stem, Preset.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("text", "parallel"))
+        raise PresetError(f"{path.stem}: {key or 'preset'}: {first['msg']}") from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise PresetError(f"--set {override!r}: write section.key=value")
+    *sections, last = key.split(".")
+    table = data
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise PresetError(f"--set {override!r}: {section} is a value, not a section")
+    try:
+        table[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = text
+
+
+def preset_record(preset: Preset) -> dict[str, Any]:
+    """The preset as plain JSON data, for ``training.json``."""
+    record: dict[str, Any] = json.loads(preset.model_dump_json(exclude_none=True))
+    return record

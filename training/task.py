@@ -1,0 +1,108 @@
+"""What the training loop knows of a task: batches, a loss, a validation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import DataSource, Languages, Model
+from models.tokenizers import Tokenizer
+from training.preset import Preset
+
+AnyBatch = Any
+"""Each task has batches of its own type; the loop hands them through unopened."""
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """The loss of one batch.
+
+    Attributes:
+        objective: scalar to minimise, a mean over tokens (label smoothing included).
+        negative_log_likelihood: sum over the tokens, in nats, detached.
+        tokens: target tokens, padding not counted.
+    """
+
+    objective: Tensor
+    negative_log_likelihood: Tensor
+    tokens: int
+
+
+class Task(Protocol):
+    """One kind of training: language modelling or translation."""
+
+    @property
+    def model(self) -> Model:
+        """The model in training."""
+        ...
+
+    @property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """By role, as :func:`models.checkpoint.save_checkpoint` takes them."""
+        ...
+
+    @property
+    def languages(self) -> Languages | None:
+        """Of a translation model."""
+        ...
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """The texts that were read."""
+        ...
+
+    def batches(self, epoch: int) -> Iterator[AnyBatch]:
+        """The batches of an epoch (from 0), the same whenever asked."""
+        ...
+
+    def loss(self, batch: AnyBatch) -> BatchLoss:
+        """Forward pass of one batch."""
+        ...
+
+    def carried(self) -> list[Tensor]:
+        """What goes over from one batch to the next, for resuming."""
+        ...
+
+    def restore(self, carried: list[Tensor]) -> None:
+        """Put back what :meth:`carried` gave."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation data; ``loss`` (nats a token) decides which is the best.
+
+        Empty where there are no validation data: the training loss then decides.
+        """
+        ...
+
+    def final_metrics(self) -> dict[str, float]:
+        """Figures for the model card, measured with the best weights."""
+        ...
+
+    def metrics_note(self) -> str:
+        """How the figures were measured, in a sentence or two."""
+        ...
+
+    def sample(self) -> str:
+        """What the model says, for the log."""
+        ...
+
+
+def make_task(
+    preset: Preset, data_location: str | None, cache_dir: Path, device: torch.device
+) -> Task:
+    """Read the data, train the tokenizers and build the model of a preset.
+
+    Raises:
+        DataError: the data cannot be read or used.
+        TokenizerError: the data are too small for the tokenizer asked for.
+        pydantic.ValidationError: the model's configuration is impossible.
+    """
+    from training.language_modelling import LanguageModelling
+    from training.translation import Translation
+
+    if preset.data.kind == "text":
+        return LanguageModelling(preset, preset.data, data_location, cache_dir, device)
+    return Translation(preset, preset.data, data_location, cache_dir, device)

@@ -1,0 +1,342 @@
+"""Training a translation model on sentence pairs, by teacher forcing.
+
+*Dive into Deep Learning*, section 10.7: the decoder reads the reference shifted right and is
+asked for its next token at every position; padded positions have no loss.
+
+Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V`` vocabulary size.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from torch import Tensor
+
+from models.checkpoint import Languages
+from models.config import Seq2SeqConfig
+from models.decoding.params import DecodingParams
+from models.decoding.step import decode_corpus
+from models.encoder_decoder import pad_tokens
+from models.evaluation import perplexity, textbook_bleu
+from models.recurrent import sequence_mask
+from models.seq2seq import Seq2Seq
+from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from training.parallel import (
+    Pair,
+    ParallelCut,
+    TestSentence,
+    cut_pairs,
+    group_references,
+    parse_tab_pairs,
+)
+from training.preset import Optimization, ParallelData, Preset
+from training.sources import DataError, read_data
+from training.task import BatchLoss
+from training.text import book_sentence, normalise_spaces
+from training.tokenization import train_tokenizer
+
+VALIDATION_BLEU_SENTENCES = 200
+"""Sentences decoded at each validation: enough for a curve, few enough to be quick."""
+SORTED_POOL_BATCHES = 50
+"""Pairs are sorted by length within pools of about so many batches, so that batches have
+little padding while an epoch's order stays random."""
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """A pair as the model reads it: both sides end with ``<eos>``."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded pairs.
+
+    Attributes:
+        sources: ``[N, S]`` int64.
+        source_lengths: ``[N]`` int64.
+        targets: ``[N, T]`` int64, each row ends with ``<eos>``.
+        target_lengths: ``[N]`` int64.
+    """
+
+    sources: Tensor
+    source_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+
+
+def smoothed_loss(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy against a target that keeps 1 - smoothing and spreads the rest evenly.
+
+    Szegedy et al. 2016, section 7.
+
+    Args:
+        logits: ``[M, V]``, padded positions already left out.
+        targets: ``[M]`` int64.
+        smoothing: share that is spread over the vocabulary.
+
+    Returns:
+        Two sums over the M tokens: the smoothed loss, and the plain negative log-likelihood.
+    """
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    likelihood = -logprobs.gather(1, targets[:, None]).sum()
+    if not smoothing:
+        return likelihood, likelihood
+    uniform = -logprobs.sum() / logprobs.shape[1]
+    return (1 - smoothing) * likelihood + smoothing * uniform, likelihood
+
+
+def plan_batches(
+    pairs: Sequence[TokenPair], settings: Optimization, epoch: int
+) -> list[list[TokenPair]]:
+    """An epoch's batches: random order, similar lengths together, the same whenever asked."""
+    generator = random.Random(f"{settings.seed} {epoch}")
+    order = list(pairs)
+    generator.shuffle(order)
+    average = sum(len(pair.target) for pair in pairs) / len(pairs)
+    rows = settings.batch_rows or max(int((settings.batch_tokens or 1) / average), 1)
+    pool = rows * SORTED_POOL_BATCHES
+    batches: list[list[TokenPair]] = []
+    for first in range(0, len(order), pool):
+        batch: list[TokenPair] = []
+        by_length = sorted(
+            order[first : first + pool], key=lambda p: (len(p.target), len(p.source))
+        )
+        for pair in by_length:
+            # Sorted by target length, so this pair is the longest of the batch.
+            is_full = (
+                len(batch) == settings.batch_rows
+                if settings.batch_tokens is None
+                else (len(batch) + 1) * len(pair.target) > settings.batch_tokens
+            )
+            if batch and is_full:
+                batches.append(batch)
+                batch = []
+            batch.append(pair)
+        batches.append(batch)
+    generator.shuffle(batches)
+    return batches
+
+
+class Translation:
+    """See :class:`training.task.Task`.
+
+    Args:
+        preset: the whole preset.
+        data: its sentence pairs.
+        data_location: other sentence pairs to read instead, or None.
+        cache_dir: where downloads are kept.
+        device: where to train.
+
+    Raises:
+        DataError: the pairs cannot be read, or the cut leaves nothing to train on.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        data: ParallelData,
+        data_location: str | None,
+        cache_dir: Path,
+        device: torch.device,
+    ) -> None:
+        self._settings = preset.training
+        self._data = data
+        self._book = data.preparation == "book"
+        self.languages = Languages(source=data.source_language, target=data.target_language)
+        text, source = read_data(data.source, data_location, cache_dir)
+        self.sources = [source]
+        self._cut = _prepare(text, data, source.name)
+        self._train_tokenizers(preset)
+        self._pairs = self._encode(self._cut.train)
+        if not self._pairs:
+            raise DataError(f"{source.name}: no pair is short enough to train on")
+        self._validation_pairs = self._encode(self._cut.validation)
+        config = Seq2SeqConfig.model_validate(
+            {
+                **preset.model,
+                "source_vocabulary_size": self.tokenizers["source"].vocabulary_size,
+                "target_vocabulary_size": self.tokenizers["target"].vocabulary_size,
+            }
+        )
+        self.model = Seq2Seq(config).to(device)
+        self._device = device
+        self._signature = ""
+
+    def _train_tokenizers(self, preset: Preset) -> None:
+        sources = [pair.source for pair in self._cut.train]
+        targets = [pair.target for pair in self._cut.train]
+        self.tokenizers: dict[str, Tokenizer]
+        if preset.model.get("tie_embeddings"):
+            joint = train_tokenizer(preset.tokenizer, sources + targets)
+            self.tokenizers = {"source": joint, "target": joint}
+        else:
+            self.tokenizers = {
+                "source": train_tokenizer(preset.tokenizer, sources),
+                "target": train_tokenizer(preset.tokenizer, targets),
+            }
+
+    def _encode(self, pairs: Sequence[Pair]) -> list[TokenPair]:
+        limit, cut = self._data.max_tokens, self._data.truncate_to
+        source, target = self.tokenizers["source"], self.tokenizers["target"]
+        encoded = (
+            TokenPair((*source.encode(p.source), EOS_ID), (*target.encode(p.target), EOS_ID))
+            for p in pairs
+        )
+        if cut is not None:
+            return [TokenPair(pair.source[:cut], pair.target[:cut]) for pair in encoded]
+        return [pair for pair in encoded if max(len(pair.source), len(pair.target)) <= limit]
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Batches of pairs of similar lengths, in random order."""
+        for pairs in plan_batches(self._pairs, self._settings, epoch):
+            yield self._batch(pairs)
+
+    def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
+        sources = pad_tokens([pair.source for pair in pairs], self._device)
+        targets = pad_tokens([pair.target for pair in pairs], self._device)
+        return Batch(*sources, *targets)
+
+    def loss(self, batch: Batch) -> BatchLoss:
+        """Teacher forcing on one batch; logits are computed at real positions only."""
+        encoded = self.model.encoder(batch.sources, batch.source_lengths)
+        begin = torch.full_like(batch.targets[:, :1], BOS_ID)
+        inputs = torch.cat([begin, batch.targets[:, :-1]], dim=1)
+        decoder = self.model.decoder
+        features = decoder.features(inputs, decoder.start(encoded))
+        mask = sequence_mask(batch.target_lengths, batch.targets.shape[1])
+        targets = batch.targets[mask]
+        objective, likelihood = smoothed_loss(
+            decoder.output(features[mask]), targets, self._settings.label_smoothing
+        )
+        return BatchLoss(objective / len(targets), likelihood.detach(), len(targets))
+
+    def carried(self) -> list[Tensor]:
+        """Nothing: pairs are independent."""
+        return []
+
+    def restore(self, carried: list[Tensor]) -> None:
+        """Nothing to put back."""
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding."""
+        if not self._validation_pairs:
+            return {}
+        training = self.model.training
+        self.model.eval()
+        total, tokens = 0.0, 0
+        for first in range(0, len(self._validation_pairs), 64):
+            loss = self.loss(self._batch(self._validation_pairs[first : first + 64]))
+            total += float(loss.negative_log_likelihood)
+            tokens += loss.tokens
+        sentences = group_references(self._cut.validation)[:VALIDATION_BLEU_SENTENCES]
+        hypotheses = self.translate([s.source for s in sentences], beam_size=1)
+        bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
+        self.model.train(training)
+        return {
+            "loss": total / tokens,
+            "perplexity": perplexity(total, tokens),
+            "bleu": float(bleu.score),
+        }
+
+    def translate(self, texts: Sequence[str], *, beam_size: int) -> list[str]:
+        """Translate texts by continuous batching, in the model's present mode."""
+        source, target = self.tokenizers["source"], self.tokenizers["target"]
+        params = DecodingParams(
+            max_new_tokens=self._data.truncate_to or self._data.max_tokens, beam_size=beam_size
+        )
+        prompts = [[*source.encode(text), EOS_ID] for text in texts]
+        translations = [""] * len(texts)
+        for index, outputs in decode_corpus(self.model, prompts, params):
+            translations[index] = target.decode(outputs[0].token_ids)
+        return translations
+
+    def final_metrics(self) -> dict[str, float]:
+        """BLEU and chrF of the test sentences, or the textbook BLEU of the training pairs."""
+        self.model.eval()
+        if not self._cut.test:
+            return self._textbook_metrics(group_references(self._cut.train))
+        metrics = {"test_sentences": float(len(self._cut.test))}
+        sources = [sentence.source for sentence in self._cut.test]
+        for name, beam_size in (("greedy", 1), ("beam4", 4)):
+            hypotheses = self.translate(sources, beam_size=beam_size)
+            scores, self._signature = score_sentences(hypotheses, self._cut.test, name)
+            metrics |= scores
+        return metrics
+
+    def _textbook_metrics(self, sentences: Sequence[TestSentence]) -> dict[str, float]:
+        hypotheses = self.translate([s.source for s in sentences], beam_size=1)
+        scores = [
+            max(textbook_bleu(text.split(), reference.split(), 2) for reference in s.references)
+            for text, s in zip(hypotheses, sentences, strict=True)
+        ]
+        return {"training_textbook_bleu_k2": round(sum(scores) / len(scores), 4)}
+
+    def metrics_note(self) -> str:
+        """See :class:`training.task.Task`."""
+        if not self._cut.test:
+            return (
+                "Mean textbook BLEU (k = 2) over the training sentences by greedy decoding, each "
+                "against its best reference: nothing is held out."
+            )
+        return (
+            f"sacreBLEU (cased, tokenizer 13a, {self._signature}) and chrF of {len(self._cut.test)} test "
+            "sentences in float32. The test sentences are cut by a hash of the normalised source; "
+            "no pair with a normalised side of theirs is in the training data. first_reference "
+            "scores against the first translation that the data give, all_references against all."
+        )
+
+    def sample(self) -> str:
+        """Three sentences that the model has not trained on (or the first, where it has)."""
+        pairs = (self._cut.validation or self._cut.train)[::97][:3]
+        training = self.model.training
+        self.model.eval()
+        texts = self.translate([pair.source for pair in pairs], beam_size=1)
+        self.model.train(training)
+        return "; ".join(f"{p.source} -> {t}" for p, t in zip(pairs, texts, strict=True))
+
+
+def score_sentences(
+    hypotheses: Sequence[str], sentences: Sequence[TestSentence], name: str
+) -> tuple[dict[str, float], str]:
+    """BLEU and chrF against the first and against all references, and BLEU's signature."""
+    first = [[sentence.references[0] for sentence in sentences]]
+    most = max(len(sentence.references) for sentence in sentences)
+    # sacreBLEU wants one stream for each reference index; None fills the gaps.
+    streams = [
+        [s.references[i] if i < len(s.references) else None for s in sentences] for i in range(most)
+    ]
+    every = cast(Sequence[Sequence[str]], streams)
+    bleu = BLEU()
+    scores = {
+        f"{name}_bleu_all_references": BLEU().corpus_score(hypotheses, every).score,
+        f"{name}_bleu_first_reference": bleu.corpus_score(hypotheses, first).score,
+        f"{name}_chrf_first_reference": CHRF().corpus_score(hypotheses, first).score,
+    }
+    return {key: round(float(value), 2) for key, value in scores.items()}, str(bleu.get_signature())
+
+
+def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:
+    preparations: dict[str, Callable[[str], str]] = {
+        "none": str,
+        "spaces": normalise_spaces,
+        "book": book_sentence,
+    }
+    prepare = preparations[data.preparation]
+    pairs = [
+        Pair(prepare(pair.source), prepare(pair.target))
+        for pair in parse_tab_pairs(text)[: data.first_pairs]
+    ]
+    if not pairs:
+        raise DataError(f"{name}: holds no sentence pair")
+    if not data.test_share and not data.validation_share:
+        return ParallelCut(tuple(pairs), (), (), ())
+    return cut_pairs(pairs, data.test_share, data.validation_share)
