@@ -1,0 +1,175 @@
+"""The batched decoder against the reference, alone and in every company."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
+from models.decoding.reference import decode_reference
+from models.decoding.step import BatchedDecoder, DecodingTask, decode_corpus
+from models.encoder_decoder import StepModel
+from models.tokenizers import BOS_ID, EOS_ID
+from tests.models.decoding.toy_models import (
+    random_language_model,
+    random_table,
+    random_translation_model,
+    uniform_table,
+)
+
+LANGUAGE_MODEL = random_language_model()
+TRANSLATION_MODEL = random_translation_model()
+
+sampled = st.builds(
+    DecodingParams,
+    max_new_tokens=st.integers(1, 9),
+    temperature=st.sampled_from([0.0, 0.7, 1.5]),
+    top_k=st.sampled_from([0, 3]),
+    top_p=st.sampled_from([0.8, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.4]),
+    seed=st.integers(0, 1000),
+    num_outputs=st.integers(1, 3),
+)
+beams = st.integers(2, 5).flatmap(
+    lambda width: st.builds(
+        DecodingParams,
+        max_new_tokens=st.integers(1, 9),
+        beam_size=st.just(width),
+        num_outputs=st.integers(1, width),
+        length_penalty=st.sampled_from([0.0, 0.75, 1.5]),
+        return_attention=st.booleans(),
+    )
+)
+requests = st.lists(
+    st.tuples(st.lists(st.integers(4, 22), min_size=1, max_size=8), sampled | beams),
+    min_size=1,
+    max_size=6,
+)
+
+
+def expected(model: StepModel, prompt: list[int], params: DecodingParams) -> list[Hypothesis]:
+    emissions = itertools.chain.from_iterable(decode_reference(model, prompt, params))
+    return collect_hypotheses(emissions, params.length_penalty)
+
+
+def assert_same(found: list[Hypothesis], reference: list[Hypothesis]) -> None:
+    """The same tokens; log-probabilities within float32 rounding, which batching changes."""
+    assert [h.token_ids for h in found] == [h.token_ids for h in reference]
+    assert [h.finish_reason for h in found] == [h.finish_reason for h in reference]
+    assert [h.score for h in found] == pytest.approx([h.score for h in reference], abs=1e-4)
+    for one, other in zip(found, reference, strict=True):
+        for token, other_token in zip(one.tokens, other.tokens, strict=True):
+            assert (token.attention is None) == (other_token.attention is None)
+            if token.attention is not None and other_token.attention is not None:
+                assert token.attention[: len(other_token.attention)] == pytest.approx(
+                    other_token.attention, abs=1e-4
+                )
+
+
+def drain(decoder: BatchedDecoder, emitted: dict[int, list[Emission]]) -> list[int]:
+    complete = []
+    while decoder.rows:
+        result = decoder.step()
+        for key, emissions in result.emissions.items():
+            emitted.setdefault(key, []).extend(emissions)
+        complete += result.complete
+    return complete
+
+
+@pytest.mark.parametrize("model", [LANGUAGE_MODEL, TRANSLATION_MODEL], ids=["lm", "seq2seq"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_requests_that_join_at_any_time_equal_the_reference(
+    model: StepModel, data: st.DataObject
+) -> None:
+    batch = data.draw(requests)
+    joins = data.draw(st.lists(st.integers(0, 4), min_size=len(batch), max_size=len(batch)))
+    decoder = BatchedDecoder(model)
+    emitted: dict[int, list[Emission]] = {}
+    complete = []
+    for tick in range(5):
+        decoder.admit(
+            [
+                DecodingTask(key, prompt, params)
+                for key, (prompt, params) in enumerate(batch)
+                if joins[key] == tick
+            ]
+        )
+        result = decoder.step()
+        for key, emissions in result.emissions.items():
+            emitted.setdefault(key, []).extend(emissions)
+        complete += result.complete
+    complete += drain(decoder, emitted)
+    assert sorted(complete) == list(range(len(batch)))
+    for key, (prompt, params) in enumerate(batch):
+        found = collect_hypotheses(emitted[key], params.length_penalty)
+        assert_same(found, expected(model, prompt, params))
+
+
+@settings(max_examples=60)
+@given(batch=requests, data=st.data())
+def test_removing_requests_changes_nobody_else(
+    batch: list[tuple[list[int], DecodingParams]], data: st.DataObject
+) -> None:
+    removed = data.draw(st.sets(st.integers(0, len(batch))))
+    after = data.draw(st.integers(0, 3))
+    decoder = BatchedDecoder(TRANSLATION_MODEL)
+    decoder.admit([DecodingTask(key, *request) for key, request in enumerate(batch)])
+    emitted: dict[int, list[Emission]] = {}
+    for _ in range(after):
+        for key, emissions in decoder.step().emissions.items():
+            emitted.setdefault(key, []).extend(emissions)
+    decoder.remove(removed)
+    drain(decoder, emitted)
+    for key, (prompt, params) in enumerate(batch):
+        if key not in removed:
+            found = collect_hypotheses(emitted[key], params.length_penalty)
+            assert_same(found, expected(TRANSLATION_MODEL, prompt, params))
+
+
+def test_rows_are_one_for_each_running_output_or_live_hypothesis() -> None:
+    model = uniform_table(9)
+    model.table[:, EOS_ID] = -50.0
+    decoder = BatchedDecoder(model)
+    decoder.admit([DecodingTask(0, [BOS_ID], DecodingParams(9, temperature=1.0, num_outputs=3))])
+    assert decoder.rows == 3
+    decoder.admit([DecodingTask(1, [BOS_ID], DecodingParams(2, beam_size=4))])
+    assert decoder.rows == 4
+    decoder.step()
+    assert decoder.rows == 7
+    assert decoder.step().complete == [1]
+    assert decoder.rows == 3
+    decoder.remove([0])
+    assert decoder.rows == 0
+    assert decoder.step().complete == []
+
+
+def test_ties_are_broken_as_in_the_reference() -> None:
+    for width in (2, 4, 6):
+        params = DecodingParams(4, beam_size=width, num_outputs=width)
+        found = dict(decode_corpus(uniform_table(8), [[BOS_ID]], params))
+        reference = expected(uniform_table(8), [BOS_ID], params)
+        assert [h.token_ids for h in found[0]] == [h.token_ids for h in reference]
+        assert found[0] == reference
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 64])
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_corpus_comes_back_whole(max_rows: int, width: int) -> None:
+    model = random_table(11, 0)
+    prompts = [[4 + index % 7] for index in range(23)]
+    params = DecodingParams(6, beam_size=width)
+    found = dict(decode_corpus(model, prompts, params, max_rows=max_rows))
+    assert sorted(found) == list(range(23))
+    for index, prompt in enumerate(prompts):
+        assert_same(found[index], expected(model, prompt, params))
+    assert list(decode_corpus(model, [], params)) == []
+
+
+def test_decoding_needs_no_gradient() -> None:
+    decoder = BatchedDecoder(LANGUAGE_MODEL)
+    decoder.admit([DecodingTask(0, [BOS_ID, 5], DecodingParams(2))])
+    decoder.step()
+    assert torch.is_grad_enabled()

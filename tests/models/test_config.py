@@ -1,0 +1,45 @@
+import pytest
+from pydantic import ValidationError
+
+from models.config import LanguageModelConfig, Seq2SeqConfig, parse_model_config
+
+
+def test_kind_chooses_the_configuration() -> None:
+    data = {"kind": "language_model", "vocabulary_size": 30, "hidden_size": 8}
+    assert isinstance(parse_model_config(data), LanguageModelConfig)
+    with pytest.raises(ValidationError, match="kind"):
+        parse_model_config({**data, "kind": "transformer"})
+
+
+def test_unknown_and_impossible_values_are_refused() -> None:
+    for bad in ({"heads": 8}, {"hidden_size": 0}, {"dropout": 1.0}, {"cell": "sru"}):
+        data = {"kind": "language_model", "vocabulary_size": 30, "hidden_size": 8, **bad}
+        with pytest.raises(ValidationError, match=next(iter(bad))):
+            parse_model_config(data)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tie_embeddings": True, "target_vocabulary_size": 31}, "30 and 31 tokens"),
+        ({"hidden_size": 7}, "must be even, not 7"),
+        ({"decoder": "parallel_attention"}, "decoder_layers of 2"),
+    ],
+)
+def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
+    data = {
+        "kind": "seq2seq",
+        "source_vocabulary_size": 30,
+        "target_vocabulary_size": 30,
+        "embedding_size": 4,
+        "hidden_size": 8,
+        **values,
+    }
+    with pytest.raises(ValidationError, match=message):
+        Seq2SeqConfig.model_validate(data)
+
+
+def test_configurations_are_frozen() -> None:
+    config = LanguageModelConfig(vocabulary_size=30, hidden_size=8)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.hidden_size = 9  # type: ignore[misc]  # that is what is tested
