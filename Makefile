@@ -1,0 +1,99 @@
+# `make` lists the targets. Each sets up what it needs: a virtual environment in .venv with the
+# exact versions of constraints.txt, installed again when pyproject.toml or constraints.txt change.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python that is new enough, else whichever there is (and then the check below speaks).
+PYTHON ?= $(or $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		&& echo $$python && break; done),python3)
+
+# Where torch comes from. The default has the CPU build; PyPI's build for Linux brings gigabytes
+# of CUDA libraries with it. For a GPU: make serve TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130
+# Only torch is taken from there. pip's own configuration still counts, so that a machine that
+# cannot reach the index may offer the wheel through its find-links or extra-index-url.
+TORCH_ORIGIN := $(origin TORCH_INDEX_URL)
+TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check fix bench train clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON, TORCH_INDEX_URL, ARGS (more arguments for the command), PRESET (train)."
+
+serve: $(VENV)/serve.stamp ## serve the models of checkpoints/ on http://127.0.0.1:8000
+	$(BIN)/gatehouse serve $(ARGS)
+
+test: $(VENV)/dev.stamp ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp ## lint, formatting, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+
+fix: $(VENV)/dev.stamp ## mend what ruff can mend, and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## run the benchmarks
+ifneq ($(wildcard benchmarks/__main__.py),)
+	$(BIN)/python -m benchmarks $(ARGS)
+else
+	@echo "There are no benchmarks yet."
+endif
+
+train: $(VENV)/train.stamp ## train a model: make train PRESET=name
+ifdef PRESET
+	$(BIN)/gatehouse train $(PRESET) $(ARGS)
+else
+	@echo "Name a preset: make train PRESET=name, with one of:" >&2
+	@echo "$(sort $(basename $(notdir $(wildcard training/presets/*.toml))))" >&2
+	@exit 2
+endif
+
+clean: ## remove the environment and every cache, and nothing that was trained
+	rm -rf $(VENV) *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- the environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Gatehouse needs Python 3.11 or newer, and $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>/dev/null || echo 'not there'):" \
+			"install one and name it, as in: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	@# Half an environment (Debian without python3-venv) would fail in stranger ways the next time.
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# An index that was asked for by name, and is not the one that torch came from, replaces torch.
+ifneq ($(TORCH_ORIGIN),undefined)
+ifneq ($(TORCH_INDEX_URL),$(shell cat $(VENV)/torch.stamp 2>/dev/null))
+.PHONY: $(VENV)/torch.stamp
+TORCH_REPLACE := --force-reinstall
+endif
+endif
+
+$(VENV)/torch.stamp: constraints.txt | $(BIN)/python
+	@echo "Installing torch from $(TORCH_INDEX_URL) ..."
+	@$(PIP) --retries 2 --timeout 30 install --no-deps $(TORCH_REPLACE) \
+		--index-url $(TORCH_INDEX_URL) "$$(grep '^torch==' constraints.txt)" || { \
+		echo "torch could not be installed from $(TORCH_INDEX_URL) (pip says why above):" \
+			"name an index that this machine reaches, as in: make $(MAKECMDGOALS)" \
+			"TORCH_INDEX_URL=https://pypi.org/simple (on Linux gigabytes of CUDA come with that one)" >&2; \
+		exit 1; }
+	@echo "$(TORCH_INDEX_URL)" > $@
+
+$(VENV)/train.stamp: EXTRAS := [train]
+$(VENV)/dev.stamp: EXTRAS := [train,dev]
+$(VENV)/serve.stamp $(VENV)/train.stamp $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+	@echo "Installing gatehouse$(EXTRAS) ..."
+	@$(PIP) --quiet install --constraint constraints.txt --editable '.$(EXTRAS)'
+	@touch $@

@@ -1,0 +1,43 @@
+"""What all tests share: machines without a GPU or a browser say so, and none is hurried."""
+
+import shutil
+
+import hypothesis
+import pytest
+
+# Names under which Debian, Fedora and others install a browser that runs without a screen.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+# A busy machine is slow, not wrong: the time limit of pytest-timeout is the only one.
+hypothesis.settings.register_profile("gatehouse", deadline=None)
+hypothesis.settings.load_profile("gatehouse")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tensors as small as the tests' cost more to share out than to compute."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_browser() -> bool:
+    return any(shutil.which(name) for name in BROWSERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with a reason that the summary shows, what this machine cannot run."""
+    for name, is_there, reason in (
+        ("gpu", _has_gpu, "torch sees no CUDA device here"),
+        ("browser", _has_browser, f"none of {', '.join(BROWSERS)} is installed here"),
+    ):
+        marked = [item for item in items if item.get_closest_marker(name)]
+        if marked and not is_there():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
