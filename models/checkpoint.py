@@ -7,6 +7,8 @@ A folder holds ``model.safetensors`` (float16 weights), ``config.json``, the tok
 
 import hashlib
 import json
+import math
+import operator
 import shutil
 import struct
 import tempfile
@@ -117,12 +119,19 @@ class CheckpointInfo:
 
 
 def find_checkpoints(root: Path) -> list[Path]:
-    """Checkpoint folders at a path: the path itself, or those right below it, by name."""
+    """Checkpoint folders at a path: the path itself, or those right below it, by name.
+
+    Hidden ones are left out: a kill in the middle of :func:`save_checkpoint` leaves one behind.
+    """
     if (root / CONFIG_FILE).is_file():
         return [root]
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if (path / CONFIG_FILE).is_file())
+    return sorted(
+        path
+        for path in root.iterdir()
+        if not path.name.startswith(".") and (path / CONFIG_FILE).is_file()
+    )
 
 
 def build_model(config: LanguageModelConfig | Seq2SeqConfig) -> Model:
@@ -169,11 +178,12 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Model:
     """
     file = info.path / WEIGHTS_FILE
     try:
-        model = build_model(info.config)
+        # Shapes first, without memory: a wrong size must not ask for more than the machine has.
+        with torch.device("meta"):
+            expected = _unique_tensors(build_model(info.config))
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from error
-    expected = _unique_tensors(model)
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
         raise CheckpointError(
@@ -186,11 +196,14 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Model:
                 f"{file}: {name} has shape {list(tensor.shape)}, but {CONFIG_FILE} "
                 f"asks for {list(expected[name].shape)}"
             )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{file}: {name} holds {tensor.dtype}, not floating point")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file}: {name} holds values that are not finite")
+    model = build_model(info.config)
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            expected[name].copy_(tensor)
+        for name, parameter in _unique_tensors(model).items():
+            parameter.copy_(tensors[name])
     return model.to(device).eval()
 
 
@@ -232,9 +245,12 @@ def save_checkpoint(
             languages=languages,
             tokenizers=entries,
         )
-        (staging / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
-        (staging / TRAINING_FILE).write_text(training.model_dump_json(indent=2) + "\n")
-        (staging / CARD_FILE).write_text(card)
+        for name, text in (
+            (CONFIG_FILE, config.model_dump_json(indent=2) + "\n"),
+            (TRAINING_FILE, training.model_dump_json(indent=2) + "\n"),
+            (CARD_FILE, card),
+        ):
+            (staging / name).write_text(text, encoding="utf-8")
         tensors = {
             name: tensor.detach().to("cpu", torch.float16).contiguous()
             for name, tensor in _unique_tensors(model).items()
@@ -328,6 +344,14 @@ def _count_parameters(file: Path) -> int:
             (size,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(min(size, 100_000_000)))
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        return sum(int(torch.Size(shape).numel()) for shape in shapes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        return sum(math.prod(map(operator.index, shape)) for shape in shapes)
+    except (
+        AttributeError,
+        KeyError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error

@@ -104,7 +104,7 @@ def _beam_search(
             if reason is not None:
                 finished.append(complete_hypothesis(tokens, reason, params.length_penalty))
                 continue
-            live.append(_Live(tokens, -negative, torch.tensor([token]), states[parent]))
+            live.append(_Live(tokens, -negative, first.new_tensor([token]), states[parent]))
         if not live or not can_improve(live[0].cumulative, finished, params):
             break
         yield []
@@ -134,7 +134,7 @@ def exhaustive_search(
             longer = (*tokens, _generated(token, logprobs, attention, params))
             reason = _finish_reason(token, len(longer), params)
             if reason is None:
-                visit(longer, torch.tensor([token]), state)
+                visit(longer, next_input.new_tensor([token]), state)
             else:
                 found.append(complete_hypothesis(longer, reason, params.length_penalty))
 
