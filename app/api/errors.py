@@ -1,0 +1,232 @@
+"""Exceptions to ``application/problem+json`` (RFC 9457): the one place that knows HTTP statuses.
+
+No answer repeats what the client sent, and an unexpected exception's details stay in the log.
+"""
+
+import http
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from app.api.disconnect import ClientGoneError
+from app.api.requests import UNION_TAGS
+from app.exceptions import (
+    GatehouseError,
+    InvalidRequestError,
+    QueueFullError,
+    UnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+OUTCOME_SCOPE_KEY = "gatehouse.outcome"
+"""Where the error's code is left for whoever counts outcomes."""
+
+_DEFAULT_RETRY_AFTER_SECONDS = 1
+_CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
+_MAX_FIELD_ERRORS = 20
+_MAX_FIELD_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """What every error of one code has in common."""
+
+    code: str
+    status: int
+    title: str
+
+
+ERROR_KINDS = {
+    kind.code: kind
+    for kind in (
+        ErrorKind("invalid_json", 400, "The body is not valid JSON"),
+        ErrorKind("not_found", 404, "There is no such page"),
+        ErrorKind("unknown_model", 404, "No such model is loaded"),
+        ErrorKind("method_not_allowed", 405, "The page does not take this method"),
+        ErrorKind("body_too_large", 413, "The body is too large"),
+        ErrorKind("unsupported_media_type", 415, "The body is not declared as JSON"),
+        ErrorKind("invalid_request", 422, "The request breaks a rule"),
+        ErrorKind("unknown_language_pair", 422, "No model translates this language pair"),
+        ErrorKind("unsupported_model", 422, "The model cannot do this"),
+        ErrorKind("queue_full", 429, "The queue is full"),
+        ErrorKind("internal_error", 500, "Something unexpected went wrong"),
+        ErrorKind("not_ready", 503, "The service is not ready"),
+        ErrorKind("draining", 503, "The service is shutting down"),
+        ErrorKind("engine_failed", 503, "The engine failed"),
+        ErrorKind("deadline_exceeded", 504, "The request took too long"),
+    )
+}
+"""Every error that an answer can carry, by code."""
+
+_CODE_OF_STATUS = {
+    400: "invalid_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
+
+
+class FieldError(BaseModel):
+    """One field that breaks a rule."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    field: str = Field(
+        description="The field, dotted, with positions in lists; empty for the whole body.",
+        examples=["beam_size"],
+    )
+    message: str = Field(examples=["Input should be less than or equal to 16"])
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(description="Identifies the kind of error: urn:gatehouse:error:CODE.")
+    title: str = Field(description="The kind of error in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What is wrong this time.")
+    code: str = Field(description="Stable identifier of the kind of error.")
+    errors: list[FieldError] | None = Field(
+        default=None, description="The fields at fault, where there are any."
+    )
+
+
+class ProblemResponse(JSONResponse):
+    """A :class:`Problem` on its way out."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, body: Problem, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(body.model_dump(exclude_none=True), body.status, headers)
+        self.code = body.code
+
+
+def problem(
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> ProblemResponse:
+    """The answer for an error.
+
+    Args:
+        code: one of :data:`ERROR_KINDS`.
+        detail: what is wrong this time.
+        errors: the fields at fault.
+        headers: of the answer.
+    """
+    kind = ERROR_KINDS[code]
+    body = Problem(
+        type=f"urn:gatehouse:error:{code}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=code,
+        errors=list(errors) or None,
+    )
+    return ProblemResponse(body, headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Have the application answer every exception with a :class:`Problem`."""
+
+    @app.exception_handler(GatehouseError)
+    async def on_gatehouse_error(request: Request, error: Exception) -> ProblemResponse:
+        return _note(request, _from_gatehouse_error(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(request: Request, error: Exception) -> ProblemResponse:
+        return _note(request, _from_validation_error(request, error))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: Exception) -> ProblemResponse:
+        return _note(request, _from_http_exception(error))
+
+    @app.exception_handler(ClientGoneError)
+    async def on_client_gone(request: Request, error: Exception) -> Response:
+        request.scope[OUTCOME_SCOPE_KEY] = "cancelled"
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+    @app.exception_handler(Exception)
+    async def on_unexpected(request: Request, error: Exception) -> ProblemResponse:
+        # The server logs the exception itself with its traceback.
+        return problem("internal_error", "an unexpected error happened; the log has the details")
+
+
+def _note(request: Request, response: ProblemResponse) -> ProblemResponse:
+    request.scope[OUTCOME_SCOPE_KEY] = response.code
+    return response
+
+
+def _from_gatehouse_error(error: Exception) -> ProblemResponse:
+    code = getattr(error, "code", "internal_error")
+    if code not in ERROR_KINDS:
+        logger.error("an error without an HTTP status reached a request", exc_info=error)
+        return problem("internal_error", "an unexpected error happened; the log has the details")
+    headers = {}
+    if isinstance(error, UnavailableError):
+        seconds = _DEFAULT_RETRY_AFTER_SECONDS
+        if isinstance(error, QueueFullError):
+            seconds = error.retry_after_seconds
+        headers["Retry-After"] = str(seconds)
+    errors = []
+    if isinstance(error, InvalidRequestError):
+        errors.append(FieldError(field=error.field, message=error.reason))
+    return problem(code, str(error), errors=errors, headers=headers)
+
+
+def _from_http_exception(error: Exception) -> ProblemResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
+    code = _CODE_OF_STATUS.get(status, "internal_error")
+    detail = {
+        "invalid_json": "the body cannot be read as JSON in UTF-8",
+        "not_found": "there is nothing at this path; /docs lists what there is",
+        "method_not_allowed": "this path does not take this method; the Allow header says which",
+        "body_too_large": "the body is larger than this service accepts",
+        "internal_error": http.HTTPStatus(status).phrase,
+    }[code]
+    return problem(code, detail, headers=headers)
+
+
+def _from_validation_error(request: Request, error: Exception) -> ProblemResponse:
+    found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
+    if any(item["type"] == "json_invalid" for item in found):
+        return problem("invalid_json", "the body cannot be read as JSON in UTF-8")
+    if any(tuple(item["loc"]) == ("body",) for item in found) and not _is_json(request):
+        return problem(
+            "unsupported_media_type", "send JSON with the header Content-Type: application/json"
+        )
+    errors = [
+        FieldError(field=_field(item["loc"]), message=item["msg"].removeprefix("Value error, "))
+        for item in found[:_MAX_FIELD_ERRORS]
+    ]
+    detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors[:3])
+    if len(found) > 3:
+        detail += f"; and {len(found) - 3} more"
+    return problem("invalid_request", detail, errors=errors)
+
+
+def _is_json(request: Request) -> bool:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return content_type == "application/json" or content_type.endswith("+json")
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """The dotted name of a field, without where it came from or which form of it was tried."""
+    name = ".".join(str(part) for part in location[1:] if part not in UNION_TAGS)
+    # An unknown field's name is the client's own: it may be long, or no Unicode text.
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return name if len(name) <= _MAX_FIELD_CHARACTERS else name[:_MAX_FIELD_CHARACTERS] + "..."

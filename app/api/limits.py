@@ -1,0 +1,52 @@
+"""The limit on the size of a request's body.
+
+Starlette has a middleware of its own for this, but it answers in plain text whenever the size
+is declared, and this service answers every error as ``application/problem+json``.
+"""
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import OUTCOME_SCOPE_KEY, problem
+
+
+class BodyLimitMiddleware:
+    """Answers 413 for a body that is declared or turns out larger than the limit.
+
+    Args:
+        app: the application behind.
+        max_body_bytes: the limit.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._declared_bytes(scope) > self._max_body_bytes:
+            response = problem("body_too_large", f"the limit is {self._max_body_bytes} bytes")
+            scope[OUTCOME_SCOPE_KEY] = response.code
+            await response(scope, receive, send)
+            return
+        received_bytes = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > self._max_body_bytes:
+                # Of all exceptions, FastAPI lets only its own through while it reads a body.
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, receive_within_limit, send)
+
+    @staticmethod
+    def _declared_bytes(scope: Scope) -> int:
+        value = Headers(scope=scope).get("content-length", "0")
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else 0

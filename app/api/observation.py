@@ -1,0 +1,65 @@
+"""Counts every request to the endpoints that do the work: outcome, model, time."""
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import OUTCOME_SCOPE_KEY
+from app.metrics import NO_MODEL, Metrics
+
+MODEL_SCOPE_KEY = "gatehouse.model"
+"""Where a route leaves the name of the model that answers: always that of a loaded one."""
+
+CANCELLED, OK = "cancelled", "ok"
+COUNTED_PATHS = {"/generate": "generate", "/translate": "translate", "/bleu": "bleu"}
+_REJECTIONS = frozenset({"queue_full", "draining", "not_ready"})
+
+
+class ObservationMiddleware:
+    """Writes one request's outcome into the metrics when it is over.
+
+    Args:
+        app: the application behind.
+        metrics: what to write into.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        endpoint = COUNTED_PATHS.get(scope.get("path", "")) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        started_at = time.monotonic()
+        outcome = "internal_error"
+
+        async def send_and_look(message: Message) -> None:
+            nonlocal outcome
+            if message["type"] == "http.response.start":
+                outcome = scope.get(OUTCOME_SCOPE_KEY, OK)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_look)
+        except asyncio.CancelledError:
+            outcome = CANCELLED
+            raise
+        except Exception:
+            outcome = "internal_error"
+            raise
+        finally:
+            self._count(endpoint, scope.get(MODEL_SCOPE_KEY, NO_MODEL), outcome)
+            self._metrics.request_seconds.labels(endpoint).observe(time.monotonic() - started_at)
+
+    def _count(self, endpoint: str, model: str, outcome: str) -> None:
+        self._metrics.requests.labels(endpoint, model, outcome).inc()
+        if outcome in _REJECTIONS:
+            self._metrics.rejected.labels(outcome).inc()
+        elif outcome == CANCELLED:
+            self._metrics.cancelled.labels(endpoint).inc()
+        elif outcome == "deadline_exceeded":
+            self._metrics.expired.labels(endpoint).inc()

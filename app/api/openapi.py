@@ -1,0 +1,94 @@
+"""The OpenAPI description: limits from the settings, errors with their codes, live examples."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api.errors import ERROR_KINDS, MEDIA_TYPE, Problem
+from app.runtime import Runtime
+from app.settings import Settings
+
+_PROBLEM_REF = "#/components/schemas/Problem"
+_RETRY_STATUSES = (429, 503)
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """Responses of an endpoint that may answer with these errors.
+
+    Args:
+        codes: of :data:`app.api.errors.ERROR_KINDS`.
+    """
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({ERROR_KINDS[code].status for code in codes}):
+        kinds = [ERROR_KINDS[code] for code in codes if ERROR_KINDS[code].status == status]
+        responses[status] = {
+            "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": _PROBLEM_REF}}},
+        }
+        if status in _RETRY_STATUSES:
+            responses[status]["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds after which to try again.",
+                    "schema": {"type": "integer"},
+                }
+            }
+    return responses
+
+
+def install_openapi(app: FastAPI, runtime: Runtime) -> None:
+    """Have the application describe itself with the limits and models that it really has."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        _fill_in_limits(schema, runtime.settings)
+        _replace_fastapi_errors(schema)
+        if runtime.catalog is not None:
+            _set_model_example(schema, runtime.catalog.models[0].name)
+            # Kept only now: before, the models were not known.
+            app.openapi_schema = schema
+        return schema
+
+    # FastAPI's documented way to change the description is to replace this method.
+    setattr(app, "openapi", describe)  # noqa: B010
+
+
+def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
+    """Describe problems where FastAPI describes errors of its own, which are never sent."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            described = operation["responses"].get("422", {}).get("content", {})
+            if "application/json" in described:
+                del operation["responses"]["422"]
+    schemas = schema["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs"))
+    schemas["Problem"] = problem
+
+
+def _fill_in_limits(node: Any, settings: Settings) -> None:
+    """Replace every ``x-limit`` by the keyword and the setting's value that it names."""
+    if isinstance(node, list):
+        for item in node:
+            _fill_in_limits(item, settings)
+    elif isinstance(node, dict):
+        for keyword, setting in node.pop("x-limit", {}).items():
+            node[keyword] = getattr(settings, setting)
+        for item in node.values():
+            _fill_in_limits(item, settings)
+
+
+def _set_model_example(schema: dict[str, Any], name: str) -> None:
+    for parameter in schema["paths"]["/models/{name}"]["get"]["parameters"]:
+        if parameter["name"] == "name":
+            parameter["example"] = name

@@ -1,0 +1,387 @@
+"""The bodies of requests, and their way into the service's own frozen requests.
+
+Ranges of single fields stand in the schema. Rules over several fields are checked on the way
+into the service, and name the field at fault.
+"""
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+)
+
+from app.engine.request import DecodingParams
+from app.exceptions import InvalidRequestError
+from app.service.generation import GenerationRequest
+from app.service.limits import Limits
+from app.service.scoring import MetricName, ScoringRequest
+from app.service.translation import TranslationRequest
+from models.decoding.params import MAX_SEED
+
+MAX_BEAM_SIZE = 16
+MAX_OUTPUTS = 16
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 200
+MAX_REFERENCES_PER_TEXT = 16
+MIN_TEMPERATURE = 0.01
+"""Smallest temperature above 0: logits divided by less overflow float32."""
+
+_ONE, _MANY = "~one", "~many"
+UNION_TAGS = frozenset({_ONE, _MANY})
+"""Parts of an error's location that say which form of a field was tried; not for clients."""
+
+_DRAWN_SEED_BITS = 32
+
+
+def _one_or_many(value: Any) -> str:
+    return _MANY if isinstance(value, list | tuple) else _ONE
+
+
+def _limit(keyword: str, setting: str) -> dict[str, Any]:
+    """A JSON-Schema keyword whose value is a setting, filled in by :mod:`app.api.openapi`."""
+    return {"x-limit": {keyword: setting}}
+
+
+def _require_unicode(value: str) -> str:
+    """Refuse a lone surrogate, which JSON can spell but no encoding of Unicode holds."""
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("must be Unicode text, without lone surrogates")
+    return value
+
+
+_Text = Annotated[
+    str,
+    AfterValidator(_require_unicode),
+    Field(json_schema_extra=_limit("maxLength", "max_characters_per_text")),
+]
+_Texts = Annotated[
+    list[_Text],
+    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request")),
+]
+OneOrManyTexts = Annotated[
+    Annotated[_Text, Tag(_ONE)] | Annotated[_Texts, Tag(_MANY)], Discriminator(_one_or_many)
+]
+_Stop = Annotated[
+    str,
+    AfterValidator(_require_unicode),
+    Field(min_length=1, max_length=MAX_STOP_CHARACTERS),
+]
+_Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
+OneOrManyStops = Annotated[
+    Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
+]
+_References = Annotated[list[_Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
+OneOrManyReferences = Annotated[
+    Annotated[_Text, Tag(_ONE)] | Annotated[_References, Tag(_MANY)], Discriminator(_one_or_many)
+]
+_Segments = Annotated[
+    list[_Text],
+    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
+]
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+Language = Annotated[str, Field(min_length=2, max_length=35)]
+BeamSize = Annotated[int, Field(ge=1, le=MAX_BEAM_SIZE)]
+LengthPenalty = Annotated[float, Field(ge=0, le=10)]
+MaxNewTokens = Annotated[
+    int, Field(ge=1, json_schema_extra=_limit("maximum", "max_new_tokens_limit"))
+]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class GenerateBody(_Body):
+    """What to generate: the body of ``POST /generate``."""
+
+    prompt: OneOrManyTexts = Field(
+        description="Text to continue, or a list of texts. An empty one starts from nothing. "
+        "Prompt i of a list is answered as it would be alone."
+    )
+    model: ModelName | None = Field(
+        default=None, description="A language model of GET /models; null: the default one."
+    )
+    max_new_tokens: MaxNewTokens | None = Field(
+        default=None, description="Tokens to write at most; null: the service's default."
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="0 is greedy; otherwise logits are divided by it before sampling (at least "
+        f"{MIN_TEMPERATURE}). null: 1, or 0 with a beam.",
+    )
+    top_k: int = Field(
+        default=0, ge=0, le=1_000_000, description="Sample among the k most probable; 0: all."
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Sample among the fewest tokens that hold this probability; 1: all.",
+    )
+    repetition_penalty: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Above 1 makes tokens of the prompt and output less likely to come again.",
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Output i is drawn with seed + i, and reports it; the same seed gives the "
+        "same output. null: one is drawn for the request. Nothing is drawn without sampling.",
+    )
+    stop: OneOrManyStops | None = Field(
+        default=None, description="Strings that end an output, which is cut before the first."
+    )
+    n: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_OUTPUTS,
+        description="Outputs for each prompt: samples, or the best hypotheses of a beam.",
+    )
+    beam_size: BeamSize = Field(
+        default=1,
+        description="Above 1: beam search, without temperature, top_k, top_p, "
+        "repetition_penalty and stop.",
+    )
+    length_penalty: LengthPenalty = Field(
+        default=0.75,
+        description="Beams are ranked by log-probability / tokens ** length_penalty.",
+    )
+    logprobs: bool = Field(
+        default=False, description="Whether to return each token with its log-probability."
+    )
+    echo: bool = Field(default=False, description="Whether texts begin with their prompt.")
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_almost_zero(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value < MIN_TEMPERATURE:
+            raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}")
+        return value
+
+    def to_request(self, limits: Limits) -> GenerationRequest:
+        """Give every parameter its value.
+
+        Raises:
+            InvalidRequestError: two fields contradict each other.
+        """
+        self._check_beam()
+        default_temperature = 1.0 if self.beam_size == 1 else 0.0
+        temperature = default_temperature if self.temperature is None else self.temperature
+        if self.beam_size == 1 and temperature == 0 and self.n > 1:
+            raise InvalidRequestError(
+                "n",
+                "greedy decoding (temperature 0 with beam_size 1) has one output, not "
+                f"{self.n}: give a temperature or a beam_size",
+            )
+        return GenerationRequest(
+            prompts=_listed(self.prompt),
+            model=self.model,
+            params=DecodingParams(
+                max_new_tokens=self.max_new_tokens
+                or min(limits.default_max_new_tokens, limits.max_new_tokens),
+                temperature=temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                repetition_penalty=self.repetition_penalty,
+                seed=secrets.randbits(_DRAWN_SEED_BITS) if self.seed is None else self.seed,
+                num_outputs=self.n,
+                beam_size=self.beam_size,
+                length_penalty=self.length_penalty,
+            ),
+            stop=() if self.stop is None else _listed(self.stop),
+            echo=self.echo,
+        )
+
+    def _check_beam(self) -> None:
+        if self.beam_size == 1:
+            return
+        for name, differs in (
+            ("temperature", bool(self.temperature)),
+            ("top_k", self.top_k != 0),
+            ("top_p", self.top_p != 1.0),
+            ("repetition_penalty", self.repetition_penalty != 1.0),
+            ("stop", bool(self.stop)),
+        ):
+            if differs:
+                raise InvalidRequestError(
+                    name, f"{name} cannot be combined with beam_size {self.beam_size} (above 1)"
+                )
+        if self.n > self.beam_size:
+            raise InvalidRequestError(
+                "n", f"n ({self.n}) is above beam_size ({self.beam_size}): a beam has no more"
+            )
+
+
+class TranslateBody(_Body):
+    """What to translate: the body of ``POST /translate``."""
+
+    text: OneOrManyTexts = Field(
+        description="Text to translate, or a list of texts. A blank one has the empty translation."
+    )
+    source: Language | None = Field(
+        default=None, description="Source language, as GET /models shows it; null: the model's."
+    )
+    target: Language | None = Field(
+        default=None, description="Target language, as GET /models shows it; null: the model's."
+    )
+    model: ModelName | None = Field(
+        default=None,
+        description="A translation model of GET /models; null: one that fits source and target.",
+    )
+    beam_size: BeamSize = Field(default=4, description="Width of the beam search; 1 is greedy.")
+    length_penalty: LengthPenalty = Field(
+        default=0.75,
+        description="Hypotheses are ranked by log-probability / tokens ** length_penalty.",
+    )
+    num_hypotheses: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_BEAM_SIZE,
+        description="Return so many hypotheses of each text, best first; at most beam_size.",
+    )
+    max_new_tokens: MaxNewTokens | None = Field(
+        default=None,
+        description="Longest translation in tokens; null: 3 times the source's tokens plus 16, "
+        "within the service's limit.",
+    )
+    alignments: bool = Field(
+        default=False,
+        description="Whether to return the attention weights between source and target tokens.",
+    )
+
+    def to_request(self) -> TranslationRequest:
+        """Give every parameter its value.
+
+        Raises:
+            InvalidRequestError: two fields contradict each other.
+        """
+        if self.num_hypotheses is not None and self.num_hypotheses > self.beam_size:
+            raise InvalidRequestError(
+                "num_hypotheses",
+                f"num_hypotheses ({self.num_hypotheses}) is above beam_size "
+                f"({self.beam_size}): a beam has no more",
+            )
+        return TranslationRequest(
+            texts=_listed(self.text),
+            model=self.model,
+            source=self.source,
+            target=self.target,
+            beam_size=self.beam_size,
+            length_penalty=self.length_penalty,
+            num_hypotheses=self.num_hypotheses or 1,
+            max_new_tokens=self.max_new_tokens,
+            alignments=self.alignments,
+        )
+
+
+_ONLY_WITH_SOURCES = ("model", "source", "target", "beam_size", "length_penalty")
+
+
+class BleuBody(_Body):
+    """What to score: the body of ``POST /bleu``."""
+
+    hypotheses: _Segments | None = Field(
+        default=None, description="Texts to score. Give either these or sources."
+    )
+    sources: _Texts | None = Field(
+        default=None, description="Texts to translate first; their translations are scored."
+    )
+    references: Annotated[
+        list[OneOrManyReferences],
+        Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
+    ] = Field(
+        description="For each hypothesis the right text, or a list of right texts.",
+    )
+    metrics: list[MetricName] = Field(
+        default=["bleu"], min_length=1, max_length=4, description="Scores to compute."
+    )
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
+        default="13a", description="sacreBLEU's tokenizer, for bleu."
+    )
+    lowercase: bool = Field(
+        default=False,
+        description="Whether bleu, chrf and textbook_bleu ignore case; ter always does.",
+    )
+    smooth_method: Literal["exp", "floor", "add-k", "none"] = Field(
+        default="exp", description="sacreBLEU's smoothing, for bleu."
+    )
+    sentence_level: bool = Field(
+        default=False, description="Whether to score every hypothesis on its own, too."
+    )
+    textbook_max_order: int = Field(
+        default=4, ge=1, le=16, description="Longest n-gram of textbook_bleu (the book's k)."
+    )
+    model: ModelName | None = Field(
+        default=None, description="With sources: the translation model; null as in /translate."
+    )
+    source: Language | None = Field(default=None, description="With sources: their language.")
+    target: Language | None = Field(
+        default=None, description="With sources: the language of the references."
+    )
+    beam_size: BeamSize = Field(default=4, description="With sources: width of the beam search.")
+    length_penalty: LengthPenalty = Field(
+        default=0.75, description="With sources: how hypotheses are ranked, as in /translate."
+    )
+
+    def to_translation(self) -> TranslationRequest | None:
+        """The translation that comes first, or None.
+
+        Raises:
+            InvalidRequestError: two fields contradict each other.
+        """
+        if (self.hypotheses is None) == (self.sources is None):
+            raise InvalidRequestError("hypotheses", "give either hypotheses or sources")
+        if self.sources is None:
+            for name in _ONLY_WITH_SOURCES:
+                if name in self.model_fields_set:
+                    raise InvalidRequestError(name, f"{name} is only for sources")
+            return None
+        return TranslationRequest(
+            texts=tuple(self.sources),
+            model=self.model,
+            source=self.source,
+            target=self.target,
+            beam_size=self.beam_size,
+            length_penalty=self.length_penalty,
+            field="sources",
+        )
+
+    def to_scoring(self, hypotheses: tuple[str, ...]) -> ScoringRequest:
+        """What to score, once it is translated.
+
+        Raises:
+            InvalidRequestError: two fields contradict each other.
+        """
+        if len(self.references) != len(hypotheses):
+            given = "hypotheses" if self.sources is None else "sources"
+            raise InvalidRequestError(
+                "references",
+                f"references has {len(self.references)} entries and {given} {len(hypotheses)}: "
+                "there must be one for each",
+            )
+        return ScoringRequest(
+            hypotheses=hypotheses,
+            references=tuple(_listed(entry) for entry in self.references),
+            metrics=tuple(dict.fromkeys(self.metrics)),
+            tokenize=self.tokenize,
+            lowercase=self.lowercase,
+            smooth_method=self.smooth_method,
+            sentence_level=self.sentence_level,
+            textbook_max_order=self.textbook_max_order,
+        )
+
+
+def _listed(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

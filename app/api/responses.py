@@ -1,0 +1,368 @@
+"""The bodies of answers, made from the service's results.
+
+A field that was not asked for is left out, which is why only fields that are set explicitly
+are sent.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.catalog import Catalog, ServedModel
+from app.engine.request import FinishReason
+from app.service.decoding import Timings, Usage
+from app.service.generation import GeneratedText, GenerationResult
+from app.service.scoring import MetricName, MetricScore
+from app.service.translation import (
+    TranslationHypothesis,
+    TranslationResult,
+)
+from models.config import LanguageModelConfig
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UsageAnswer(_Answer):
+    """Tokens read and written."""
+
+    input_tokens: int = Field(description="Tokens that the model read, special ones included.")
+    output_tokens: int = Field(description="Tokens of the returned outputs.")
+
+    @classmethod
+    def of(cls, usage: Usage) -> "UsageAnswer":
+        """Copy from the service's."""
+        return cls(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+
+class TimingsAnswer(_Answer):
+    """Times in milliseconds, from the moment the texts were handed to the engine."""
+
+    queue_ms: float = Field(description="Until the first text was begun.")
+    first_token_ms: float = Field(description="Until the first token arrived.")
+    total_ms: float = Field(description="Until the answer was complete.")
+
+    @classmethod
+    def of(cls, timings: Timings) -> "TimingsAnswer":
+        """Copy from the service's."""
+        return cls(
+            queue_ms=_milliseconds(timings.queue_seconds),
+            first_token_ms=_milliseconds(timings.first_token_seconds),
+            total_ms=_milliseconds(timings.total_seconds),
+        )
+
+
+class TokenLogprob(_Answer):
+    """A generated token."""
+
+    token: str = Field(description="The token as text.")
+    logprob: float = Field(description="The model's own log-probability of it.")
+
+
+class OutputAnswer(_Answer):
+    """One continuation of one prompt."""
+
+    prompt_index: int = Field(description="Which prompt it continues.")
+    index: int = Field(description="Which of the prompt's outputs it is.")
+    text: str
+    finish_reason: FinishReason = Field(
+        description="end: the model ended it; stop: a stop string came; length: max_new_tokens."
+    )
+    tokens: int = Field(description="Tokens generated, <eos> or those of a stop string included.")
+    logprob: float = Field(
+        description="Sum of the model's own log-probabilities of these tokens, before temperature, "
+        "penalties and filters."
+    )
+    seed: int | None = Field(
+        description="Reproduces this output alone; null where nothing was drawn."
+    )
+    token_logprobs: list[TokenLogprob] | None = Field(
+        default=None, description="Every token; only with logprobs."
+    )
+
+    @classmethod
+    def of(cls, text: GeneratedText, logprobs: bool) -> "OutputAnswer":
+        """Copy from the service's, with the tokens where asked for."""
+        optional: dict[str, Any] = {}
+        if logprobs:
+            optional["token_logprobs"] = [
+                TokenLogprob(token=token, logprob=logprob) for token, logprob in text.token_logprobs
+            ]
+        return cls(
+            prompt_index=text.prompt_index,
+            index=text.index,
+            text=text.text,
+            finish_reason=text.finish_reason,
+            tokens=text.tokens,
+            logprob=text.logprob,
+            seed=text.seed,
+            **optional,
+        )
+
+
+class GenerateAnswer(_Answer):
+    """The answer of ``POST /generate``."""
+
+    model: str
+    outputs: list[OutputAnswer] = Field(description="By prompt_index, then index.")
+    usage: UsageAnswer
+    timings: TimingsAnswer
+
+    @classmethod
+    def of(cls, result: GenerationResult, logprobs: bool) -> "GenerateAnswer":
+        """Copy from the service's."""
+        return cls(
+            model=result.model,
+            outputs=[OutputAnswer.of(text, logprobs) for text in result.outputs],
+            usage=UsageAnswer.of(result.usage),
+            timings=TimingsAnswer.of(result.timings),
+        )
+
+
+class AlignmentAnswer(_Answer):
+    """Where the model looked while it wrote."""
+
+    source_tokens: list[str] = Field(description="Tokens of the source, <eos> included.")
+    target_tokens: list[str] = Field(description="Tokens generated, <eos> included.")
+    weights: list[list[float]] = Field(
+        description="For each target token one weight per source token; each row sums to 1."
+    )
+
+
+class HypothesisAnswer(_Answer):
+    """One translation of one text."""
+
+    text: str
+    score: float = Field(description="log-probability / tokens ** length_penalty; 0 when blank.")
+    tokens: int = Field(description="Tokens generated, <eos> included.")
+    finish_reason: FinishReason = Field(description="end, or length: max_new_tokens was reached.")
+    alignment: AlignmentAnswer | None = Field(default=None, description="Only with alignments.")
+
+    @staticmethod
+    def fields_of(hypothesis: TranslationHypothesis) -> dict[str, Any]:
+        """The fields that are set, copied from the service's."""
+        fields: dict[str, Any] = {
+            "text": hypothesis.text,
+            "score": hypothesis.score,
+            "tokens": hypothesis.tokens,
+            "finish_reason": hypothesis.finish_reason,
+        }
+        if hypothesis.alignment is not None:
+            fields["alignment"] = AlignmentAnswer(
+                source_tokens=list(hypothesis.alignment.source_tokens),
+                target_tokens=list(hypothesis.alignment.target_tokens),
+                weights=[list(row) for row in hypothesis.alignment.weights],
+            )
+        return fields
+
+
+class TranslationAnswer(HypothesisAnswer):
+    """The best translation of one text, and the others where asked for."""
+
+    hypotheses: list[HypothesisAnswer] | None = Field(
+        default=None, description="Best first; only with num_hypotheses. A blank text has one."
+    )
+
+
+class TranslateAnswer(_Answer):
+    """The answer of ``POST /translate``."""
+
+    model: str
+    source: str
+    target: str
+    translations: list[TranslationAnswer] = Field(description="One for each text, in order.")
+    usage: UsageAnswer
+    timings: TimingsAnswer
+
+    @classmethod
+    def of(cls, result: TranslationResult, with_hypotheses: bool) -> "TranslateAnswer":
+        """Copy from the service's, with all hypotheses where asked for."""
+        translations = []
+        for hypotheses in result.translations:
+            fields = [HypothesisAnswer.fields_of(hypothesis) for hypothesis in hypotheses]
+            optional: dict[str, Any] = {}
+            if with_hypotheses:
+                optional["hypotheses"] = [HypothesisAnswer(**entry) for entry in fields]
+            translations.append(TranslationAnswer(**fields[0], **optional))
+        return cls(
+            model=result.model,
+            source=result.source,
+            target=result.target,
+            translations=translations,
+            usage=UsageAnswer.of(result.usage),
+            timings=TimingsAnswer.of(result.timings),
+        )
+
+
+class ScoreAnswer(_Answer):
+    """One metric's score."""
+
+    score: float = Field(description="In percent; textbook_bleu from 0 to 1.")
+    signature: str | None = Field(
+        default=None, description="sacreBLEU's signature; publish it with the score."
+    )
+    precisions: list[float] | None = Field(
+        default=None, description="bleu: precision of 1- to 4-grams, in percent."
+    )
+    brevity_penalty: float | None = Field(default=None, description="bleu.")
+    hypothesis_length: int | None = Field(default=None, description="bleu: in its tokens.")
+    reference_length: int | float | None = Field(
+        default=None, description="bleu: of the closest references; ter: the mean of them."
+    )
+    edits: int | None = Field(default=None, description="ter: edits to reach the references.")
+    sentences: list[float] | None = Field(
+        default=None, description="Score of each hypothesis; only with sentence_level."
+    )
+    sentence_signature: str | None = Field(
+        default=None, description="sacreBLEU's signature of these."
+    )
+
+    @classmethod
+    def of(cls, score: MetricScore) -> "ScoreAnswer":
+        """Copy from the service's what there is."""
+        fields: dict[str, Any] = {"score": score.score, **score.details}
+        if score.signature is not None:
+            fields["signature"] = score.signature
+        if score.sentences is not None:
+            fields["sentences"] = list(score.sentences)
+        if score.sentence_signature is not None:
+            fields["sentence_signature"] = score.sentence_signature
+        return cls(**fields)
+
+
+class ScoresAnswer(_Answer):
+    """The scores that were asked for."""
+
+    bleu: ScoreAnswer | None = None
+    chrf: ScoreAnswer | None = None
+    ter: ScoreAnswer | None = None
+    textbook_bleu: ScoreAnswer | None = None
+
+
+class BleuAnswer(_Answer):
+    """The answer of ``POST /bleu``."""
+
+    scores: ScoresAnswer
+    hypotheses: list[str] | None = Field(
+        default=None, description="The translations that were scored; only with sources."
+    )
+    model: str | None = Field(default=None, description="Who translated; only with sources.")
+    source: str | None = Field(default=None, description="Only with sources.")
+    target: str | None = Field(default=None, description="Only with sources.")
+    usage: UsageAnswer | None = Field(default=None, description="Only with sources.")
+    timings: TimingsAnswer | None = Field(
+        default=None, description="Of the translation; only with sources."
+    )
+
+    @classmethod
+    def of(
+        cls, scores: dict[MetricName, MetricScore], translation: TranslationResult | None
+    ) -> "BleuAnswer":
+        """Copy from the service's."""
+        optional: dict[str, Any] = {}
+        if translation is not None:
+            optional = {
+                "hypotheses": [best[0].text for best in translation.translations],
+                "model": translation.model,
+                "source": translation.source,
+                "target": translation.target,
+                "usage": UsageAnswer.of(translation.usage),
+                "timings": TimingsAnswer.of(translation.timings),
+            }
+        entries: dict[str, Any] = {name: ScoreAnswer.of(score) for name, score in scores.items()}
+        return cls(scores=ScoresAnswer(**entries), **optional)
+
+
+class LanguagesAnswer(_Answer):
+    """Direction of a translation model."""
+
+    source: str
+    target: str
+
+
+class QualityAnswer(_Answer):
+    """How good a model is."""
+
+    metrics: dict[str, float]
+    note: str = Field(description="How the metrics were measured.")
+
+
+class DataAnswer(_Answer):
+    """A text that a model was trained on."""
+
+    name: str
+    origin: str
+
+
+class ModelAnswer(_Answer):
+    """A loaded model: the answer of ``GET /models/{name}``."""
+
+    name: str
+    kind: Literal["language_model", "seq2seq"]
+    tasks: list[str] = Field(
+        description="generate or translate; empty for a bidirectional language model."
+    )
+    default_for: list[str] = Field(description="Tasks whose default it is.")
+    languages: LanguagesAnswer | None
+    vocabulary_size: int = Field(description="Tokens that it writes.")
+    source_vocabulary_size: int | None = Field(
+        description="Tokens that it reads, where they are others."
+    )
+    tokenizer: str = Field(description="character, word or sentencepiece.")
+    parameters: int = Field(description="Numbers that were trained.")
+    precision: str
+    device: str = Field(description="Where it runs: cpu or cuda:N.")
+    fingerprint: str = Field(description="SHA-256 over configuration, tokenizers and weights.")
+    quality: QualityAnswer
+    data: list[DataAnswer] = Field(description="What it was trained on.")
+    licence: str
+    attribution: str | None
+    created: str = Field(description="Date of the training.")
+    load_seconds: float
+
+    @classmethod
+    def of(cls, model: ServedModel, catalog: Catalog) -> "ModelAnswer":
+        """Describe a loaded model."""
+        info, config, training = model.info, model.info.config, model.info.training
+        is_language_model = isinstance(config, LanguageModelConfig)
+        return cls(
+            name=model.name,
+            kind=config.kind,
+            tasks=list(model.tasks),
+            default_for=catalog.defaults_of(model.name),
+            languages=None
+            if model.languages is None
+            else LanguagesAnswer(source=model.languages[0], target=model.languages[1]),
+            vocabulary_size=model.target_tokenizer.vocabulary_size,
+            source_vocabulary_size=None
+            if is_language_model
+            else model.source_tokenizer.vocabulary_size,
+            tokenizer=model.target_tokenizer.kind,
+            parameters=info.parameter_count,
+            precision=model.precision,
+            device=model.device,
+            fingerprint=info.fingerprint,
+            quality=QualityAnswer(metrics=training.metrics, note=training.metrics_note),
+            data=[DataAnswer(name=data.name, origin=data.origin) for data in training.data],
+            licence=training.licence,
+            attribution=training.attribution,
+            created=training.created,
+            load_seconds=model.load_seconds,
+        )
+
+
+class ModelsAnswer(_Answer):
+    """The answer of ``GET /models``."""
+
+    models: list[ModelAnswer] = Field(description="By name.")
+
+
+class HealthAnswer(_Answer):
+    """The answer of the health pages."""
+
+    status: Literal["alive", "ready"]
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

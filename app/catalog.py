@@ -1,0 +1,227 @@
+"""Which models are loaded, which is the default of each endpoint, and who translates what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.exceptions import (
+    StartupError,
+    UnknownLanguagePairError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
+from models.checkpoint import CheckpointError, CheckpointInfo, find_checkpoints, read_checkpoint
+from models.config import LanguageModelConfig, Seq2SeqConfig
+from models.tokenizers import Tokenizer
+
+GENERATE, TRANSLATE = "generate", "translate"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded checkpoint and where it lives.
+
+    Attributes:
+        info: everything about it but its weights.
+        device: where the weights are, ``cpu`` or ``cuda:N``.
+        precision: what it computes in.
+        load_seconds: how long loading took.
+    """
+
+    info: CheckpointInfo
+    device: str
+    precision: str
+    load_seconds: float
+
+    @property
+    def name(self) -> str:
+        """The name that requests give."""
+        return self.info.name
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What it can be asked for: generate, translate, or nothing."""
+        return tasks_of(self.info)
+
+    @property
+    def languages(self) -> tuple[str, str] | None:
+        """Source and target language of a translation model."""
+        if self.info.languages is None:
+            return None
+        return self.info.languages.source, self.info.languages.target
+
+    @property
+    def source_tokenizer(self) -> Tokenizer:
+        """Turns what the model reads into tokens."""
+        tokenizers = self.info.tokenizers
+        return tokenizers["text"] if "text" in tokenizers else tokenizers["source"]
+
+    @property
+    def target_tokenizer(self) -> Tokenizer:
+        """Turns what the model writes into text."""
+        tokenizers = self.info.tokenizers
+        return tokenizers["text"] if "text" in tokenizers else tokenizers["target"]
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether its answers can be aligned with the source."""
+        config = self.info.config
+        return isinstance(config, Seq2SeqConfig) and config.decoder != "context"
+
+
+def tasks_of(info: CheckpointInfo) -> tuple[str, ...]:
+    """What a checkpoint can be asked for."""
+    if isinstance(info.config, LanguageModelConfig):
+        return () if info.config.bidirectional else (GENERATE,)
+    return (TRANSLATE,) if info.languages is not None else ()
+
+
+def read_checkpoints(root: Path, names: Sequence[str] = ()) -> list[CheckpointInfo]:
+    """Read everything but the weights of the checkpoints to serve.
+
+    Args:
+        root: folder of checkpoint folders, or one checkpoint folder.
+        names: which of them; empty means all.
+
+    Raises:
+        StartupError: there is none, a named one is missing, or one is damaged.
+    """
+    found = {path.resolve().name: path for path in find_checkpoints(root)}
+    if not found:
+        raise StartupError(
+            f"no checkpoint found in {root}: give another folder with --checkpoints or "
+            "GATEHOUSE_CHECKPOINTS_DIR, or train a model with 'gatehouse train'"
+        )
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise StartupError(
+            f"no checkpoint named {', '.join(missing)} in {root}: there are {', '.join(found)}"
+        )
+    try:
+        return [read_checkpoint(found[name]) for name in names or found]
+    except CheckpointError as error:
+        raise StartupError(f"damaged checkpoint: {error}") from error
+
+
+class Catalog:
+    """The loaded models and how a request finds its own.
+
+    Args:
+        models: the loaded models.
+        default_generate: name of the default of ``/generate``; None chooses the language model
+            with the most parameters, the first by name among equals: perplexities of models
+            with different tokens cannot be compared, and a larger model was trained for more.
+        default_translate: likewise for ``/translate``.
+
+    Raises:
+        StartupError: a default is not loaded or cannot do its task.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        *,
+        default_generate: str | None = None,
+        default_translate: str | None = None,
+    ) -> None:
+        self._models = {model.name: model for model in sorted(models, key=lambda m: m.name)}
+        self._defaults = {
+            GENERATE: self._choose_default(GENERATE, default_generate),
+            TRANSLATE: self._choose_default(TRANSLATE, default_translate),
+        }
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """All loaded models, by name."""
+        return list(self._models.values())
+
+    @property
+    def language_pairs(self) -> list[tuple[str, str]]:
+        """The language pairs that can be translated, sorted."""
+        return sorted({m.languages for m in self.models if m.languages is not None})
+
+    def defaults_of(self, name: str) -> list[str]:
+        """The tasks whose default model this is."""
+        return [task for task, default in self._defaults.items() if default == name]
+
+    def get(self, name: str) -> ServedModel:
+        """The model of a name.
+
+        Raises:
+            UnknownModelError: none has it.
+        """
+        try:
+            return self._models[name]
+        except KeyError:
+            loaded = ", ".join(self._models) or "none"
+            raise UnknownModelError(f"no such model is loaded; loaded models: {loaded}") from None
+
+    def for_generation(self, name: str | None) -> ServedModel:
+        """The language model that a request means.
+
+        Raises:
+            UnknownModelError: no model has the name, or none at all generates.
+            UnsupportedModelError: the model cannot generate.
+        """
+        model = self.get(name or self._default(GENERATE, "no language model is loaded"))
+        if GENERATE in model.tasks:
+            return model
+        if isinstance(model.info.config, Seq2SeqConfig):
+            raise UnsupportedModelError(
+                f"{model.name} is a translation model: it answers /translate, not /generate"
+            )
+        raise UnsupportedModelError(
+            f"{model.name} is bidirectional: it reads a text from both ends, and at generation "
+            "time there is no future to read, so it cannot continue one"
+        )
+
+    def for_translation(
+        self, name: str | None, source: str | None, target: str | None
+    ) -> ServedModel:
+        """The translation model that a request means.
+
+        A named model must translate the pair that is given. Without a name, the default model
+        is taken if it fits what is given of the pair, else the first by name that does.
+
+        Raises:
+            UnknownModelError: no model has the name, or none at all translates.
+            UnsupportedModelError: the model cannot translate.
+            UnknownLanguagePairError: no model, or not the named one, translates the pair.
+        """
+        if name is not None:
+            candidates = [self.get(name)]
+            if TRANSLATE not in candidates[0].tasks:
+                raise UnsupportedModelError(f"{name} is not a translation model")
+        else:
+            default = self._default(TRANSLATE, "no translation model is loaded")
+            candidates = [m for m in self.models if TRANSLATE in m.tasks]
+            candidates.sort(key=lambda m: m.name != default)
+        for model in candidates:
+            pair = model.languages
+            if pair is not None and source in (None, pair[0]) and target in (None, pair[1]):
+                return model
+        there = ", ".join(
+            sorted({f"{m.languages[0]} to {m.languages[1]}" for m in candidates if m.languages})
+        )
+        raise UnknownLanguagePairError(
+            f"this language pair is not translated{f' by {name}' if name else ''}; "
+            f"there is: {there}"
+        )
+
+    def _default(self, task: str, missing: str) -> str:
+        name = self._defaults[task]
+        if name is None:
+            raise UnknownModelError(missing)
+        return name
+
+    def _choose_default(self, task: str, name: str | None) -> str | None:
+        able = [model for model in self.models if task in model.tasks]
+        if name is None:
+            best = min(able, key=lambda m: (-m.info.parameter_count, m.name), default=None)
+            return None if best is None else best.name
+        if name not in {model.name for model in able}:
+            raise StartupError(
+                f"GATEHOUSE_DEFAULT_{task.upper()}_MODEL names {name}, which is not a loaded "
+                f"model that can {task}; there is: {', '.join(m.name for m in able) or 'none'}"
+            )
+        return name

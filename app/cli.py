@@ -1,0 +1,331 @@
+"""The command line: ``gatehouse serve | models | generate | translate | bleu | train``.
+
+Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
+a traceback.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app import VERSION
+from app.exceptions import GatehouseError, StartupError
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from app.service.service import Service
+
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Work = Callable[[Service], Awaitable[int]]
+
+Body = TypeVar("Body", bound="BaseModel")
+
+OK, FAILED, USAGE = 0, 1, 2
+"""Exit statuses: all went well; it could not be done; the command line makes no sense."""
+
+_STATUS_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: its words without the program's name; None takes the process's.
+
+    Returns:
+        The exit status.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["train"]:
+        # Its options and help are training's own, and training is not loaded for anything else.
+        from training.cli import main as train
+
+        return train(words[1:], prog="gatehouse train")
+    arguments = _parser().parse_args(words)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except GatehouseError as error:
+        print(f"gatehouse: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return _STATUS_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output (`head`, say) has enough.
+        sys.stderr.close()
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gatehouse", description="Train gated recurrent models and serve them over HTTP."
+    )
+    parser.add_argument("--version", action="version", version=f"gatehouse {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_models(commands)
+    _add_generate(commands)
+    _add_translate(commands)
+    _add_bleu(commands)
+    commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of checkpoints")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_serve(commands: "_Commands") -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve the models over HTTP",
+        description="Serve the models over HTTP. Every setting can also be given as an "
+        "environment variable GATEHOUSE_... or in a file .env: see docs/settings.md.",
+    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    _add_model_options(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _add_models(commands: "_Commands") -> None:
+    parser = commands.add_parser("models", help="list the checkpoints")
+    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of checkpoints")
+    parser.set_defaults(run=_list_models)
+
+
+def _add_generate(commands: "_Commands") -> None:
+    parser = commands.add_parser("generate", help="continue a text")
+    parser.add_argument("prompt", help="text to continue")
+    parser.add_argument("--model", help="language model (default: the largest)")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default 1)")
+    parser.add_argument("--top-k", type=int, metavar="K")
+    parser.add_argument("--top-p", type=float, metavar="P")
+    parser.add_argument("--seed", type=int)
+    _add_model_options(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _add_translate(commands: "_Commands") -> None:
+    parser = commands.add_parser(
+        "translate", help="translate lines", description="Translate standard input line by line."
+    )
+    parser.add_argument("--from", dest="source", metavar="LANGUAGE")
+    parser.add_argument("--to", dest="target", metavar="LANGUAGE")
+    parser.add_argument("--model", help="translation model (default: one that fits)")
+    parser.add_argument("--beam-size", type=int, metavar="N", help="default 4; 1 is greedy")
+    _add_model_options(parser)
+    parser.set_defaults(run=_translate)
+
+
+def _add_bleu(commands: "_Commands") -> None:
+    parser = commands.add_parser(
+        "bleu", help="score translations", description="Score a file of hypotheses, one a line."
+    )
+    parser.add_argument("hypotheses", type=Path)
+    parser.add_argument("references", type=Path, nargs="+", help="files with one reference a line")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=["bleu"],
+        choices=["bleu", "chrf", "ter", "textbook_bleu"],
+    )
+    parser.set_defaults(run=_bleu)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments, host=arguments.host, port=arguments.port)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # What can be known to fail is tried before anything slow is loaded: first the port.
+    listener = _listen(settings)
+    with listener:
+        from app.catalog import read_checkpoints
+        from app.engine.device import resolve_device
+
+        resolve_device(settings.device)
+        found = read_checkpoints(settings.checkpoints_dir, settings.models)
+        return _run_server(settings, listener, [checkpoint.name for checkpoint in found])
+
+
+def _run_server(settings: Settings, listener: socket.socket, names: Sequence[str]) -> int:
+    import uvicorn
+
+    from app.main import create_app
+    from app.runtime import Runtime
+
+    def stop() -> None:
+        server.should_exit = True
+
+    runtime = Runtime(settings, on_startup_failure=stop)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(runtime=runtime),
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_seconds)),
+        )
+    )
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"Gatehouse listens on {address}")
+    print(f"Try it:  {address}/docs")
+    print(f"Models:  {', '.join(names)}", flush=True)
+    # uvicorn ends in good order on these signals, and then raises them again for the handlers
+    # that were there before: ours, so that the process ends with status 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+    if runtime.failure is not None:
+        raise StartupError(runtime.failure)
+    return OK
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+        StartupError: the port is taken, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        # Listening at once claims the port: a second server is told before it loads models.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "choose another with --port (0 takes any free one)"
+        ) from None
+    return listener
+
+
+def _list_models(arguments: argparse.Namespace) -> int:
+    from app.catalog import read_checkpoints, tasks_of
+
+    settings = _settings(arguments)
+    for info in read_checkpoints(settings.checkpoints_dir, settings.models):
+        languages = f" {info.languages.source}-{info.languages.target}" if info.languages else ""
+        quality = ", ".join(f"{name} {value:g}" for name, value in info.training.metrics.items())
+        print(
+            f"{info.name}: {info.config.kind}{languages}, "
+            f"{', '.join(tasks_of(info)) or 'cannot generate'}, "
+            f"{info.parameter_count:,} parameters, {info.training.licence}"
+            + (f"; {quality}" if quality else "")
+        )
+    return OK
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from app.api.requests import GenerateBody
+
+    names = ("prompt", "model", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    body = _checked(GenerateBody, arguments, names)
+
+    async def work(service: "Service") -> int:
+        result = await service.generate(body.to_request(service.limits))
+        print(arguments.prompt + result.outputs[0].text)
+        return OK
+
+    return _offline(_settings(arguments), work)
+
+
+def _translate(arguments: argparse.Namespace) -> int:
+    from app.api.requests import TranslateBody
+
+    async def work(service: "Service") -> int:
+        for line in sys.stdin:
+            arguments.text = line.rstrip("\n")
+            names = ("text", "source", "target", "model", "beam_size")
+            body = _checked(TranslateBody, arguments, names)
+            result = await service.translate(body.to_request())
+            print(result.translations[0][0].text, flush=True)
+        return OK
+
+    return _offline(_settings(arguments), work)
+
+
+def _bleu(arguments: argparse.Namespace) -> int:
+    from app.service.scoring import ScoringRequest, compute_scores
+
+    hypotheses = _read_lines(arguments.hypotheses)
+    streams = [_read_lines(path) for path in arguments.references]
+    for path, stream in zip(arguments.references, streams, strict=True):
+        if len(stream) != len(hypotheses):
+            raise StartupError(
+                f"{path} has {len(stream)} lines, but {arguments.hypotheses} {len(hypotheses)}"
+            )
+    if not hypotheses:
+        raise StartupError(f"{arguments.hypotheses} is empty")
+    request = ScoringRequest(
+        tuple(hypotheses), tuple(zip(*streams, strict=True)), tuple(arguments.metrics)
+    )
+    for name, score in compute_scores(request).items():
+        print(f"{name} {score.score:.4f}" + (f"  {score.signature}" if score.signature else ""))
+    return OK
+
+
+def _offline(settings: Settings, work: "Work") -> int:
+    """Load the models and do some work with them, without a server."""
+    from app.runtime import Runtime
+
+    async def run() -> int:
+        runtime = Runtime(settings)
+        await runtime.start()
+        try:
+            await runtime.wait_until_loaded()
+            return await work(runtime.service())
+        finally:
+            await runtime.stop()
+
+    return asyncio.run(run())
+
+
+def _settings(arguments: argparse.Namespace, **overrides: Any) -> Settings:
+    return load_settings(
+        checkpoints_dir=arguments.checkpoints,
+        device=getattr(arguments, "device", None),
+        **overrides,
+    )
+
+
+def _checked(schema: "type[Body]", arguments: argparse.Namespace, names: Sequence[str]) -> "Body":
+    """The options as the API's own body, so that the same ranges hold.
+
+    Raises:
+        StartupError: a value is out of range.
+    """
+    from pydantic import ValidationError
+
+    options = {name: getattr(arguments, name) for name in names}
+    try:
+        return schema.model_validate({k: v for k, v in options.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise StartupError(f"{first['loc'][0]}: {first['msg']}") from None
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"cannot read {path}: {error}") from None
+    return [line.rstrip() for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

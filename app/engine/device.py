@@ -1,0 +1,33 @@
+"""Which device the models run on."""
+
+import torch
+
+from app.exceptions import StartupError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the ``device`` setting into a device that is really there.
+
+    Args:
+        name: ``auto`` (the first GPU where torch sees one, else the CPU), ``cpu``, ``cuda``
+            or ``cuda:N``.
+
+    Raises:
+        StartupError: a GPU was asked for that torch cannot see.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    index = int(name.partition(":")[2] or 0)
+    if not torch.cuda.is_available():
+        raise StartupError(
+            f"device {name} was asked for, but PyTorch {torch.__version__} sees no CUDA GPU: "
+            "use --device cpu (or auto), or install a CUDA build of PyTorch"
+        )
+    if index >= torch.cuda.device_count():
+        raise StartupError(
+            f"device {name} was asked for, but PyTorch sees only {torch.cuda.device_count()} "
+            f"CUDA GPU(s): cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+    return torch.device("cuda", index)

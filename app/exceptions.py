@@ -1,0 +1,125 @@
+"""The one tree of exceptions that the service raises on purpose.
+
+::
+
+    GatehouseError
+    |-- RequestError              the client can mend it
+    |   |-- UnknownModelError         404 unknown_model
+    |   |-- UnknownLanguagePairError  422 unknown_language_pair
+    |   |-- InvalidRequestError       422 invalid_request (field, reason)
+    |   |-- UnsupportedModelError     422 unsupported_model
+    |   `-- BodyTooLargeError         413 body_too_large
+    |-- UnavailableError          try again later
+    |   |-- QueueFullError            429 queue_full (Retry-After)
+    |   |-- NotReadyError             503 not_ready
+    |   |-- DrainingError             503 draining
+    |   `-- EngineFailedError         503 engine_failed
+    |-- DeadlineError             504 deadline_exceeded
+    `-- StartupError              the service cannot start; the message says why
+
+Each class carries a stable ``code``; :mod:`app.api.errors` alone knows the HTTP status.
+"""
+
+from typing import ClassVar
+
+
+class GatehouseError(Exception):
+    """Base of everything raised on purpose.
+
+    Attributes:
+        code: stable, documented identifier of the error.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+
+class RequestError(GatehouseError):
+    """The request cannot be served as it stands."""
+
+
+class UnknownModelError(RequestError):
+    """No loaded model has the name that was asked for."""
+
+    code = "unknown_model"
+
+
+class UnknownLanguagePairError(RequestError):
+    """No loaded model translates between the two languages."""
+
+    code = "unknown_language_pair"
+
+
+class UnsupportedModelError(RequestError):
+    """The model exists but cannot do what was asked of it."""
+
+    code = "unsupported_model"
+
+
+class InvalidRequestError(RequestError):
+    """A rule over one or several fields is broken.
+
+    Args:
+        field: the field at fault, dotted, as the client sent it.
+        reason: what is wrong with it.
+    """
+
+    code = "invalid_request"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class BodyTooLargeError(RequestError):
+    """The body is larger than the limit."""
+
+    code = "body_too_large"
+
+
+class UnavailableError(GatehouseError):
+    """The service cannot take the request now."""
+
+
+class QueueFullError(UnavailableError):
+    """The queue of waiting requests has no room for this one.
+
+    Args:
+        retry_after_seconds: when to try again.
+    """
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotReadyError(UnavailableError):
+    """Models are still being loaded, or the engine does not answer."""
+
+    code = "not_ready"
+
+
+class DrainingError(UnavailableError):
+    """The service is shutting down."""
+
+    code = "draining"
+
+
+class EngineFailedError(UnavailableError):
+    """The engine failed while it worked on the request."""
+
+    code = "engine_failed"
+
+
+class DeadlineError(GatehouseError):
+    """The request took longer than its deadline."""
+
+    code = "deadline_exceeded"
+
+
+class StartupError(GatehouseError):
+    """The service cannot start; the message is one clear sentence for a person."""
+
+    code = "startup_failed"

@@ -1,0 +1,63 @@
+"""Limits that stand in the settings, checked alike for every API dialect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.exceptions import InvalidRequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        max_texts: texts to be decoded.
+        max_segments: hypotheses to be scored.
+        max_characters: characters of one text.
+        max_new_tokens: tokens generated for one text.
+        default_max_new_tokens: what ``/generate`` writes when the request says nothing.
+        max_decodings: decoding requests that the engine's queue can hold.
+        timeout_seconds: time for the whole request.
+    """
+
+    max_texts: int
+    max_segments: int
+    max_characters: int
+    max_new_tokens: int
+    default_max_new_tokens: int
+    max_decodings: int
+    timeout_seconds: float
+
+    def check_texts(self, field: str, texts: Sequence[str], max_texts: int | None = None) -> None:
+        """Hold the number of texts and the length of each against the limits.
+
+        Args:
+            field: the field that they came in.
+            texts: one or more texts.
+            max_texts: the limit for their number; None means :attr:`max_texts`.
+
+        Raises:
+            InvalidRequestError: there are too many, or one is too long.
+        """
+        most = self.max_texts if max_texts is None else max_texts
+        if len(texts) > most:
+            raise InvalidRequestError(field, f"{len(texts)} texts are more than the {most} allowed")
+        for index, text in enumerate(texts):
+            if len(text) > self.max_characters:
+                where = f"{field}.{index}" if len(texts) > 1 else field
+                raise InvalidRequestError(
+                    where,
+                    f"{len(text)} characters are more than the {self.max_characters} allowed",
+                )
+
+    def check_new_tokens(self, max_new_tokens: int) -> None:
+        """Hold a requested number of tokens against the limit.
+
+        Raises:
+            InvalidRequestError: it is too large.
+        """
+        if max_new_tokens > self.max_new_tokens:
+            raise InvalidRequestError(
+                "max_new_tokens",
+                f"{max_new_tokens} is more than the {self.max_new_tokens} allowed",
+            )

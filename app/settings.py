@@ -1,0 +1,169 @@
+"""Every setting of the service, typed. Nothing else reads the environment.
+
+A setting comes from, first match wins: the command line, an environment variable with the
+prefix ``GATEHOUSE_``, a line of the file ``.env`` in the working folder, the default.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.exceptions import StartupError
+
+ENV_PREFIX = "GATEHOUSE_"
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """The settings of one service.
+
+    Use :func:`load_settings`, which also refuses unknown variables.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range, or two contradict each other.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_file=None, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes any free one.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
+        description="Where models run: auto (the GPU where there is one), cpu, cuda or cuda:N.",
+    )
+    precision: Literal["auto", "float32"] = Field(
+        "auto", description="Precision to serve in; auto chooses float32, the only one so far."
+    )
+    num_threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads of one tensor operation; unset: PyTorch decides."
+    )
+    checkpoints_dir: Path = Field(
+        PROJECT_DIR / "checkpoints",
+        description="Folder with one folder for each checkpoint, or a single checkpoint's folder.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names of the checkpoints to load, separated by commas; empty: all found."
+    )
+    default_generate_model: str | None = Field(
+        None,
+        description="Model of /generate when the request names none; unset: the language model "
+        "with the most parameters.",
+    )
+    default_translate_model: str | None = Field(
+        None,
+        description="Model of /translate when the request names none; unset: the translation "
+        "model with the most parameters.",
+    )
+    queue_capacity: int = Field(
+        256, ge=1, le=100_000, description="Texts that may wait for the engine at once."
+    )
+    max_body_bytes: int = Field(
+        2 * 1024 * 1024, ge=1024, description="Largest request body, in bytes."
+    )
+    max_texts_per_request: int = Field(
+        64, ge=1, description="Most prompts or texts in one request to be decoded."
+    )
+    max_segments_per_score: int = Field(
+        5_000, ge=1, description="Most hypotheses in one /bleu request."
+    )
+    max_characters_per_text: int = Field(
+        5_000, ge=1, description="Most characters in one prompt, text, hypothesis or reference."
+    )
+    max_new_tokens_limit: int = Field(
+        1_024, ge=1, description="Most tokens that a request may ask for each of its texts."
+    )
+    default_max_new_tokens: int = Field(
+        128, ge=1, description="Tokens that /generate writes at most when the request says nothing."
+    )
+    request_timeout_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."
+    )
+    drain_timeout_seconds: float = Field(
+        30.0, ge=0, le=3_600, description="Time for running requests to end after SIGTERM."
+    )
+    max_step_age_seconds: float = Field(
+        10.0,
+        ge=2,
+        le=3_600,
+        description="/health/ready answers 503 when the engine's last step is older than this.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level of log lines that are written."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        if self.max_texts_per_request > self.queue_capacity:
+            raise ValueError(
+                f"max_texts_per_request ({self.max_texts_per_request}) is above queue_capacity "
+                f"({self.queue_capacity}): such a request could never be accepted"
+            )
+        if self.default_max_new_tokens > self.max_new_tokens_limit:
+            raise ValueError(
+                f"default_max_new_tokens ({self.default_max_new_tokens}) is above "
+                f"max_new_tokens_limit ({self.max_new_tokens_limit})"
+            )
+        return self
+
+
+def variable_name(setting: str) -> str:
+    """The environment variable of a setting."""
+    return f"{ENV_PREFIX}{setting.upper()}"
+
+
+def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """Read the settings from the command line's overrides, the environment and ``.env``.
+
+    Args:
+        env_file: file of ``NAME=value`` lines, read where it exists; None for no file.
+        overrides: settings by name; None means not given.
+
+    Raises:
+        StartupError: an unknown variable, or a value that is refused; the message names it.
+    """
+    from_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    _refuse_unknown([*os.environ, *from_file])
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(_env_file=env_file, **given)
+    except ValidationError as error:
+        raise StartupError(_explain(error)) from None
+
+
+def _refuse_unknown(variables: Iterable[str]) -> None:
+    known = [variable_name(name) for name in Settings.model_fields]
+    for variable in variables:
+        if not variable.upper().startswith(ENV_PREFIX) or variable.upper() in known:
+            continue
+        nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)
+        raise StartupError(f"unknown setting {variable}: did you mean {nearest[0]}?")
+
+
+def _explain(error: ValidationError) -> str:
+    reasons = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        message = item["msg"].removeprefix("Value error, ")
+        name = variable_name(str(item["loc"][0])) if item["loc"] else ""
+        reasons.append(f"{name}: {message}" if name else message)
+    return "invalid setting: " + "; ".join(reasons)

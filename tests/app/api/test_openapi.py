@@ -1,0 +1,126 @@
+"""The description agrees with what the service does."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.errors import ERROR_KINDS, MEDIA_TYPE
+from app.settings import PROJECT_DIR
+from tests.app.conftest import wait_until_ready
+
+
+@pytest.fixture(scope="module")
+def schema(client: TestClient) -> dict[str, Any]:
+    schema: dict[str, Any] = client.get("/openapi.json").json()
+    return schema
+
+
+def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (path, method, operation)
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def try_examples(client: TestClient) -> int:
+    """Sends every request of the description as it stands."""
+    schema = client.get("/openapi.json").json()
+    tried = 0
+    for path, method, operation in operations(schema):
+        bodies: list[Any] = [None]
+        if "requestBody" in operation:
+            examples = operation["requestBody"]["content"]["application/json"]["examples"]
+            bodies = [example["value"] for example in examples.values()]
+        names = {p["name"]: p["example"] for p in operation.get("parameters", [])}
+        for body in bodies:
+            response = client.request(method, path.format(**names), json=body)
+            assert response.status_code == 200, f"{path} {body}: {response.text}"
+            content = operation["responses"]["200"]["content"]
+            if "application/json" in content:
+                check(schema, content["application/json"]["schema"], response.json())
+            tried += 1
+    return tried
+
+
+def check(schema: dict[str, Any], part: dict[str, Any], value: Any) -> None:
+    jsonschema.validate(
+        value, {**part, "components": schema["components"]}, jsonschema.Draft202012Validator
+    )
+
+
+def test_every_example_answers_as_described(client: TestClient) -> None:
+    assert try_examples(client) >= 12
+
+
+@pytest.mark.slow
+def test_every_example_answers_with_the_shipped_models(
+    start_service: Callable[..., TestClient],
+) -> None:
+    checkpoints = PROJECT_DIR / "checkpoints"
+    kinds = [path.read_text() for path in checkpoints.glob("*/config.json")]
+    if not ('"language_model"' in "".join(kinds) and '"seq2seq"' in "".join(kinds)):
+        pytest.skip("no language model and translation model in checkpoints/ yet")
+    client = start_service(checkpoints_dir=checkpoints, num_threads=None, ready=False)
+    wait_until_ready(client, timeout_seconds=60)
+    assert try_examples(client) >= 12
+
+
+def test_limits_are_those_of_the_settings(start_service: Callable[..., TestClient]) -> None:
+    client = start_service(max_texts_per_request=3, max_characters_per_text=77)
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    text = {"type": "string", "maxLength": 77}
+    many = {"type": "array", "items": text, "minItems": 1, "maxItems": 3}
+    assert schemas["TranslateBody"]["properties"]["text"]["oneOf"] == [text, many]
+    assert schemas["GenerateBody"]["properties"]["max_new_tokens"]["anyOf"][0]["maximum"] == 1_024
+
+
+def test_nothing_internal_is_left_in_the_description(client: TestClient) -> None:
+    text = client.get("/openapi.json").text
+    assert "x-limit" not in text
+    assert "HTTPValidationError" not in text
+    assert "~" not in text
+
+
+def test_unknown_fields_are_refused_everywhere(schema: dict[str, Any]) -> None:
+    for name, part in schema["components"]["schemas"].items():
+        if part.get("type") == "object":
+            assert part["additionalProperties"] is False, name
+
+
+def test_errors_are_described_with_their_codes(schema: dict[str, Any]) -> None:
+    for path, _, operation in operations(schema):
+        for status, response in operation["responses"].items():
+            if status == "200":
+                continue
+            assert list(response["content"]) == [MEDIA_TYPE], path
+            for code in re.findall(r"`(\w+)`", response["description"]):
+                assert str(ERROR_KINDS[code].status) == status
+
+
+def test_problems_fit_their_description(client: TestClient, schema: dict[str, Any]) -> None:
+    part = schema["components"]["schemas"]["Problem"]
+    for response in (
+        client.get("/nope"),
+        client.post("/generate", json={"prompt": [], "x": 1}),
+        client.post("/translate", json={"text": "a", "target": "xx"}),
+    ):
+        check(schema, part, response.json())
+
+
+def test_docs_are_served_from_here(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    files = re.findall(r'(?:href|src)="([^"]+)"', page.text)
+    assert len(files) >= 3
+    for file in files:
+        response = client.get(file)
+        assert response.status_code == 200, file
+        assert len(response.content) > 100
+    assert client.get("/", follow_redirects=False).headers["location"] == "/docs"

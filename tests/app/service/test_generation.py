@@ -1,0 +1,161 @@
+"""What holds of every continuation, over a tiny random model."""
+
+import itertools
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.engine.request import FinishReason, GeneratedToken, TokenEvent
+from app.exceptions import InvalidRequestError
+from app.service.generation import OutputBuilder, encode_prompts
+from models.tokenizers import BOS_ID, EOS_ID, UNK_ID, CharacterTokenizer, WordTokenizer
+
+
+def generate(client: TestClient, **body: Any) -> dict[str, Any]:
+    response = client.post("/generate", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def without_place(output: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in output.items() if k not in ("prompt_index", "index")}
+
+
+def test_output_builder_cuts_before_the_first_stop_string() -> None:
+    tokenizer = CharacterTokenizer.train("abcdef")
+    output = OutputBuilder(tokenizer, ("de", "cd"))
+    for position, token in enumerate(tokenizer.encode("abcdef")):
+        last = FinishReason.LENGTH if position == 5 else None
+        output.add(TokenEvent(1, 0, GeneratedToken(token, -1.0), last))
+    assert output.text == "ab"
+    assert output.finish_reason is FinishReason.STOP
+    # Counted up to the token that completed the stop string.
+    assert len(output.token_ids) == len(output.logprobs) == 4
+
+
+def test_output_builder_without_stop_keeps_everything() -> None:
+    tokenizer = CharacterTokenizer.train("abc")
+    output = OutputBuilder(tokenizer)
+    for token in [*tokenizer.encode("abc"), EOS_ID]:
+        reason = FinishReason.END if token == EOS_ID else None
+        output.add(TokenEvent(1, 0, GeneratedToken(token, -1.0), reason))
+    assert (output.text, output.finish_reason) == ("abc", FinishReason.END)
+    assert len(output.token_ids) == 4
+
+
+def test_prompts_begin_at_bos() -> None:
+    tokenizer = CharacterTokenizer.train("ab")
+    assert encode_prompts(tokenizer, ["", "a"]) == [[BOS_ID], [BOS_ID, *tokenizer.encode("a")]]
+
+
+def test_unseen_characters_are_named_unseen_words_are_unk() -> None:
+    with pytest.raises(InvalidRequestError, match=r"'é' \(U\+00E9\), U\+0007$") as caught:
+        encode_prompts(CharacterTokenizer.train("ab"), ["ab", "aéa\aé"])
+    assert caught.value.field == "prompt.1"
+    with pytest.raises(InvalidRequestError, match=r"and 16 more$"):
+        encode_prompts(CharacterTokenizer.train("ab"), ["cdefghijklmnopqrstuvwxyz01"])
+    assert encode_prompts(WordTokenizer.train(["a b"]), ["a z"])[0][-1] == UNK_ID
+
+
+def test_prompt_of_a_list_is_answered_as_alone(client: TestClient) -> None:
+    together = generate(client, prompt=["the", "time"], n=2, seed=9, max_new_tokens=12)
+    places = [(o["prompt_index"], o["index"]) for o in together["outputs"]]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for index, prompt in enumerate(["the", "time"]):
+        alone = generate(client, prompt=prompt, n=2, seed=9, max_new_tokens=12)
+        expected = [without_place(o) for o in alone["outputs"]]
+        assert [without_place(o) for o in together["outputs"][2 * index :][:2]] == expected
+
+
+def test_reported_seed_reproduces_an_output_alone(client: TestClient) -> None:
+    answer = generate(client, prompt="the", n=3, max_new_tokens=12)
+    seeds = [output["seed"] for output in answer["outputs"]]
+    assert seeds == list(range(seeds[0], seeds[0] + 3))
+    assert seeds[0] < 2**32
+    for output, seed in zip(answer["outputs"], seeds, strict=True):
+        alone = generate(client, prompt="the", seed=seed, max_new_tokens=12)["outputs"][0]
+        assert without_place(alone) == without_place(output)
+
+
+def test_without_a_seed_answers_differ(client: TestClient) -> None:
+    texts = {
+        generate(client, prompt="the", max_new_tokens=30)["outputs"][0]["text"] for _ in range(3)
+    }
+    assert len(texts) == 3
+
+
+def test_largest_seed(client: TestClient) -> None:
+    outputs = generate(client, prompt="a", n=2, seed=2**53 - 1, max_new_tokens=2)["outputs"]
+    assert [output["seed"] for output in outputs] == [2**53 - 1, 0]
+
+
+def test_nothing_is_drawn_by_greedy_and_beam(client: TestClient) -> None:
+    for options in ({"temperature": 0}, {"beam_size": 3, "n": 3}):
+        outputs = generate(client, prompt="a", max_new_tokens=5, **options)["outputs"]
+        assert {output["seed"] for output in outputs} == {None}
+
+
+def test_logprob_is_the_sum_of_its_tokens(client: TestClient) -> None:
+    answer = generate(client, prompt="a", max_new_tokens=9, temperature=0.5, logprobs=True)
+    output = answer["outputs"][0]
+    tokens = output["token_logprobs"]
+    assert len(tokens) == output["tokens"] == answer["usage"]["output_tokens"]
+    assert output["logprob"] == sum(token["logprob"] for token in tokens)
+    text = "".join(token["token"] for token in tokens if token["token"] != "<eos>")
+    assert text == output["text"]
+
+
+def test_logprobs_are_left_out_unless_asked_for(client: TestClient) -> None:
+    assert "token_logprobs" not in generate(client, prompt="a", max_new_tokens=2)["outputs"][0]
+
+
+def test_logprobs_are_before_temperature_and_filters(client: TestClient) -> None:
+    plain = generate(client, prompt="a", max_new_tokens=4, temperature=0)["outputs"][0]
+    filtered = generate(client, prompt="a", max_new_tokens=4, temperature=3, top_k=1, seed=1)
+    assert filtered["outputs"][0]["logprob"] == plain["logprob"]
+    assert filtered["outputs"][0]["text"] == plain["text"]
+
+
+def test_stop_strings_end_each_output_on_its_own(client: TestClient) -> None:
+    whole = generate(client, prompt="the", n=4, seed=3, max_new_tokens=40)["outputs"]
+    stop = whole[0]["text"][5:7]
+    cut = generate(client, prompt="the", n=4, seed=3, max_new_tokens=40, stop=[stop, "\n"])
+    for full, output in zip(whole, cut["outputs"], strict=True):
+        places = [full["text"].find(s) for s in (stop, "\n") if s in full["text"]]
+        if places:
+            assert output["finish_reason"] == "stop"
+            assert output["text"] == full["text"][: min(places)]
+            assert output["tokens"] <= full["tokens"]
+        else:
+            assert without_place(output) == without_place(full)
+    assert cut["outputs"][0]["finish_reason"] == "stop"
+    assert cut["usage"]["input_tokens"] == 4
+
+
+def test_echo_puts_the_prompt_in_front(client: TestClient) -> None:
+    plain = generate(client, prompt="the ", temperature=0, max_new_tokens=5)["outputs"][0]
+    echoed = generate(client, prompt="the ", temperature=0, max_new_tokens=5, echo=True)
+    assert echoed["outputs"][0]["text"] == "the " + plain["text"]
+
+
+def test_empty_and_blank_prompts_start_at_bos(client: TestClient) -> None:
+    answer = generate(client, prompt="", max_new_tokens=3, temperature=0)
+    assert answer["usage"]["input_tokens"] == 1
+    assert answer["outputs"][0]["tokens"] >= 1
+    assert generate(client, prompt="  ", max_new_tokens=3)["usage"]["input_tokens"] == 3
+
+
+def test_beam_returns_its_best_first(client: TestClient) -> None:
+    answer = generate(client, prompt="a", beam_size=5, n=4, max_new_tokens=6)
+    outputs = answer["outputs"]
+    assert [output["index"] for output in outputs] == [0, 1, 2, 3]
+    scores = [output["logprob"] / output["tokens"] ** 0.75 for output in outputs]
+    assert all(a >= b for a, b in itertools.pairwise(scores))
+    assert generate(client, prompt="a", beam_size=1, temperature=0, max_new_tokens=6)
+
+
+def test_timings_are_in_order(client: TestClient) -> None:
+    timings = generate(client, prompt=["a", "b"], max_new_tokens=5)["timings"]
+    assert 0 <= timings["queue_ms"] <= timings["first_token_ms"] <= timings["total_ms"]

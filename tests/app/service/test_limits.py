@@ -1,0 +1,35 @@
+import pytest
+
+from app.exceptions import InvalidRequestError
+from app.service.limits import Limits
+
+LIMITS = Limits(
+    max_texts=2,
+    max_segments=3,
+    max_characters=4,
+    max_new_tokens=5,
+    default_max_new_tokens=5,
+    max_decodings=6,
+    timeout_seconds=7,
+)
+
+
+def test_what_is_allowed_passes() -> None:
+    LIMITS.check_texts("prompt", ["abcd", ""])
+    LIMITS.check_texts("hypotheses", ["a", "b", "c"], LIMITS.max_segments)
+    LIMITS.check_new_tokens(5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "field"),
+    [(["a"] * 3, "prompt"), (["abcde"], "prompt"), (["a", "abcde"], "prompt.1")],
+)
+def test_the_field_at_fault_is_named(texts: list[str], field: str) -> None:
+    with pytest.raises(InvalidRequestError, match="more than the") as caught:
+        LIMITS.check_texts("prompt", texts)
+    assert caught.value.field == field
+
+
+def test_too_many_new_tokens() -> None:
+    with pytest.raises(InvalidRequestError, match="6 is more than the 5 allowed"):
+        LIMITS.check_new_tokens(6)

@@ -1,0 +1,83 @@
+"""What holds of every translation, over tiny random models."""
+
+import itertools
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+
+def translate(client: TestClient, **body: Any) -> dict[str, Any]:
+    response = client.post("/translate", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_answer_names_model_and_languages(client: TestClient) -> None:
+    answer = translate(client, text="I am cold .", source="en", target="fr")
+    assert (answer["model"], answer["source"], answer["target"]) == ("en-fr", "en", "fr")
+    assert len(answer["translations"]) == 1
+    assert translate(client, text="va", source="fr")["model"] == "fr-en-plain"
+
+
+def test_text_of_a_list_is_translated_as_alone(client: TestClient) -> None:
+    texts = ["I am cold .", "", "we lost the time", "zebra"]
+    together = translate(client, text=texts, beam_size=3)["translations"]
+    for text, translation in zip(texts, together, strict=True):
+        assert translate(client, text=text, beam_size=3)["translations"] == [translation]
+
+
+def test_blank_text_has_the_empty_translation(client: TestClient) -> None:
+    answer = translate(client, text=["", " \n"], num_hypotheses=2, alignments=True)
+    blank = {
+        "text": "",
+        "score": 0.0,
+        "tokens": 0,
+        "finish_reason": "end",
+        "alignment": {"source_tokens": [], "target_tokens": [], "weights": []},
+    }
+    assert answer["translations"] == [{**blank, "hypotheses": [blank]}] * 2
+    assert answer["usage"] == {"input_tokens": 0, "output_tokens": 0}
+
+
+def test_hypotheses_come_best_first(client: TestClient) -> None:
+    answer = translate(client, text="I am cold .", beam_size=5, num_hypotheses=4)
+    best = answer["translations"][0]
+    assert len(best["hypotheses"]) == 4
+    assert best["hypotheses"][0] == {k: v for k, v in best.items() if k != "hypotheses"}
+    scores = [hypothesis["score"] for hypothesis in best["hypotheses"]]
+    assert all(a >= b for a, b in itertools.pairwise(scores))
+    assert answer["usage"]["output_tokens"] == sum(h["tokens"] for h in best["hypotheses"])
+    assert "hypotheses" not in translate(client, text="go")["translations"][0]
+    assert len(translate(client, text="go", num_hypotheses=1)["translations"][0]["hypotheses"]) == 1
+
+
+def test_alignment_has_a_distribution_over_the_source_for_each_token(client: TestClient) -> None:
+    for beam_size in (1, 4):
+        answer = translate(client, text="I am cold .", beam_size=beam_size, alignments=True)
+        translation = answer["translations"][0]
+        alignment = translation["alignment"]
+        assert alignment["source_tokens"] == ["I", "am", "cold", ".", "<eos>"]
+        assert len(alignment["target_tokens"]) == translation["tokens"]
+        assert len(alignment["weights"]) == translation["tokens"]
+        for row in alignment["weights"]:
+            assert len(row) == 5
+            assert sum(row) == pytest.approx(1, abs=1e-5)
+
+
+def test_default_length_follows_the_source(client: TestClient) -> None:
+    for text, longest in (("go", 3 * 2 + 16), ("I am cold .", 3 * 5 + 16)):
+        translation = translate(client, text=text, beam_size=1)["translations"][0]
+        assert translation["tokens"] <= longest
+        if translation["finish_reason"] == "length":
+            assert translation["tokens"] == longest
+    short = translate(client, text="go", max_new_tokens=2)["translations"][0]
+    assert short["tokens"] <= 2
+
+
+def test_length_penalty_divides_the_score(client: TestClient) -> None:
+    plain = translate(client, text="go", beam_size=1, length_penalty=0)["translations"][0]
+    normalised = translate(client, text="go", beam_size=1, length_penalty=1)["translations"][0]
+    assert normalised["text"] == plain["text"]
+    assert normalised["score"] == pytest.approx(plain["score"] / plain["tokens"])

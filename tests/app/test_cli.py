@@ -1,0 +1,130 @@
+"""Commands in this process; what needs a server is in test_end_to_end.py."""
+
+import io
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_models_lists_the_checkpoints(
+    checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "--checkpoints", str(checkpoints_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("both-ways: language_model, cannot generate, ")
+    assert lines[1].startswith("en-fr: seq2seq en-fr, translate, ")
+    assert lines[-1].endswith("parameters, CC0-1.0; perplexity 60")
+
+
+def test_generate_continues_a_text(
+    checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "the ", "--seed", "1", "--max-new-tokens", "9"]
+    words += ["--checkpoints", str(checkpoints_dir)]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("the ")
+    assert main(words) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_translate_goes_line_by_line(
+    checkpoints_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("I am cold .\n\ngo\n"))
+    words = ["translate", "--from", "en", "--to", "fr", "--beam-size", "1"]
+    assert main([*words, "--checkpoints", str(checkpoints_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1] == ""
+
+
+def test_bleu_scores_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hypotheses").write_text("the cat sat on the mat\na b c d\n")
+    (tmp_path / "references").write_text("the cat sat on the mat\na b c d\n")
+    words = ["bleu", "hypotheses", "references", "--metrics", "bleu", "textbook_bleu"]
+    assert main(words) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("bleu 100.0000  nrefs:1|")
+    assert out[1] == "textbook_bleu 1.0000"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["serve", "--checkpoints", "."], "no checkpoint found in ."),
+        (["models", "--checkpoints", "nowhere"], "no checkpoint found in nowhere"),
+        (["serve", "--port", "99999"], "GATEHOUSE_PORT: Input should be less than"),
+        (["serve", "--host", "203.0.113.1", "--port", "0"], "cannot listen on 203.0.113.1"),
+        (["bleu", "nowhere", "nowhere"], "cannot read nowhere"),
+        (["generate", "a", "--temperature", "-1", "--checkpoints", "."], "temperature: Input"),
+    ],
+)
+def test_mishaps_get_one_clear_sentence(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.startswith("gatehouse: ")
+    assert error.count("\n") == 1
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "--port", str(port), "--checkpoints", "."]) == 1
+    error = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in error
+
+
+def test_a_gpu_that_is_not_there(
+    checkpoints_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["serve", "--port", "0", "--device", "cuda", "--checkpoints", str(checkpoints_dir)]
+    assert main(words) == 1
+    assert "device cuda was asked for, but PyTorch" in capsys.readouterr().err
+
+
+def test_unknown_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEHOUSE_CHECKPOINT_DIR", "x")
+    assert main(["models"]) == 1
+    assert "did you mean GATEHOUSE_CHECKPOINTS_DIR?" in capsys.readouterr().err
+
+
+def test_bleu_files_of_different_lengths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hypotheses").write_text("a\nb\n")
+    (tmp_path / "references").write_text("a\n")
+    assert main(["bleu", "hypotheses", "references"]) == 1
+    assert "references has 1 lines, but hypotheses 2" in capsys.readouterr().err
+    assert main(["bleu", "references", "hypotheses"]) == 1
+
+
+def test_train_is_trainings_own_business(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    assert "usage: gatehouse train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["nope"], ["serve", "--nope"]])
+def test_a_command_line_that_makes_no_sense(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2

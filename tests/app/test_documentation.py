@@ -1,0 +1,152 @@
+"""The pages in docs/ name everything that there is, and nothing that there is not."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.errors import ERROR_KINDS
+from app.api.observation import CANCELLED, OK
+from app.metrics import Metrics
+from app.settings import PROJECT_DIR, Settings, variable_name
+
+DOCS = PROJECT_DIR / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Rows of a page's tables by the name in backquotes in their first cell."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if match := re.match(r"\| `([^`]+)` \|", line):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            assert match[1] not in found, f"{match[1]} is documented twice"
+            found[match[1]] = cells
+    return found
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_settings() -> None:
+    documented = rows(page("settings.md"))
+    assert list(documented) == [variable_name(name) for name in Settings.model_fields]
+    for name, field in Settings.model_fields.items():
+        _, _, default, meaning = documented[variable_name(name)]
+        assert meaning.removesuffix(" |") == field.description
+        expected: Any = {None: "unset", (): "empty"}.get(field.default, field.default)
+        if name == "checkpoints_dir":
+            expected = "checkpoints"
+        assert default == f"`{expected}`"
+
+
+def test_settings_that_pages_mention_exist() -> None:
+    known = {variable_name(name) for name in Settings.model_fields}
+    for path in DOCS.glob("*.md"):
+        mentioned = set(re.findall(r"GATEHOUSE_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
+        if path.name in ("settings.md", "api.md", "errors.md", "metrics.md"):
+            assert mentioned <= known, path.name
+
+
+def test_errors() -> None:
+    documented = rows(page("errors.md"))
+    assert list(documented) == list(ERROR_KINDS)
+    for code, kind in ERROR_KINDS.items():
+        assert documented[code][1] == str(kind.status)
+
+
+def test_metrics(client: TestClient) -> None:
+    documented = rows(page("metrics.md"))
+    families: dict[str, tuple[str, tuple[str, ...]]] = {}
+    metrics = Metrics()
+    metrics.watch_engine(client.app.state.runtime._client.stats)  # type: ignore[attr-defined]  # Starlette types `app` as any ASGI application
+    for family in metrics.registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        families[name] = (family.type, _labels(metrics, family.name))
+    assert set(documented) == set(families)
+    for name, (kind, labels) in families.items():
+        assert documented[name][1] == kind, name
+        assert re.findall(r"`(\w+)`", documented[name][2]) == list(labels), name
+
+
+def _labels(metrics: Metrics, name: str) -> tuple[str, ...]:
+    collectors = [c for c in vars(metrics).values() if getattr(c, "_name", None) == name]
+    return tuple(collectors[0]._labelnames) if collectors else ()
+
+
+def test_outcomes_are_documented() -> None:
+    for outcome in (OK, CANCELLED):
+        assert f"`{outcome}`" in page("metrics.md")
+
+
+def test_endpoints(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    there = [
+        f"{method.upper()} {path}"
+        for path, methods in schema["paths"].items()
+        for method in methods
+    ]
+    text = page("api.md")
+    assert list(rows(text.partition("\n## ")[0])) == there
+    mentioned = set(re.findall(r"^## (.*)$", text, re.MULTILINE))
+    titled = {name for title in mentioned for name in title.split(" and ")}
+    assert titled == set(there) - {"GET /metrics"}
+
+
+@pytest.mark.parametrize(
+    ("title", "request_", "answer", "nested"),
+    [
+        ("POST /generate", "GenerateBody", "GenerateAnswer", {"outputs[]": "OutputAnswer"}),
+        (
+            "POST /translate",
+            "TranslateBody",
+            "TranslateAnswer",
+            {"translations[]": "TranslationAnswer"},
+        ),
+        ("POST /bleu", "BleuBody", "BleuAnswer", {"scores.*": "ScoreAnswer"}),
+        ("GET /models and GET /models/{name}", None, "ModelAnswer", {}),
+    ],
+)
+def test_fields(
+    client: TestClient, title: str, request_: str | None, answer: str, nested: dict[str, str]
+) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    text = section(page("api.md"), title)
+    before, _, after = text.partition("The answer:") if request_ else ("", "", text)
+    if request_:
+        documented = rows(before)
+        properties = schemas[request_]["properties"]
+        assert list(documented) == list(properties)
+        for name in properties:
+            required = name in schemas[request_]["required"]
+            assert (documented[name][2] == "required") == required, name
+    expected = set(schemas[answer]["properties"])
+    for prefix, name in nested.items():
+        expected |= {f"{prefix}.{field}" for field in schemas[name]["properties"]}
+    assert set(rows(after)) == expected
+
+
+def test_defaults_of_request_fields(client: TestClient) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for title, name in (
+        ("POST /generate", "GenerateBody"),
+        ("POST /translate", "TranslateBody"),
+        ("POST /bleu", "BleuBody"),
+    ):
+        documented = rows(section(page("api.md"), title).partition("The answer:")[0])
+        for field, part in schemas[name]["properties"].items():
+            if field in schemas[name]["required"]:
+                continue
+            assert documented[field][2].strip("`") == _shown(part.get("default")), field
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, float):
+        return f"{default:g}"
+    return default if isinstance(default, str) else json.dumps(default)

@@ -1,0 +1,222 @@
+"""A real server in a process of its own, over a real socket."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from app.settings import PROJECT_DIR
+
+TIMEOUT_SECONDS = 30
+
+
+class Server:
+    """``gatehouse serve`` on a free port."""
+
+    def __init__(self, checkpoints_dir: Path, folder: Path, **settings: str) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
+        environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error", **settings}
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--device", "cpu"]
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--checkpoints", str(checkpoints_dir)],
+                env=environment,
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.greeting = [self.process.stdout.readline().rstrip() for _ in range(3)]
+        assert "listens on " in self.greeting[0], self.log.read_text()
+        self.address = self.greeting[0].rpartition(" ")[2]
+        self.client = httpx.Client(base_url=self.address, timeout=TIMEOUT_SECONDS)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            if self.client.get("/health/ready").status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(TIMEOUT_SECONDS)
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(checkpoints_dir, tmp_path_factory.mktemp("server"))
+    server.wait_until_ready()
+    yield server
+    server.close()
+
+
+def test_the_start_says_where_to_go(server: Server) -> None:
+    assert server.greeting[1] == f"Try it:  {server.address}/docs"
+    assert server.greeting[2] == "Models:  both-ways, en-fr, en-fr-small, fr-en-plain, letters"
+
+
+def test_every_endpoint_answers(server: Server) -> None:
+    client = server.client
+    outputs = client.post("/generate", json={"prompt": "the", "seed": 1}).json()["outputs"]
+    assert outputs[0]["seed"] == 1
+    translations = client.post("/translate", json={"text": "go"}).json()["translations"]
+    assert translations[0]["text"]
+    scores = client.post("/bleu", json={"hypotheses": ["a"], "references": ["a"]}).json()["scores"]
+    assert scores["bleu"]["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|")
+    assert len(client.get("/models").json()["models"]) == 5
+    assert client.get("/models/letters").json()["kind"] == "language_model"
+    assert client.get("/health/live").json() == {"status": "alive"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    assert "gatehouse_queue_depth 0.0" in client.get("/metrics").text
+    assert client.get("/docs").status_code == 200
+    assert client.get("/openapi.json").status_code == 200
+
+
+def test_a_body_over_the_limit_over_a_socket(server: Server) -> None:
+    headers = {"content-type": "application/json"}
+    response = server.client.post("/generate", content=b" " * 2_100_000, headers=headers)
+    assert response.status_code == 413
+    pieces = (b" " * 65_536 for _ in range(40))
+    response = server.client.post("/generate", content=pieces, headers=headers)
+    assert response.status_code == 413
+
+
+def test_health_answers_while_a_long_request_runs(server: Server) -> None:
+    body = {"prompt": ["the"] * 4, "n": 16, "max_new_tokens": 1_000}
+    answers = []
+
+    def post() -> None:
+        with httpx.Client(base_url=server.address, timeout=60) as client:
+            answers.append(client.post("/generate", json=body))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    slowest_seconds = 0.0
+    while thread.is_alive():
+        started_at = time.monotonic()
+        assert server.client.get("/health/ready").status_code == 200
+        slowest_seconds = max(slowest_seconds, time.monotonic() - started_at)
+    assert answers[0].status_code == 200
+    assert slowest_seconds < 1
+
+
+def test_a_client_that_goes_away_frees_the_engine(server: Server) -> None:
+    body = {"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000}
+    with (
+        httpx.Client(base_url=server.address, timeout=0.3) as hasty,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        hasty.post("/translate", json=body)
+    deadline = time.monotonic() + 5
+    gone = 'gatehouse_cancelled_total{endpoint="translate"} 1.0'
+    while gone not in (text := server.client.get("/metrics").text):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "gatehouse_queue_depth 0.0" in text
+
+
+def test_sigterm_finishes_what_runs_and_ends_with_0(checkpoints_dir: Path, tmp_path: Path) -> None:
+    server = Server(checkpoints_dir, tmp_path)
+    server.wait_until_ready()
+    statuses = []
+
+    def post() -> None:
+        body = {"prompt": ["the"] * 2, "n": 16, "max_new_tokens": 500}
+        with httpx.Client(base_url=server.address, timeout=60) as client:
+            statuses.append(client.post("/generate", json=body).status_code)
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    while "gatehouse_texts_running 1.0" not in server.client.get("/metrics").text:
+        time.sleep(0.005)
+    assert server.stop() == 0, server.log.read_text()
+    thread.join()
+    assert statuses == [200]
+    assert "Traceback" not in server.log.read_text()
+    server.close()
+
+
+def test_sigterm_does_not_wait_for_ever(checkpoints_dir: Path, tmp_path: Path) -> None:
+    server = Server(checkpoints_dir, tmp_path, GATEHOUSE_DRAIN_TIMEOUT_SECONDS="1")
+    server.wait_until_ready()
+    body = {"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000}
+    thread = threading.Thread(target=lambda: _post_and_forget(server.address, body))
+    thread.start()
+    while "gatehouse_texts_running 1.0" not in server.client.get("/metrics").text:
+        time.sleep(0.005)
+    started_at = time.monotonic()
+    assert server.stop() == 0, server.log.read_text()
+    assert time.monotonic() - started_at < 8
+    thread.join()
+    server.close()
+
+
+def _post_and_forget(address: str, body: dict[str, object]) -> None:
+    with contextlib.suppress(httpx.TransportError):
+        httpx.post(f"{address}/translate", json=body, timeout=60)
+
+
+def run(*words: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *words],
+        env={**environment, "PYTHONPATH": str(PROJECT_DIR), **settings},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+
+
+def test_mishaps_of_a_real_start(checkpoints_dir: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        taken = run("serve", "--port", port, "--checkpoints", str(checkpoints_dir), folder=tmp_path)
+    empty = run("serve", "--port", "0", "--checkpoints", str(tmp_path), folder=tmp_path)
+    (tmp_path / ".env").write_text("GATEHOUSE_PROT=1\n")
+    unknown = run("serve", folder=tmp_path)
+    for outcome, complaint in (
+        (taken, "Address already in use; choose another with --port"),
+        (empty, "no checkpoint found in"),
+        (unknown, "unknown setting GATEHOUSE_PROT: did you mean GATEHOUSE_PORT?"),
+    ):
+        assert outcome.returncode == 1
+        assert complaint in outcome.stderr
+        assert outcome.stderr.count("\n") == 1
+
+
+def test_damaged_weights_end_the_start_with_the_files_name(
+    checkpoints_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    for file in (checkpoints_dir / "letters").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    outcome = run("serve", "--port", "0", "--checkpoints", str(tmp_path), folder=tmp_path)
+    assert outcome.returncode == 1
+    assert "model.safetensors" in outcome.stderr.splitlines()[-1]
+    assert "Traceback" not in outcome.stderr

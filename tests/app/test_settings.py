@@ -1,0 +1,79 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from app.exceptions import StartupError
+from app.settings import PROJECT_DIR, Settings, load_settings, variable_name
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable_name(name), raising=False)
+
+
+def test_defaults_serve_the_projects_own_checkpoints_on_loopback() -> None:
+    settings = load_settings(env_file=None)
+    assert settings.checkpoints_dir == PROJECT_DIR / "checkpoints"
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+
+
+def test_command_line_beats_environment_beats_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(
+        "GATEHOUSE_PORT=1\nGATEHOUSE_HOST=file\nGATEHOUSE_LOG_LEVEL=ERROR\nTORCH_INDEX_URL=x\n"
+    )
+    monkeypatch.setenv("GATEHOUSE_PORT", "2")
+    monkeypatch.setenv("gatehouse_models", "a, b")
+    settings = load_settings(env_file, port=3, host=None)
+    assert (settings.port, settings.host, settings.log_level) == (3, "file", "error")
+    assert settings.models == ("a", "b")
+
+
+def test_unknown_variable_is_refused_with_the_nearest_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEHOUSE_PROT", "9000")
+    with pytest.raises(StartupError, match="GATEHOUSE_PROT: did you mean GATEHOUSE_PORT"):
+        load_settings(env_file=None)
+    monkeypatch.delenv("GATEHOUSE_PROT")
+    env_file = tmp_path / ".env"
+    env_file.write_text("GATEHOUSE_QUEUE_SIZE=3\n")
+    with pytest.raises(
+        StartupError, match="GATEHOUSE_QUEUE_SIZE: did you mean GATEHOUSE_QUEUE_CAP"
+    ):
+        load_settings(env_file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("PORT", "70000", "GATEHOUSE_PORT: Input should be less than or equal to 65535"),
+        ("PRECISION", "int8", "GATEHOUSE_PRECISION: Input should be 'auto' or 'float32'"),
+        ("DEVICE", "tpu", "GATEHOUSE_DEVICE"),
+        ("QUEUE_CAPACITY", "3", "max_texts_per_request (64) is above queue_capacity (3)"),
+        ("MAX_NEW_TOKENS_LIMIT", "3", "default_max_new_tokens (128) is above"),
+    ],
+)
+def test_refused_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(f"GATEHOUSE_{name}", value)
+    with pytest.raises(StartupError, match=re.escape(complaint)):
+        load_settings(env_file=None)
+
+
+def test_every_setting_has_a_description() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_nothing_else_reads_the_environment() -> None:
+    readers = [
+        path.name
+        for path in (PROJECT_DIR / "app").rglob("*.py")
+        if re.search(r"os\.environ|getenv|BaseSettings", path.read_text())
+    ]
+    assert readers == ["settings.py"]
