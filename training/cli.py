@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from models.checkpoint import CheckpointError
 from models.tokenizers import TokenizerError
+from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.preset import PresetError, available_presets, load_preset
 from training.run import has_run, train
@@ -49,7 +50,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="name of the model's folder (default: the preset's name)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="processor threads (default: torch's choice)"
+    )
     parser.add_argument(
         "--cache", metavar="DIR", type=Path, default=DEFAULT_CACHE, help="where downloads are kept"
     )
@@ -60,11 +63,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0, or 1 after one clear sentence on stderr.
+        The exit status: 0, 1 after one clear sentence on stderr, or 128 + N after signal N.
     """
-    arguments = build_parser(prog).parse_args(argv)
+    parser = build_parser(prog)
+    arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("training").setLevel(logging.INFO)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
@@ -90,13 +93,36 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         OSError,
         ValueError,
     ) as error:
-        print(f"gatehouse train: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {_sentence(error)}", file=sys.stderr)
         return 1
+    except torch.OutOfMemoryError:
+        print(
+            f"{parser.prog}: the GPU has no memory left: lower training.batch_rows, "
+            "training.batch_tokens or the model's sizes",
+            file=sys.stderr,
+        )
+        return 1
+    except InterruptedRunError as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal
     except KeyboardInterrupt:
         print("stopped; give the same command to go on", file=sys.stderr)
         return 130
     print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
     return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def choose_device(name: str) -> torch.device:

@@ -24,7 +24,10 @@ class Curves:
         self._file = run_dir / METRICS_FILE
         self._picture = run_dir / PICTURE_FILE
         self._rows = [row for row in _read_rows(self._file) if row["step"] <= step]
-        self._file.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+        # Whole or not at all: a kill at this moment must not cost the history.
+        partial = self._file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+        partial.replace(self._file)
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, figures: dict[str, float]) -> None:

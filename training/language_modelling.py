@@ -10,6 +10,7 @@ Shape legend: ``N`` rows, ``T`` positions in a batch, ``L`` positions a row read
 import bisect
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -25,12 +26,13 @@ from models.recurrent import StackState
 from models.tokenizers import BOS_ID, CharacterTokenizer, Tokenizer, WordTokenizer
 from training.preset import Preset, TextData
 from training.sources import DataError, read_data
-from training.task import BatchLoss
+from training.task import BatchLoss, evaluation_mode
 from training.text import book_characters, split_held_out
 from training.tokenization import train_tokenizer
 
 EVALUATION_CHUNK = 1024
-"""Positions that an evaluation reads at once; the state is carried, so any number will do."""
+"""Positions that an evaluation reads at once; the state is carried, so any number will do (but
+for a bidirectional model, whose figures mean nothing anyway)."""
 
 
 class LanguageModelling:
@@ -62,6 +64,8 @@ class LanguageModelling:
         text, source = read_data(data.source, data_location, cache_dir)
         text = book_characters(text) if data.preparation == "book" else text
         text = text[: data.first_characters]
+        if len(text) < 2:
+            raise DataError(f"{source.name}: {len(text)} characters are too few to train on")
         self._held_out = ""
         if data.held_out_share:
             text, self._held_out = split_held_out(text, data.held_out_share)
@@ -70,15 +74,22 @@ class LanguageModelling:
         tokenizer = train_tokenizer(preset.tokenizer, [text])
         self._tokenizer = tokenizer
         self.tokenizers: dict[str, Tokenizer] = {"text": tokenizer}
-        self._tokens = tokenizer.encode(text)
-        rows = preset.training.batch_rows or 1
-        if len(self._tokens) < 2 * rows:
+        self._held_out_tokens = tokenizer.encode(self._held_out)
+        if self._held_out and not self._held_out_tokens:
             raise DataError(
-                f"{source.name}: {len(self._tokens)} tokens are too few for "
-                f"{rows} rows; lower training.batch_rows"
+                f"{source.name}: the held-out end of the text has no tokens; "
+                "change data.held_out_share"
+            )
+        self._tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
+        rows, size = preset.training.batch_rows or 1, len(self._tokens)
+        if size < 2 * rows:
+            raise DataError(
+                f"{source.name}: {size} tokens are too few for {rows} rows; "
+                "lower training.batch_rows"
             )
         # A row that begins a paragraph teaches the model how texts begin, after <bos>.
-        self._beginnings = _token_positions(tokenizer, text, r"\n\s*\n\s*")
+        paragraphs = _token_positions(tokenizer, text, r"\n\s*\n\s*")
+        self._beginnings = [0, *paragraphs, size] if paragraphs else []
         config = LanguageModelConfig.model_validate(
             {**preset.model, "vocabulary_size": tokenizer.vocabulary_size}
         )
@@ -88,28 +99,31 @@ class LanguageModelling:
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Inputs and targets ``[N, T]``, and whether the rows begin anew.
 
-        Every epoch begins at another random offset, as in the book.
+        Every epoch begins at another random offset, as in the book: below the sequence length,
+        or anywhere in a row's stretch where each row goes on to the next paragraph.
         """
         settings = self._settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         rows, size = settings.batch_rows or 1, len(self._tokens)
         length = size // rows
-        offset = int(
-            torch.randint(min(settings.sequence_length, length), (1,), generator=generator)
-        )
-        streams = []
-        for row in range(rows):
-            first = row * length + offset
-            later = bisect.bisect_left(self._beginnings, first)
-            if later < len(self._beginnings):
-                first = self._beginnings[later]
-            cyclic = (self._tokens + self._tokens[:length])[first % size :][: length - 1]
-            streams.append([BOS_ID, *cyclic])
-        stream = torch.tensor(streams, device=self._device)
+        offsets = length if self._beginnings else min(settings.sequence_length, length)
+        offset = int(torch.randint(offsets, (1,), generator=generator))
+        firsts = [self._first_position(row * length + offset, length) for row in range(rows)]
+        # The text is read as a ring.
+        index = (torch.tensor(firsts)[:, None] + torch.arange(length - 1)) % size
+        begin = torch.full((rows, 1), BOS_ID)
+        stream = torch.cat([begin, self._tokens[index]], dim=1).to(self._device)
         last = stream.shape[1] - 1
         for position in range(0, last, settings.sequence_length):
             end = min(position + settings.sequence_length, last)
             yield stream[:, position:end], stream[:, position + 1 : end + 1], position == 0
+
+    def _first_position(self, position: int, length: int) -> int:
+        """Where a row begins: the next paragraph, unless the next row may begin there too."""
+        later = bisect.bisect_left(self._beginnings, position)
+        if later < len(self._beginnings) and self._beginnings[later] < position + length:
+            return self._beginnings[later]
+        return position
 
     def loss(self, batch: tuple[Tensor, Tensor, bool]) -> BatchLoss:
         """Forward pass of one batch; the state goes over to the next, the gradient does not."""
@@ -135,7 +149,7 @@ class LanguageModelling:
         """Loss and perplexity of the held-out text."""
         if not self._held_out:
             return {}
-        loss = text_loss(self.model, self._tokenizer.encode(self._held_out))
+        loss = text_loss(self.model, self._held_out_tokens)
         return {"loss": loss, "perplexity": perplexity(loss, 1)}
 
     def final_metrics(self) -> dict[str, float]:
@@ -163,12 +177,13 @@ class LanguageModelling:
 
     def sample(self) -> str:
         """A greedy continuation of the text's first words."""
-        prompt = [BOS_ID, *self._tokenizer.encode(self._text[:20])]
+        prompt = [BOS_ID, *self._tokens[:20].tolist()]
         try:
-            _, outputs = next(decode_corpus(self.model, [prompt], DecodingParams(80)))
+            with evaluation_mode(self.model):
+                _, outputs = next(decode_corpus(self.model, [prompt], DecodingParams(80)))
         except NotGenerativeError as error:
             return str(error)
-        return self._text[:20] + self._tokenizer.decode(outputs[0].token_ids)
+        return self._tokenizer.decode([*prompt, *outputs[0].token_ids])
 
 
 @torch.inference_mode()
@@ -178,25 +193,29 @@ def text_loss(model: LanguageModel, tokens: Sequence[int]) -> float:
     The state is carried through the whole text.
     """
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     stream = torch.tensor([[BOS_ID, *tokens]], device=device)
     state: StackState | None = None
     total = 0.0
-    for first in range(0, len(tokens), EVALUATION_CHUNK):
-        last = min(first + EVALUATION_CHUNK, len(tokens))
-        logits, state = model(stream[:, first:last], state)
-        targets = stream[0, first + 1 : last + 1]
-        total += float(functional.cross_entropy(logits[0].double(), targets, reduction="sum"))
-    model.train(training)
+    with evaluation_mode(model):
+        for first in range(0, len(tokens), EVALUATION_CHUNK):
+            last = min(first + EVALUATION_CHUNK, len(tokens))
+            logits, state = model(stream[:, first:last], state)
+            targets = stream[0, first + 1 : last + 1]
+            total += float(functional.cross_entropy(logits[0].double(), targets, reduction="sum"))
     return total / max(len(tokens), 1)
 
 
 def _token_positions(tokenizer: Tokenizer, text: str, pattern: str) -> list[int]:
-    """Token positions right behind each match of a pattern, the text's beginning among them."""
+    """Token positions right behind each match of a pattern, but for the text's own two ends.
+
+    None where the tokenizer does not say which token stands where.
+    """
+    begin = len(text) - len(text.lstrip())
+    ends = [match.end() for match in re.finditer(pattern, text)]
+    ends = [end for end in ends if begin < end < len(text)]
     if isinstance(tokenizer, CharacterTokenizer):
-        return [0, *(match.end() for match in re.finditer(pattern, text))]
+        return ends
     if isinstance(tokenizer, WordTokenizer):
-        ends = [match.end() for match in re.finditer(pattern, text)]
-        return [0, *(len(text[:end].split()) for end in ends)]
-    return [0]
+        pieces = [text[first:last] for first, last in pairwise([0, *ends])]
+        return list(accumulate(len(piece.split()) for piece in pieces))
+    return []

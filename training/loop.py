@@ -17,13 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training.curves import Curves
+from training.interruption import InterruptedRunError, StopRequests
 from training.preset import Optimization
 from training.task import AnyBatch, Task
 
 LOGGER = logging.getLogger("training")
 STATE_FILE = "state.pt"
+WORDS_ONLY = ("description", "card")
+"""Sections of a preset that a run may change on its way."""
 
 
 class RunError(Exception):
@@ -144,7 +148,8 @@ class Trainer:
         """Train to the last step, or for so many more steps.
 
         Raises:
-            RunError: the loss is no longer a number.
+            RunError: the loss is no longer a number, or the disk refuses the state.
+            InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
         """
         last = self.settings.steps
         if stop_after_steps is not None:
@@ -158,18 +163,26 @@ class Trainer:
             self.settings.steps,
         )
         self.task.model.train()
-        with tqdm(
-            total=self.settings.steps,
-            initial=self.progress.step,
-            unit="step",
-            disable=None if self.show_progress else True,
-            dynamic_ncols=True,
-        ) as bar:
-            while self.progress.step < last:
-                self._epoch(last, bar)
-        self._curves.close()
+        try:
+            with (
+                StopRequests() as stop,
+                logging_redirect_tqdm(),
+                tqdm(
+                    total=self.settings.steps,
+                    initial=self.progress.step,
+                    unit="step",
+                    disable=None if self.show_progress else True,
+                    dynamic_ncols=True,
+                ) as bar,
+            ):
+                while self.progress.step < last:
+                    self._epoch(last, bar, stop)
+                if stop.received:
+                    raise InterruptedRunError(self.progress.step, stop.received)
+        finally:
+            self._curves.close()
 
-    def _epoch(self, last: int, bar: "tqdm[Any]") -> None:
+    def _epoch(self, last: int, bar: "tqdm[Any]", stop: StopRequests) -> None:
         progress = self.progress
         for batch in islice(self.task.batches(progress.epoch), progress.batch, None):
             if progress.step >= last:
@@ -184,6 +197,9 @@ class Trainer:
                 self._validate()
             if progress.step % self.settings.save_every_steps == 0 and not is_last:
                 self.save_state()
+            if stop.received and not is_last:
+                self.save_state()
+                raise InterruptedRunError(progress.step, stop.received)
         else:
             progress.train_perplexity = _perplexity(
                 progress.epoch_likelihood, progress.epoch_tokens
@@ -205,13 +221,10 @@ class Trainer:
             loss = self.task.loss(batch)
         self.optimizer.zero_grad()
         loss.objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip_norm)
         likelihood = float(loss.negative_log_likelihood)
-        if not math.isfinite(likelihood):
-            raise RunError(
-                f"the loss is {likelihood} at step {self.progress.step}: lower "
-                "training.learning_rate; the best checkpoint so far is kept"
-            )
+        self._require_finite("loss", likelihood)
+        self._require_finite("gradient's norm", float(norm))
         self.optimizer.step()
         seconds = time.perf_counter() - began
         progress, window = self.progress, self._window
@@ -223,6 +236,13 @@ class Trainer:
         window.likelihood += likelihood
         window.tokens += loss.tokens
         window.seconds += seconds
+
+    def _require_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise RunError(
+                f"the {name} is {value} at step {self.progress.step}: lower "
+                "training.learning_rate and begin anew; a checkpoint written before is kept"
+            )
 
     def _log(self, bar: "tqdm[Any]") -> None:
         window, self._window = self._window, _Window()
@@ -241,8 +261,9 @@ class Trainer:
 
     def _validate(self) -> None:
         figures = self.task.validate()
-        self.task.model.train()
         progress = self.progress
+        for name, value in figures.items():
+            self._require_finite(f"validation {name}", value)
         if figures:
             self._curves.add(
                 progress.step, {f"validation_{name}": value for name, value in figures.items()}
@@ -263,17 +284,21 @@ class Trainer:
             " (best)" if best else "",
         )
         LOGGER.info("sample: %s", self.task.sample())
-        self.task.model.train()
         if best:
             progress.best_loss = loss
             self.save_best(progress)
         self._curves.draw()
 
     def save_state(self) -> None:
-        """Write everything that resuming needs, whole or not at all."""
+        """Write everything that resuming needs, whole or not at all.
+
+        Raises:
+            RunError: the disk refuses.
+        """
         state = {
             "record": self.record,
             "progress": vars(self.progress),
+            "window": vars(self._window),
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "carried": self.task.carried(),
@@ -282,28 +307,56 @@ class Trainer:
         }
         file = self.run_dir / STATE_FILE
         partial = file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(file)
+        try:
+            torch.save(state, partial)
+            partial.replace(file)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise RunError(f"{file}: the run's state cannot be written: {error}") from error
 
     def _resume(self) -> None:
         file = self.run_dir / STATE_FILE
         if not file.exists():
             torch.manual_seed(self.settings.seed)
             return
-        state = torch.load(file, map_location=self.device, weights_only=True)
-        if state["record"] != self.record:
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+            changed = _differences(state["record"], self.record)
+            if not changed:
+                self._restore(state)
+        except Exception as error:  # whatever the unpickler or load_state_dict stumbles over
             raise RunError(
-                f"{file} belongs to a run with other settings; choose another --out or "
-                "delete the folder"
+                f"{file} is damaged or of another version; delete {self.run_dir} to begin anew"
+            ) from error
+        if changed:
+            raise RunError(
+                f"{file} belongs to a run with other settings ({', '.join(changed)}); choose "
+                f"another --out or --name, or delete {self.run_dir} to begin anew"
             )
+        LOGGER.info("resuming at step %d", self.progress.step)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
+        self._window = _Window(**state.get("window", {}))
         self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.task.restore(state["carried"])
         torch.set_rng_state(state["random"].cpu())
-        if state["cuda_random"]:
+        if state["cuda_random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_random"]])
-        LOGGER.info("resuming at step %d", self.progress.step)
+
+
+def _differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:
+    """Dotted keys that two records give different values, but for those that are only words."""
+    changed: list[str] = []
+    for key in sorted(saved.keys() | present.keys()):
+        one, other = saved.get(key), present.get(key)
+        if key in WORDS_ONLY or one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            changed.extend(f"{key}.{inner}" for inner in _differences(one, other))
+        else:
+            changed.append(key)
+    return changed
 
 
 def _perplexity(likelihood: float, tokens: int) -> float:

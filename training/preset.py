@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models.config import LanguageModelConfig, Seq2SeqConfig
 from training.sources import TextSource
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -128,6 +129,15 @@ class Preset(_Frozen):
         kind = "language_model" if self.data.kind == "text" else "seq2seq"
         if self.model.get("kind") != kind:
             raise ValueError(f"{self.data.kind} data train a model of kind {kind}")
+        # The tokenizer's sizes, which training will fill in.
+        sizes = {"source_vocabulary_size": 300, "target_vocabulary_size": 300}
+        try:
+            if kind == "language_model":
+                LanguageModelConfig.model_validate({**self.model, "vocabulary_size": 300})
+            else:
+                Seq2SeqConfig.model_validate({**self.model, **sizes})
+        except ValidationError as error:
+            raise ValueError(_complaint(error, "model")) from error
         if self.data.kind == "text" and self.training.batch_rows is None:
             raise ValueError("running text needs training.batch_rows")
         if self.data.kind == "text" and self.training.label_smoothing:
@@ -160,7 +170,7 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, 
             f"no preset {name_or_path!r}: give a TOML file or one of {', '.join(known)}"
         )
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PresetError(f"{path}: {error}") from error
     for override in overrides:
@@ -168,9 +178,16 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, 
     try:
         return path.stem, Preset.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in ("text", "parallel"))
-        raise PresetError(f"{path.stem}: {key or 'preset'}: {first['msg']}") from error
+        raise PresetError(f"{path.stem}: {_complaint(error)}") from error
+
+
+def _complaint(error: ValidationError, section: str = "") -> str:
+    """The first thing that is wrong: the key and why."""
+    first = error.errors()[0]
+    # Behind the key of a union stands the tag of the one that was chosen.
+    parts = [part for part in first["loc"] if part not in ("text", "parallel")]
+    key = ".".join(str(part) for part in ([section] if section else []) + parts)
+    return (f"{key}: " if key else "") + first["msg"].removeprefix("Value error, ")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

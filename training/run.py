@@ -4,7 +4,7 @@ import datetime
 import logging
 import math
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -54,13 +54,15 @@ def train(
     Raises:
         DataError: the data cannot be read or used.
         RunError: the folder holds a run with other settings, or the loss is not a number.
+        InterruptedRunError: SIGINT or SIGTERM came; the run's state is saved.
     """
     folder = out_dir / name
     run_dir = folder / RUN_FOLDER
     run_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / LOG_FILE)
+    handler = logging.FileHandler(run_dir / LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
     try:
         # The seed also decides the initial weights, which are drawn when the model is built.
         torch.manual_seed(preset.training.seed)
@@ -115,7 +117,7 @@ def _save(
 
 def _card(name: str, preset: Preset, task: Task) -> Card:
     """The preset's card, or a plain one for a text that the preset knows nothing of."""
-    if preset.data.source.sha256 in (None, task.sources[0].sha256):
+    if task.sources[0].origin == preset.data.source.location:
         return preset.card
     return Card(title=name, licence="as the training data", limits="Not examined yet.")
 
@@ -146,10 +148,17 @@ def _record(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "sentencepiece": version("sentencepiece"),
-            "gatehouse": version("gatehouse"),
+            "gatehouse": _gatehouse_version(),
             "threads": str(torch.get_num_threads()),
         },
     )
+
+
+def _gatehouse_version() -> str:
+    try:
+        return version("gatehouse")
+    except PackageNotFoundError:
+        return "not installed"  # run from a checkout; no reason to lose a training run
 
 
 def has_run(folder: Path) -> bool:

@@ -108,8 +108,10 @@ def read_data(source: TextSource, location: str | None, cache_dir: Path) -> tupl
         given = source.model_copy(update={"location": location, "sha256": None})
         read = read_source(given, cache_dir)
         if read.sha256 != source.sha256:
+            # Where a person keeps a file is nobody else's business; where a URL leads is.
             name = Path(location).name
-            return read.text, DataSource(name=name, origin=location, sha256=read.sha256)
+            origin = location if _url_scheme(location) in ("http", "https") else name
+            return read.text, DataSource(name=name, origin=origin, sha256=read.sha256)
     else:
         read = read_source(source, cache_dir)
     return read.text, DataSource(name=source.name, origin=source.location, sha256=read.sha256)

@@ -1,12 +1,13 @@
 """What the training loop knows of a task: batches, a loss, a validation."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.checkpoint import DataSource, Languages, Model
 from models.tokenizers import Tokenizer
@@ -32,7 +33,11 @@ class BatchLoss:
 
 
 class Task(Protocol):
-    """One kind of training: language modelling or translation."""
+    """One kind of training: language modelling or translation.
+
+    Measuring and sampling leave the model's mode and torch's random numbers as they were, so
+    that how often a run validates does not change what it learns.
+    """
 
     @property
     def model(self) -> Model:
@@ -88,6 +93,17 @@ class Task(Protocol):
     def sample(self) -> str:
         """What the model says, for the log."""
         ...
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def make_task(

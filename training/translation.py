@@ -6,6 +6,7 @@ asked for its next token at every position; padded positions have no loss.
 Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V`` vocabulary size.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,12 +37,14 @@ from training.parallel import (
 )
 from training.preset import Optimization, ParallelData, Preset
 from training.sources import DataError, read_data
-from training.task import BatchLoss
+from training.task import BatchLoss, evaluation_mode
 from training.text import book_sentence, normalise_spaces
 from training.tokenization import train_tokenizer
 
 VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
+TEXTBOOK_BLEU_SENTENCES = 1000
+"""Training sentences decoded at the end where no test sentences are held out."""
 SORTED_POOL_BATCHES = 50
 """Pairs are sorted by length within pools of about so many batches, so that batches have
 little padding while an epoch's order stays random."""
@@ -49,7 +52,7 @@ little padding while an epoch's order stays random."""
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A pair as the model reads it: both sides end with ``<eos>``."""
+    """A pair as the model reads it: both sides end with ``<eos>``, unless truncated."""
 
     source: tuple[int, ...]
     target: tuple[int, ...]
@@ -62,7 +65,7 @@ class Batch:
     Attributes:
         sources: ``[N, S]`` int64.
         source_lengths: ``[N]`` int64.
-        targets: ``[N, T]`` int64, each row ends with ``<eos>``.
+        targets: ``[N, T]`` int64, each row ends with ``<eos>`` unless it was truncated.
         target_lengths: ``[N]`` int64.
     """
 
@@ -230,40 +233,38 @@ class Translation:
         """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding."""
         if not self._validation_pairs:
             return {}
-        training = self.model.training
-        self.model.eval()
         total, tokens = 0.0, 0
-        for first in range(0, len(self._validation_pairs), 64):
-            loss = self.loss(self._batch(self._validation_pairs[first : first + 64]))
-            total += float(loss.negative_log_likelihood)
-            tokens += loss.tokens
+        with evaluation_mode(self.model):
+            for first in range(0, len(self._validation_pairs), 64):
+                loss = self.loss(self._batch(self._validation_pairs[first : first + 64]))
+                total += float(loss.negative_log_likelihood)
+                tokens += loss.tokens
+        figures = {"loss": total / tokens, "perplexity": perplexity(total, tokens)}
+        if not math.isfinite(figures["perplexity"]):
+            return figures  # weights that have diverged so far cannot decode
         sentences = group_references(self._cut.validation)[:VALIDATION_BLEU_SENTENCES]
         hypotheses = self.translate([s.source for s in sentences], beam_size=1)
         bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
-        self.model.train(training)
-        return {
-            "loss": total / tokens,
-            "perplexity": perplexity(total, tokens),
-            "bleu": float(bleu.score),
-        }
+        return {**figures, "bleu": float(bleu.score)}
 
     def translate(self, texts: Sequence[str], *, beam_size: int) -> list[str]:
-        """Translate texts by continuous batching, in the model's present mode."""
+        """Translate texts by continuous batching."""
         source, target = self.tokenizers["source"], self.tokenizers["target"]
         params = DecodingParams(
             max_new_tokens=self._data.truncate_to or self._data.max_tokens, beam_size=beam_size
         )
         prompts = [[*source.encode(text), EOS_ID] for text in texts]
         translations = [""] * len(texts)
-        for index, outputs in decode_corpus(self.model, prompts, params):
-            translations[index] = target.decode(outputs[0].token_ids)
+        with evaluation_mode(self.model):
+            for index, outputs in decode_corpus(self.model, prompts, params):
+                translations[index] = target.decode(outputs[0].token_ids)
         return translations
 
     def final_metrics(self) -> dict[str, float]:
         """BLEU and chrF of the test sentences, or the textbook BLEU of the training pairs."""
-        self.model.eval()
         if not self._cut.test:
-            return self._textbook_metrics(group_references(self._cut.train))
+            sentences = group_references(self._cut.train)[:TEXTBOOK_BLEU_SENTENCES]
+            return self._textbook_metrics(sentences)
         metrics = {"test_sentences": float(len(self._cut.test))}
         sources = [sentence.source for sentence in self._cut.test]
         for name, beam_size in (("greedy", 1), ("beam4", 4)):
@@ -284,23 +285,22 @@ class Translation:
         """See :class:`training.task.Task`."""
         if not self._cut.test:
             return (
-                "Mean textbook BLEU (k = 2) over the training sentences by greedy decoding, each "
-                "against its best reference: nothing is held out."
+                f"Mean textbook BLEU (k = 2) over the first {TEXTBOOK_BLEU_SENTENCES} training "
+                "sentences (or all, if there are fewer) by greedy decoding, each against its best "
+                "reference: no test sentences are held out."
             )
         return (
-            f"sacreBLEU (cased, tokenizer 13a, {self._signature}) and chrF of {len(self._cut.test)} test "
-            "sentences in float32. The test sentences are cut by a hash of the normalised source; "
-            "no pair with a normalised side of theirs is in the training data. first_reference "
-            "scores against the first translation that the data give, all_references against all."
+            f"sacreBLEU (cased, tokenizer 13a, {self._signature}) and chrF of "
+            f"{len(self._cut.test)} test sentences in float32. The test sentences are cut by a "
+            "hash of the normalised source; no pair with a normalised side of theirs is in the "
+            "training data. first_reference scores against the first translation that the data "
+            "give, all_references against all."
         )
 
     def sample(self) -> str:
         """Three sentences that the model has not trained on (or the first, where it has)."""
         pairs = (self._cut.validation or self._cut.train)[::97][:3]
-        training = self.model.training
-        self.model.eval()
         texts = self.translate([pair.source for pair in pairs], beam_size=1)
-        self.model.train(training)
         return "; ".join(f"{p.source} -> {t}" for p, t in zip(pairs, texts, strict=True))
 
 
@@ -331,10 +331,11 @@ def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:
         "book": book_sentence,
     }
     prepare = preparations[data.preparation]
-    pairs = [
-        Pair(prepare(pair.source), prepare(pair.target))
-        for pair in parse_tab_pairs(text)[: data.first_pairs]
-    ]
+    try:
+        parsed = parse_tab_pairs(text)[: data.first_pairs]
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    pairs = [Pair(prepare(pair.source), prepare(pair.target)) for pair in parsed]
     if not pairs:
         raise DataError(f"{name}: holds no sentence pair")
     if not data.test_share and not data.validation_share:

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from training import sources
-from training.sources import DataError, TextSource, read_source, read_text
+from training.sources import DataError, TextSource, read_data, read_source, read_text
 
 TEXT = "Go.\tVa\u202f!\nDéjà vu.\n"
 CONTENT = TEXT.encode()
@@ -244,6 +244,7 @@ def test_an_error_answer_is_reported(server: _Server, tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_reported(server: _Server, tmp_path: Path) -> None:
     url = _url(server, "/book.txt")
+    server.shutdown()
     server.server_close()
     with pytest.raises(DataError, match=r"cannot be downloaded: .*refused"):
         read_text(_source(url), tmp_path)
@@ -269,3 +270,12 @@ def test_a_cache_folder_that_cannot_be_made_is_named(server: _Server, tmp_path: 
 def test_malformed_sources_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(pydantic.ValidationError):
         _source("text.txt", **options)
+
+
+def test_own_data_are_recorded_without_the_path_they_lie_at(tmp_path: Path) -> None:
+    own = tmp_path / "novel.txt"
+    own.write_text("Once upon a time.")
+    preset = TextSource(name="A book", location="https://example.org/book.txt", sha256="0" * 64)
+    text, source = read_data(preset, str(own), tmp_path)
+    assert text == "Once upon a time."
+    assert (source.name, source.origin) == ("novel.txt", "novel.txt")

@@ -1,0 +1,266 @@
+"""Whole runs: from a preset to a checkpoint folder, killed and resumed on the way."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.checkpoint import load_model, read_checkpoint
+from models.language_model import LanguageModel
+from tests.training.tiny_runs import equal, history
+from training import run as run_module
+from training.cli import main
+from training.language_modelling import text_loss
+from training.loop import RunError
+from training.preset import Preset
+from training.run import has_run, train
+from training.text import split_held_out
+
+MakePreset = Callable[..., Preset]
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+
+
+def _train(preset: Preset, out: Path, name: str = "tiny", **options: Any) -> Path:
+    return train(
+        name, preset, out, cache_dir=out / "cache", device=CPU, show_progress=False, **options
+    )
+
+
+def _state(folder: Path) -> Any:
+    return torch.load(folder / "run" / "state.pt", weights_only=True)
+
+
+def _assert_same_run(one: Path, other: Path) -> None:
+    assert equal(_state(one), _state(other)), "weights, optimizer, progress or random numbers"
+    assert history(one / "run") == history(other / "run")
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (one, other)]
+    assert weights[0] == weights[1], "the best checkpoint"
+    metrics = [
+        {k: v for k, v in read_checkpoint(f).training.metrics.items() if "per_second" not in k}
+        for f in (one, other)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_language_model_that_was_stopped_ends_as_one_that_was_not(
+    text_preset: MakePreset, tmp_path: Path, cell: str
+) -> None:
+    preset = text_preset(f"model.cell={cell}")
+    whole = _train(preset, tmp_path / "whole")
+    for steps in (7, 4, None):
+        parts = _train(preset, tmp_path / "parts", stop_after_steps=steps)
+    _assert_same_run(whole, parts)
+    assert "resuming at step 5" in (parts / "run" / "train.log").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_translation_model_that_was_stopped_ends_as_one_that_was_not(
+    pairs_preset: MakePreset, tmp_path: Path
+) -> None:
+    preset = pairs_preset()
+    whole = _train(preset, tmp_path / "whole")
+    for steps in (6, 5, None):
+        parts = _train(preset, tmp_path / "parts", stop_after_steps=steps)
+        assert _state(parts)["progress"]["batch"] > 0, "stopped in the middle of an epoch"
+    _assert_same_run(whole, parts)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_how_often_a_run_validates_does_not_change_what_it_learns(
+    text_preset: MakePreset, pairs_preset: MakePreset, tmp_path: Path, kind: str
+) -> None:
+    make = text_preset if kind == "text" else pairs_preset
+    often = _train(make("training.validate_every_steps=5"), tmp_path / "often")
+    never = _train(make("training.validate_every_steps=1000"), tmp_path / "never")
+    for part in ("model", "optimizer", "random"):
+        assert equal(_state(often)[part], _state(never)[part])
+
+
+def test_a_run_leaves_everything_that_it_promises(
+    text_preset: MakePreset, tmp_path: Path, text: str
+) -> None:
+    folder = _train(text_preset(), tmp_path / "out")
+    assert {file.name for file in folder.iterdir()} == {
+        *("README.md", "config.json", "model.safetensors", "tokenizer.json", "training.json"),
+        "run",
+    }
+    run = folder / "run"
+    assert (run / "curves.png").stat().st_size > 1000
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    log = (run / "train.log").read_text()
+    assert "validation: loss" in log
+    assert "final: held_out_perplexity" in log
+    assert has_run(folder)
+
+    info = read_checkpoint(folder)
+    model = load_model(info, CPU)
+    assert isinstance(model, LanguageModel)
+    record = info.training
+    assert (record.name, record.seed, record.steps) == ("tiny", 1, 24)
+    assert record.data[0].sha256 == hashlib.sha256(text.encode()).hexdigest()
+    assert record.licence == "Licence of the tiny text"
+    assert record.preset["training"]["steps"] == 24
+    assert record.versions.keys() >= {"python", "torch", "gatehouse"}
+    train_text, held_out = split_held_out(text, 0.2)
+    for name, part in (("held_out_perplexity", held_out), ("training_perplexity", train_text)):
+        fresh = torch.tensor(text_loss(model, info.tokenizers["text"].encode(part))).exp()
+        assert record.metrics[name] == pytest.approx(float(fresh), abs=1e-4)
+    card = (folder / "README.md").read_text()
+    assert f"| held out perplexity | {record.metrics['held_out_perplexity']:g} |" in card
+    assert record.metrics_note in card
+    assert "By nobody at all." in card
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_translation_run_leaves_a_checkpoint_with_its_direction(
+    pairs_preset: MakePreset, tmp_path: Path
+) -> None:
+    folder = _train(pairs_preset(), tmp_path)
+    info = read_checkpoint(folder)
+    load_model(info, CPU)
+    assert info.languages is not None
+    assert (info.languages.source, info.languages.target) == ("en", "fr")
+    assert "greedy_bleu_first_reference" in info.training.metrics
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_checkpoint_is_the_best_and_not_the_last(
+    text_preset: MakePreset, tmp_path: Path, text: str
+) -> None:
+    """A learning rate that grows until it spoils what was learned."""
+    preset = text_preset(
+        *("training.schedule=constant", "training.learning_rate=2.0", "training.steps=20"),
+        *("training.validate_every_steps=2", "training.warmup_steps=20"),
+    )
+    folder = _train(preset, tmp_path)
+    losses = [row["validation_loss"] for row in history(folder / "run") if "validation_loss" in row]
+    assert len(losses) == 10
+    assert min(losses) < losses[-1], "the test needs a run that gets worse"
+    info = read_checkpoint(folder)
+    model = load_model(info, CPU)
+    assert isinstance(model, LanguageModel)
+    held_out = info.tokenizers["text"].encode(split_held_out(text, 0.2)[1])
+    assert text_loss(model, held_out) == pytest.approx(min(losses), rel=1e-2)
+    assert abs(text_loss(model, held_out) - min(losses)) < abs(losses[-1] - min(losses))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_finished_run_stays_as_it_is_when_asked_for_again(
+    text_preset: MakePreset, tmp_path: Path
+) -> None:
+    folder = _train(text_preset(), tmp_path)
+    before = read_checkpoint(folder)
+    figures = history(folder / "run")
+    _train(text_preset(), tmp_path)
+    after = read_checkpoint(folder)
+    assert after.fingerprint == before.fingerprint
+    assert after.training.metrics == before.training.metrics
+    assert history(folder / "run") == figures
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_another_preset_or_text_in_the_same_folder_is_refused(
+    text_preset: MakePreset, tmp_path: Path, text: str
+) -> None:
+    _train(text_preset(), tmp_path, stop_after_steps=6)
+    with pytest.raises(RunError, match=r"other settings \(training.learning_rate\); choose anoth"):
+        _train(text_preset("training.learning_rate=0.02"), tmp_path)
+    other = tmp_path / "other.txt"
+    other.write_text(text + "And so on.")
+    with pytest.raises(RunError, match=r"other settings \(texts\)"):
+        _train(text_preset(), tmp_path, data_location=str(other))
+    copy = tmp_path / "copy.txt"
+    copy.write_text(text)
+    _train(text_preset(), tmp_path, data_location=str(copy))
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("checked", [True, False])
+def test_another_text_gets_no_licence_of_the_presets(
+    text_preset: MakePreset, tmp_path: Path, text: str, checked: bool
+) -> None:
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    preset = text_preset(*([f"data.source.sha256={sha256}"] if checked else []))
+    other = tmp_path / "other.txt"
+    other.write_text(text.upper())
+    folder = _train(preset, tmp_path, name="mine", data_location=str(other))
+    record = read_checkpoint(folder).training
+    assert record.licence == "as the training data"
+    assert record.attribution is None
+    assert record.data[0].name == "other.txt"
+    card = (folder / "README.md").read_text()
+    assert card.startswith("# mine\n")
+    assert "Licence of the tiny text" not in card
+    assert "nobody at all" not in card
+    assert "Tiny text" not in card
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_copy_of_the_presets_text_is_recorded_with_its_public_origin(
+    text_preset: MakePreset, text_file: Path, tmp_path: Path, text: str
+) -> None:
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    preset = text_preset(
+        f"data.source.sha256={sha256}", "data.source.location=https://example.org/tiny.txt"
+    )
+    folder = _train(preset, tmp_path / "out", data_location=str(text_file))
+    record = read_checkpoint(folder).training
+    assert record.data[0].origin == "https://example.org/tiny.txt"
+    assert record.data[0].name == "Tiny text"
+    assert record.licence == "Licence of the tiny text"
+    for file in ("README.md", "training.json", "config.json"):
+        assert str(tmp_path) not in (folder / file).read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_checkout_that_is_not_installed_can_train(
+    text_preset: MakePreset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def version(name: str) -> str:
+        if name == "gatehouse":
+            raise metadata.PackageNotFoundError(name)
+        return metadata.version(name)
+
+    monkeypatch.setattr(run_module, "version", version)
+    folder = _train(text_preset("training.steps=1"), tmp_path)
+    assert read_checkpoint(folder).training.versions["gatehouse"] == "not installed"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_the_same_command_after_a_kill_ends_with_the_same_weights(
+    text_preset_file: Path, text_preset: MakePreset, tmp_path: Path
+) -> None:
+    overrides = ["training.steps=150", "training.validate_every_steps=50"]
+    arguments = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-m", "training", str(text_preset_file), *arguments]
+    command += ["--out", str(tmp_path / "killed"), "--device", "cpu", "--threads", "1"]
+    folder = tmp_path / "killed" / "tiny"
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=output, stdout=output)
+        while not (folder / "run" / "state.pt").exists():
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert _state(folder)["progress"]["step"] < 150, "the test must kill in the middle of the run"
+    # The same command again, without the seconds that Python takes to start.
+    assert main(command[3:]) == 0
+    assert "resuming at step" in (folder / "run" / "train.log").read_text()
+    whole = _train(text_preset(*overrides), tmp_path / "whole")
+    _assert_same_run(whole, folder)
+    steps = [row["step"] for row in history(folder / "run") if "train_loss" in row]
+    assert steps == list(range(3, 151, 3))

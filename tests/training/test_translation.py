@@ -1,0 +1,272 @@
+"""Batches, loss and measurements of translation models."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.seq2seq import Seq2Seq
+from models.tokenizers import BOS_ID, EOS_ID
+from training import translation
+from training.parallel import TestSentence
+from training.preset import Optimization, ParallelData, Preset
+from training.sources import DataError
+from training.translation import TokenPair, Translation, plan_batches, score_sentences
+from training.translation import smoothed_loss as smoothed
+
+MakePreset = Callable[..., Preset]
+MakeTask = Callable[..., Translation]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def make_task(pairs_preset: MakePreset, tmp_path: Path) -> MakeTask:
+    def make(*overrides: str, data: Path | None = None) -> Translation:
+        torch.manual_seed(3)
+        preset = pairs_preset(*overrides)
+        assert isinstance(preset.data, ParallelData)
+        location = str(data) if data else None
+        return Translation(preset, preset.data, location, tmp_path, CPU)
+
+    return make
+
+
+def _pairs(count: int) -> list[TokenPair]:
+    lengths = torch.randint(1, 31, (count, 2), generator=torch.Generator().manual_seed(1))
+    return [
+        TokenPair((number,) * int(source), (number,) * int(target))
+        for number, (source, target) in enumerate(lengths.tolist())
+    ]
+
+
+def _settings(**values: int) -> Optimization:
+    return Optimization.model_validate({"steps": 10, "learning_rate": 0.1, **values})
+
+
+@pytest.mark.parametrize("batching", [{"batch_rows": 7}, {"batch_tokens": 100}])
+def test_every_pair_comes_exactly_once_an_epoch(batching: dict[str, int]) -> None:
+    pairs = _pairs(1003)
+    for epoch in range(3):
+        batches = plan_batches(pairs, _settings(**batching), epoch)
+        assert Counter(pair for batch in batches for pair in batch) == Counter(pairs)
+        assert all(batches)
+
+
+def test_batches_keep_to_their_size_and_use_it() -> None:
+    pairs = _pairs(1003)
+    by_tokens = plan_batches(pairs, _settings(batch_tokens=100), 0)
+    padded = [len(batch) * max(len(pair.target) for pair in batch) for batch in by_tokens]
+    assert max(padded) <= 100
+    assert sum(padded) / len(padded) > 75
+    by_rows = plan_batches(pairs, _settings(batch_rows=7), 0)
+    sizes = [len(batch) for batch in by_rows]
+    assert max(sizes) == 7
+    assert sizes.count(7) >= len(sizes) - 3, "only a pool's last batch is smaller"
+
+
+def test_a_pair_longer_than_a_batch_has_one_of_its_own() -> None:
+    pairs = [TokenPair((1,), (1,) * 9), TokenPair((1,), (1,)), TokenPair((2,), (1,))]
+    batches = plan_batches(pairs, _settings(batch_tokens=4), 0)
+    assert sorted(len(batch) for batch in batches) == [1, 2]
+
+
+def test_batches_hold_pairs_of_similar_lengths() -> None:
+    batches = plan_batches(_pairs(1003), _settings(batch_tokens=100), 0)
+    lengths = [[len(pair.target) for pair in batch] for batch in batches]
+    waste = sum(max(batch) * len(batch) - sum(batch) for batch in lengths)
+    assert waste / sum(map(sum, lengths)) < 0.05
+
+
+def test_the_order_is_repeatable_and_new_in_each_epoch_and_with_each_seed() -> None:
+    pairs = _pairs(300)
+    first = plan_batches(pairs, _settings(batch_rows=7), 0)
+    assert plan_batches(list(pairs), _settings(batch_rows=7), 0) == first
+    assert plan_batches(pairs, _settings(batch_rows=7), 1) != first
+    assert plan_batches(pairs, _settings(batch_rows=7, seed=2), 0) != first
+    sizes = [len(batch[0].target) for batch in first]
+    assert sizes != sorted(sizes), "short sentences do not come first"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+def test_the_smoothed_loss_is_torchs(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(11, 29, generator=generator)
+    targets = torch.randint(29, (11,), generator=generator)
+    objective, likelihood = smoothed(logits, targets, smoothing)
+    expected = torch.nn.functional.cross_entropy(
+        logits, targets, label_smoothing=smoothing, reduction="sum"
+    )
+    torch.testing.assert_close(objective, expected)
+    plain = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    torch.testing.assert_close(likelihood, plain)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        ("model.decoder=context",),
+        ("model.decoder=attention",),
+        ("model.decoder=parallel_attention", "model.decoder_layers=2"),
+    ],
+)
+def test_padding_changes_no_loss(make_task: MakeTask, decoder: tuple[str, ...]) -> None:
+    task = make_task("model.dropout=0", *decoder)
+    pairs = [max(task._pairs, key=lambda p: len(p.target)), *task._pairs[:4]]
+    assert len({len(pair.target) for pair in pairs}) > 1
+    batch = task.loss(task._batch(pairs))
+    single = [task.loss(task._batch([pair])) for pair in pairs]
+    assert batch.tokens == sum(loss.tokens for loss in single)
+    assert [loss.tokens for loss in single] == [len(pair.target) for pair in pairs]
+    weighted = torch.stack([loss.objective * loss.tokens for loss in single]).sum() / batch.tokens
+    torch.testing.assert_close(batch.objective, weighted)
+    likelihood = sum(float(loss.negative_log_likelihood) for loss in single)
+    assert float(batch.negative_log_likelihood) == pytest.approx(likelihood, rel=1e-5)
+    assert not batch.negative_log_likelihood.requires_grad
+
+
+def test_the_decoder_reads_the_target_shifted_right(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task("model.dropout=0", "training.label_smoothing=0")
+    seen: list[torch.Tensor] = []
+    features = type(task.model.decoder).features
+
+    def spy(self: object, inputs: torch.Tensor, state: object) -> torch.Tensor:
+        seen.append(inputs)
+        result: torch.Tensor = features(self, inputs, state)  # type: ignore[arg-type]  # a spy
+        return result
+
+    monkeypatch.setattr(type(task.model.decoder), "features", spy)
+    pair = task._pairs[0]
+    loss = task.loss(task._batch([pair]))
+    assert seen[0].tolist() == [[BOS_ID, *pair.target[:-1]]]
+    assert pair.target[-1] == EOS_ID
+    # The model's own logits at each position say the same.
+    batch = task._batch([pair])
+    logits = task.model(batch.sources, batch.source_lengths, seen[0])
+    expected = torch.nn.functional.cross_entropy(logits[0], batch.targets[0])
+    torch.testing.assert_close(loss.objective, expected)
+
+
+def test_batches_are_padded_pairs_with_their_lengths(make_task: MakeTask) -> None:
+    task = make_task()
+    seen: Counter[tuple[int, ...]] = Counter()
+    for batch in task.batches(0):
+        for row, length in zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True):
+            assert row[length - 1] == EOS_ID
+            assert not any(row[length:])
+            seen[tuple(row[:length])] += 1
+        assert batch.targets.shape[1] == batch.target_lengths.max()
+        assert batch.sources.shape[1] == batch.source_lengths.max()
+    assert seen == Counter(pair.target for pair in task._pairs)
+
+
+def test_long_pairs_are_left_out_or_cut(make_task: MakeTask) -> None:
+    every = make_task("data.test_share=0", "data.validation_share=0")
+    left_out = make_task("data.test_share=0", "data.validation_share=0", "data.max_tokens=5")
+    cut = make_task("data.test_share=0", "data.validation_share=0", "data.truncate_to=5")
+    fits = [pair for pair in every._pairs if max(len(pair.source), len(pair.target)) <= 5]
+    assert len(left_out._pairs) == len(fits) < len(every._pairs) == len(cut._pairs) == 100
+    assert max(len(pair.target) for pair in cut._pairs) == 5
+
+
+def test_measuring_and_sampling_leave_mode_and_random_numbers_alone(make_task: MakeTask) -> None:
+    task = make_task()
+    for training in (True, False):
+        task.model.train(training)
+        before = torch.get_rng_state()
+        assert task.validate().keys() == {"loss", "perplexity", "bleu"}
+        assert task.sample() == task.sample()
+        task.final_metrics()
+        task.translate(["i see"], beam_size=2)
+        assert task.model.training == training
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_validation_loss_is_the_plain_one_of_every_pair(make_task: MakeTask) -> None:
+    task = make_task()
+    figures = task.validate()
+    task.model.eval()
+    losses = [task.loss(task._batch([pair])) for pair in task._validation_pairs]
+    total = sum(float(loss.negative_log_likelihood) for loss in losses)
+    assert figures["loss"] == pytest.approx(total / sum(loss.tokens for loss in losses), rel=1e-5)
+    assert make_task("data.validation_share=0").validate() == {}
+
+
+def test_weights_that_have_diverged_are_measured_without_decoding(make_task: MakeTask) -> None:
+    task = make_task()
+    bias = dict(task.model.named_parameters())["decoder.output_layer.bias"]
+    with torch.no_grad():
+        bias[EOS_ID] = -1e30
+    figures = task.validate()
+    assert figures["perplexity"] == float("inf")
+    assert "bleu" not in figures
+
+
+def test_one_matrix_needs_one_tokenizer(make_task: MakeTask) -> None:
+    task = make_task("model.tie_embeddings=true")
+    assert task.tokenizers["source"] is task.tokenizers["target"]
+    assert isinstance(task.model, Seq2Seq)
+    assert make_task().tokenizers["source"] is not make_task().tokenizers["target"]
+
+
+def test_the_cards_figures_are_those_of_the_test_sentences(make_task: MakeTask) -> None:
+    task = make_task()
+    metrics = task.final_metrics()
+    assert metrics["test_sentences"] == len(task._cut.test) > 0
+    assert {"greedy_bleu_first_reference", "beam4_bleu_all_references"} <= metrics.keys()
+    note = task.metrics_note()
+    assert "tok:13a" in note
+    assert f"{len(task._cut.test)} test sentences" in note
+
+
+def test_without_test_sentences_the_textbooks_bleu_is_measured(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translation, "TEXTBOOK_BLEU_SENTENCES", 3)
+    task = make_task("data.test_share=0")
+    asked: list[str] = []
+
+    def translate(texts: list[str], *, beam_size: int) -> list[str]:
+        asked.extend(texts)
+        return texts
+
+    monkeypatch.setattr(task, "translate", translate)
+    assert task.final_metrics().keys() == {"training_textbook_bleu_k2"}
+    assert len(asked) == 3, "not hundreds of thousands"
+    assert "no test sentences" in task.metrics_note()
+
+
+def test_scores_are_sacrebleus() -> None:
+    sentences = [
+        TestSentence("a", ("one two three four five", "un deux trois")),
+        TestSentence("b", ("six seven eight nine",)),
+    ]
+    perfect = [sentence.references[0] for sentence in sentences]
+    scores, signature = score_sentences(perfect, sentences, "greedy")
+    assert scores["greedy_bleu_first_reference"] == 100.0
+    assert scores["greedy_chrf_first_reference"] == 100.0
+    assert "case:mixed" in signature
+    other = ["un deux trois", "six seven eight nine"]
+    scores, _ = score_sentences(other, sentences, "greedy")
+    assert scores["greedy_bleu_all_references"] == 100.0
+    assert scores["greedy_bleu_first_reference"] < 100.0
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "message"),
+    [
+        ("", (), "holds no sentence pair"),
+        ("Go.\tVa.\nno tab here\n", (), "line 2 has no tab"),
+        ("i see\tje vois\n" * 3, ("data.max_tokens=2",), "no pair is short enough"),
+    ],
+)
+def test_pairs_that_cannot_be_trained_on_are_refused(
+    make_task: MakeTask, tmp_path: Path, content: str, overrides: tuple[str, ...], message: str
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(content)
+    with pytest.raises(DataError, match=rf"other\.txt: .*{message}"):
+        make_task("data.test_share=0", "data.validation_share=0", *overrides, data=other)
