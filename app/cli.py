@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"]:
         # Its options and help are training's own, and training is not loaded for anything else.
-        from training.cli import main as train
-
-        return train(words[1:], prog="gatehouse train")
+        return _train(words[1:])
     arguments = _parser().parse_args(words)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -62,6 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output (`head`, say) has enough.
         sys.stderr.close()
         return OK
+
+
+def _train(words: Sequence[str]) -> int:
+    try:
+        from training.cli import main as train
+    except ModuleNotFoundError as error:
+        print(
+            f"gatehouse train: {error.name} is not installed, which serving does not need: "
+            "run 'make train PRESET=...' or pip install -e '.[train]'",
+            file=sys.stderr,
+        )
+        return FAILED
+    return train(words, prog="gatehouse train")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
-"""Requests that answer when they are tried as they stand, whichever models are loaded.
+"""Requests that answer when they are tried as they stand, whichever models are loaded, and errors.
 
-None of them names a model or a language, so that the defaults answer them, and the prompts
+No request names a model or a language, so that the defaults answer them, and the prompts
 hold nothing but letters that any English character model has seen.
 """
 
@@ -57,3 +57,28 @@ BLEU_EXAMPLES: Any = {
         },
     },
 }
+
+PROBLEM_DETAILS = {
+    "invalid_json": "the body cannot be read as JSON in UTF-8",
+    "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
+    "body_too_large": "the body is larger than this service accepts",
+    "unsupported_media_type": "send JSON with the header Content-Type: application/json",
+    "invalid_request": "beam_size: Input should be less than or equal to 16",
+    "unknown_language_pair": "this language pair is not translated; there is: en to fr",
+    "unsupported_model": "the model cannot do this; GET /models lists what each can",
+    "queue_full": "the queue has no room for 2 more: 255 of 256 places are taken",
+    "internal_error": "an unexpected error happened; the log has the details",
+    "not_ready": "the models are being loaded",
+    "draining": "the service is shutting down and takes no more requests",
+    "engine_failed": "the engine failed while it worked on the request",
+    "deadline_exceeded": "the request took longer than its deadline of 60 seconds",
+}
+"""What an error of each code that endpoints describe may say."""
+
+PROBLEM_FIELD_ERRORS = {
+    "invalid_request": {
+        "field": "beam_size",
+        "message": "Input should be less than or equal to 16",
+    },
+}
+"""The field at fault, for those codes that have one."""

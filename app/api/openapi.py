@@ -1,11 +1,13 @@
 """The OpenAPI description: limits from the settings, errors with their codes, live examples."""
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.errors import ERROR_KINDS, MEDIA_TYPE, Problem
+from app.api.errors import ERROR_KINDS, MEDIA_TYPE, FieldError, Problem, problem
+from app.api.examples import PROBLEM_DETAILS, PROBLEM_FIELD_ERRORS
 from app.runtime import Runtime
 from app.settings import Settings
 
@@ -24,7 +26,12 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
         kinds = [ERROR_KINDS[code] for code in codes if ERROR_KINDS[code].status == status]
         responses[status] = {
             "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": _PROBLEM_REF}}},
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": _PROBLEM_REF},
+                    "examples": {kind.code: _problem_example(kind.code) for kind in kinds},
+                }
+            },
         }
         if status in _RETRY_STATUSES:
             responses[status]["headers"] = {
@@ -34,6 +41,13 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
                 }
             }
     return responses
+
+
+def _problem_example(code: str) -> dict[str, Any]:
+    """An error as it is really sent, where Swagger would make one up of strings and zeros."""
+    errors = [FieldError(**PROBLEM_FIELD_ERRORS[code])] if code in PROBLEM_FIELD_ERRORS else []
+    answer = problem(code, PROBLEM_DETAILS[code], errors=errors)
+    return {"summary": code, "value": json.loads(bytes(answer.body))}
 
 
 def install_openapi(app: FastAPI, runtime: Runtime) -> None:
@@ -71,9 +85,9 @@ def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
     schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(problem.pop("$defs"))
-    schemas["Problem"] = problem
+    described_problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(described_problem.pop("$defs"))
+    schemas["Problem"] = described_problem
 
 
 def _fill_in_limits(node: Any, settings: Settings) -> None:

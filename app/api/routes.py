@@ -148,7 +148,8 @@ async def models(service: ServiceDependency) -> ModelsAnswer:
     responses=problems("unknown_model", "not_ready", "draining", "internal_error"),
 )
 async def model(
-    service: ServiceDependency, name: Annotated[str, Path(description="A name of GET /models.")]
+    service: ServiceDependency,
+    name: Annotated[str, Path(description="Name of a model that GET /models lists.")],
 ) -> ModelAnswer:
     """One loaded model."""
     return ModelAnswer.of(service.catalog.get(name), service.catalog)

@@ -1,18 +1,23 @@
-"""Tiny random checkpoints, and services over them."""
+"""Tiny random checkpoints, and services over them: in this process and in one of their own."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx2 as httpx
 import pytest
 import torch
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.runtime import Runtime
-from app.settings import Settings
+from app.settings import PROJECT_DIR, Settings
 from models.checkpoint import DataSource, Languages, TrainingRecord, build_model, save_checkpoint
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
@@ -20,6 +25,8 @@ from models.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'!?\n"
 ENGLISH = ["I am cold .", "He is happy .", "the time machine", "go", "we lost"]
 FRENCH = ["J'ai froid .", "Il est content .", "la machine", "va", "nous avons perdu"]
+
+TIMEOUT_SECONDS = 30
 
 StartService = Callable[..., TestClient]
 
@@ -144,3 +151,59 @@ def start_service(checkpoints_dir: Path) -> Iterator[StartService]:
             return client
 
         yield start
+
+
+class Server:
+    """``gatehouse serve`` on a free port."""
+
+    def __init__(self, checkpoints_dir: Path, folder: Path, **settings: str) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
+        environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error", **settings}
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--device", "cpu"]
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--checkpoints", str(checkpoints_dir)],
+                env=environment,
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.greeting = [self.process.stdout.readline().rstrip() for _ in range(3)]
+        assert "listens on " in self.greeting[0], self.log.read_text()
+        self.address = self.greeting[0].rpartition(" ")[2]
+        self.client = httpx.Client(base_url=self.address, timeout=TIMEOUT_SECONDS)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            if self.client.get("/health/ready").status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(TIMEOUT_SECONDS)
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ready server over the tiny checkpoints, over a real socket."""
+    folder = tmp_path_factory.mktemp("server")
+    server = Server(checkpoints_dir, folder, GATEHOUSE_NUM_THREADS="1")
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.close()

@@ -2,6 +2,7 @@
 
 import io
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,19 @@ def test_bleu_files_of_different_lengths(
     assert main(["bleu", "hypotheses", "references"]) == 1
     assert "references has 1 lines, but hypotheses 2" in capsys.readouterr().err
     assert main(["bleu", "references", "hypotheses"]) == 1
+
+
+def test_training_without_its_extra_is_one_clear_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "training"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
+    assert main(["train", "en-fr"]) == 1
+    error = capsys.readouterr().err
+    assert "tqdm is not installed" in error
+    assert "make train" in error
+    assert error.count("\n") == 1
 
 
 def test_train_is_trainings_own_business(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,73 +2,18 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
 from app.settings import PROJECT_DIR
-
-TIMEOUT_SECONDS = 30
-
-
-class Server:
-    """``gatehouse serve`` on a free port."""
-
-    def __init__(self, checkpoints_dir: Path, folder: Path, **settings: str) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
-        environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error", **settings}
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--device", "cpu"]
-        self.log = folder / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--checkpoints", str(checkpoints_dir)],
-                env=environment,
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.greeting = [self.process.stdout.readline().rstrip() for _ in range(3)]
-        assert "listens on " in self.greeting[0], self.log.read_text()
-        self.address = self.greeting[0].rpartition(" ")[2]
-        self.client = httpx.Client(base_url=self.address, timeout=TIMEOUT_SECONDS)
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            if self.client.get("/health/ready").status_code == 200:
-                return
-            time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(TIMEOUT_SECONDS)
-
-    def close(self) -> None:
-        self.client.close()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(checkpoints_dir, tmp_path_factory.mktemp("server"))
-    server.wait_until_ready()
-    yield server
-    server.close()
+from tests.app.conftest import TIMEOUT_SECONDS, Server
 
 
 def test_the_start_says_where_to_go(server: Server) -> None:

@@ -98,8 +98,13 @@ def test_errors_are_described_with_their_codes(schema: dict[str, Any]) -> None:
             if status == "200":
                 continue
             assert list(response["content"]) == [MEDIA_TYPE], path
-            for code in re.findall(r"`(\w+)`", response["description"]):
+            codes = re.findall(r"`(\w+)`", response["description"])
+            examples = response["content"][MEDIA_TYPE]["examples"]
+            assert list(examples) == codes, path
+            for code in codes:
                 assert str(ERROR_KINDS[code].status) == status
+                check(schema, schema["components"]["schemas"]["Problem"], examples[code]["value"])
+                assert examples[code]["value"]["code"] == code
 
 
 def test_problems_fit_their_description(client: TestClient, schema: dict[str, Any]) -> None:
