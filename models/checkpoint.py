@@ -43,7 +43,7 @@ class CheckpointError(Exception):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataSource(_Frozen):
@@ -85,9 +85,14 @@ class TokenizerEntry(_Frozen):
 
 
 class CheckpointConfig(_Frozen):
-    """Contents of ``config.json``."""
+    """Contents of ``config.json``.
+
+    ``sha256`` holds the checksums of the weights and of the tokenizers' files, so that files of
+    two checkpoints never pass for one.
+    """
 
     format_version: int
+    sha256: dict[str, str]
     model: LanguageModelConfig | Seq2SeqConfig = Field(discriminator="kind")
     languages: Languages | None = None
     tokenizers: dict[str, TokenizerEntry]
@@ -104,7 +109,8 @@ class CheckpointInfo:
         languages: direction of a translation model, else None.
         tokenizers: ``text`` for a language model, ``source`` and ``target`` for a Seq2Seq.
         training: how it was made.
-        fingerprint: hexadecimal SHA-256 over configuration, tokenizers and weights.
+        fingerprint: hexadecimal SHA-256 of ``config.json``, which holds the checksums of the
+            weights and tokenizers: equal fingerprints mean equal answers.
         parameter_count: numbers in the weights file.
     """
 
@@ -122,16 +128,22 @@ def find_checkpoints(root: Path) -> list[Path]:
     """Checkpoint folders at a path: the path itself, or those right below it, by name.
 
     Hidden ones are left out: a kill in the middle of :func:`save_checkpoint` leaves one behind.
+
+    Raises:
+        CheckpointError: a folder may not be read.
     """
-    if (root / CONFIG_FILE).is_file():
-        return [root]
-    if not root.is_dir():
-        return []
-    return sorted(
-        path
-        for path in root.iterdir()
-        if not path.name.startswith(".") and (path / CONFIG_FILE).is_file()
-    )
+    try:
+        if (root / CONFIG_FILE).is_file():
+            return [root]
+        if not root.is_dir():
+            return []
+        return sorted(
+            path
+            for path in root.iterdir()
+            if not path.name.startswith(".") and (path / CONFIG_FILE).is_file()
+        )
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or root}: {error.strerror}") from error
 
 
 def build_model(config: LanguageModelConfig | Seq2SeqConfig) -> Model:
@@ -154,10 +166,13 @@ def read_checkpoint(path: Path) -> CheckpointInfo:
     config = _read_config(path / CONFIG_FILE)
     training = _parse(TrainingRecord, path / TRAINING_FILE, _read_json(path / TRAINING_FILE))
     tokenizers = _read_tokenizers(path, config)
-    files = [CONFIG_FILE, *sorted({e.file for e in config.tokenizers.values()}), WEIGHTS_FILE]
-    digest = hashlib.sha256()
-    for name in files:
-        digest.update(hashlib.sha256(_read_bytes(path / name)).digest())
+    parameter_count = _count_parameters(path / WEIGHTS_FILE)
+    for name in (WEIGHTS_FILE, *(entry.file for entry in config.tokenizers.values())):
+        if _checksum(path / name) != config.sha256.get(name):
+            raise CheckpointError(
+                f"{path / name}: is not the file that {CONFIG_FILE} was written for: "
+                "its SHA-256 differs"
+            )
     return CheckpointInfo(
         path=path,
         name=path.resolve().name,
@@ -165,8 +180,8 @@ def read_checkpoint(path: Path) -> CheckpointInfo:
         languages=config.languages,
         tokenizers=tokenizers,
         training=training,
-        fingerprint=digest.hexdigest(),
-        parameter_count=_count_parameters(path / WEIGHTS_FILE),
+        fingerprint=_checksum(path / CONFIG_FILE),
+        parameter_count=parameter_count,
     )
 
 
@@ -182,7 +197,7 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Model:
         with torch.device("meta"):
             expected = _unique_tensors(build_model(info.config))
         tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
@@ -218,48 +233,68 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder; files of its own in an existing folder are replaced.
 
-    Every file is written beside the folder first and moved in at the end, weights last, so that
-    a full disk or a kill leaves the old checkpoint whole or an error that names the file.
+    Every file is written beside the folder first and moved in at the end, ``config.json`` last.
+    A full disk leaves the old checkpoint whole; a kill between two moves leaves a folder that
+    :func:`read_checkpoint` refuses, since the checksums differ.
 
     Raises:
         OSError: the disk refuses.
+        ValueError: a weight is not finite in float16.
     """
     path.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        entries: dict[str, TokenizerEntry] = {}
-        saved: dict[int, TokenizerEntry] = {}
-        shared = len({id(tokenizer) for tokenizer in tokenizers.values()}) == 1
-        for role, tokenizer in tokenizers.items():
-            if id(tokenizer) not in saved:
-                stem = "tokenizer" if shared else f"{role}-tokenizer"
-                entry = TokenizerEntry(
-                    kind=tokenizer.kind, file=stem + TOKENIZER_SUFFIX[tokenizer.kind]
-                )
-                tokenizer.save(staging / entry.file)
-                saved[id(tokenizer)] = entry
-            entries[role] = saved[id(tokenizer)]
+        (staging / WEIGHTS_FILE).write_bytes(save(_stored_tensors(model)))
+        entries = _save_tokenizers(staging, tokenizers)
         config = CheckpointConfig(
             format_version=FORMAT_VERSION,
+            sha256={file.name: _checksum(file) for file in sorted(staging.iterdir())},
             model=model.config,
             languages=languages,
             tokenizers=entries,
         )
         for name, text in (
-            (CONFIG_FILE, config.model_dump_json(indent=2) + "\n"),
             (TRAINING_FILE, training.model_dump_json(indent=2) + "\n"),
             (CARD_FILE, card),
+            (CONFIG_FILE, config.model_dump_json(indent=2) + "\n"),
         ):
             (staging / name).write_text(text, encoding="utf-8")
-        tensors = {
-            name: tensor.detach().to("cpu", torch.float16).contiguous()
-            for name, tensor in _unique_tensors(model).items()
-        }
-        (staging / WEIGHTS_FILE).write_bytes(save(tensors))
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == WEIGHTS_FILE):
+        stale = {*path.glob("*tokenizer.json"), *path.glob("*tokenizer.model")}
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == CONFIG_FILE):
             file.replace(path / file.name)
+            stale.discard(path / file.name)
+        for file in stale:
+            file.unlink()
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _save_tokenizers(
+    folder: Path, tokenizers: Mapping[str, Tokenizer]
+) -> dict[str, TokenizerEntry]:
+    """Write each tokenizer once, however many roles it has; return the file of each role."""
+    saved: dict[int, TokenizerEntry] = {}
+    shared = len({id(tokenizer) for tokenizer in tokenizers.values()}) == 1
+    for role, tokenizer in tokenizers.items():
+        if id(tokenizer) not in saved:
+            stem = "tokenizer" if shared else f"{role}-tokenizer"
+            file = stem + TOKENIZER_SUFFIX[tokenizer.kind]
+            tokenizer.save(folder / file)
+            saved[id(tokenizer)] = TokenizerEntry(kind=tokenizer.kind, file=file)
+    return {role: saved[id(tokenizer)] for role, tokenizer in tokenizers.items()}
+
+
+def _stored_tensors(model: Model) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, tensor in _unique_tensors(model).items():
+        tensors[name] = tensor.detach().to("cpu", torch.float16).contiguous()
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"the weights of {name} are not finite in float16")
+    return tensors
+
+
+def _checksum(file: Path) -> str:
+    return hashlib.sha256(_read_bytes(file)).hexdigest()
 
 
 def _unique_tensors(model: Model) -> dict[str, torch.Tensor]:
@@ -338,20 +373,19 @@ def _read_tokenizers(path: Path, config: CheckpointConfig) -> dict[str, Tokenize
 
 
 def _count_parameters(file: Path) -> int:
-    """Sum of the sizes in a safetensors header, without reading the values."""
+    """Sum of the sizes in a safetensors header."""
+    content = _read_bytes(file)
     try:
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(size, 100_000_000)))
+        (size,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + size])
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
         return sum(math.prod(map(operator.index, shape)) for shape in shapes)
     except (
-        AttributeError,
-        KeyError,
-        OSError,
-        RecursionError,
-        TypeError,
         ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
         struct.error,
     ) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error

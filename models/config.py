@@ -17,8 +17,14 @@ Implementation = Literal["equations", "torch"]
 layer with the same weights. A single step is always computed by the equations."""
 
 
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Depth = Annotated[int, Field(ge=1, le=64)]
+VocabularySize = Annotated[int, Field(ge=5, le=10_000_000)]
+"""Far above any recurrent model, and low enough that a forged file cannot ask for the world."""
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LanguageModelConfig(_Frozen):
@@ -29,16 +35,16 @@ class LanguageModelConfig(_Frozen):
     """
 
     kind: Literal["language_model"] = "language_model"
-    vocabulary_size: int = Field(ge=5)
+    vocabulary_size: VocabularySize
     cell: CellName = "gru"
     implementation: Implementation = "torch"
-    embedding_size: int | None = Field(default=None, ge=1)
+    embedding_size: Size | None = None
     """Size of the learned token embedding; None feeds one-hot vectors, as the textbook does."""
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(default=1, ge=1)
+    hidden_size: Size
+    num_layers: Depth = 1
     bidirectional: bool = False
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    gate_bias: float = 0.0
+    gate_bias: float = Field(default=0.0, ge=-100.0, le=100.0)
     """Initial bias of the gate that keeps the state: forget (LSTM) or update (GRU)."""
     initializer: Literal["torch", "normal"] = "torch"
     """``torch``: uniform in +-1/sqrt(hidden); ``normal``: N(0, 0.01^2), as the textbook does."""
@@ -63,14 +69,14 @@ class Seq2SeqConfig(_Frozen):
     """
 
     kind: Literal["seq2seq"] = "seq2seq"
-    source_vocabulary_size: int = Field(ge=5)
-    target_vocabulary_size: int = Field(ge=5)
+    source_vocabulary_size: VocabularySize
+    target_vocabulary_size: VocabularySize
     cell: CellName = "gru"
     implementation: Implementation = "torch"
-    embedding_size: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    encoder_layers: int = Field(default=1, ge=1)
-    decoder_layers: int = Field(default=1, ge=1)
+    embedding_size: Size
+    hidden_size: Size
+    encoder_layers: Depth = 1
+    decoder_layers: Depth = 1
     bidirectional_encoder: bool = True
     decoder: Literal["context", "attention", "parallel_attention"] = "attention"
     attention: Literal["additive", "dot"] = "additive"

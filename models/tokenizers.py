@@ -25,6 +25,7 @@ from typing import ClassVar, Protocol, Self
 
 import sentencepiece
 
+from models.preparation import PREPARATIONS, Preparation
 from models.sentencepiece_model import (
     ModelType,
     Normalization,
@@ -59,6 +60,7 @@ __all__ = [
     "TokenizerError",
     "TokenizerKind",
     "WordTokenizer",
+    "continuation",
     "load_tokenizer",
 ]
 
@@ -117,24 +119,24 @@ class CharacterTokenizer(TableTokenizer):
 
     kind: ClassVar[TokenizerKind] = "character"
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], preparation: Preparation = "none") -> None:
         """Build from a whole vocabulary; see :meth:`train`."""
-        super().__init__(tokens)
+        super().__init__(tokens, preparation)
         long = [token for token in self._ids if len(token) != 1]
         if long:
             raise TokenizerError(f"{long[0]!r} is not a single character")
 
     @classmethod
-    def train(cls, text: str) -> Self:
+    def train(cls, text: str, preparation: Preparation = "none") -> Self:
         """Take every character of a text, the most frequent first, ties by code point."""
-        require_unicode(text)
-        return cls((*SPECIAL_TOKENS, *by_frequency(Counter(text), min_frequency=1)))
+        prepared = PREPARATIONS[preparation](require_unicode(text))
+        characters = by_frequency(Counter(prepared), min_frequency=1)
+        return cls((*SPECIAL_TOKENS, *characters), preparation)
 
     def encode(self, text: str) -> list[int]:
-        """Give one id per character; an unseen one is ``<unk>``."""
-        require_unicode(text)
+        """Give one id per character of the prepared text; an unseen one is ``<unk>``."""
         get = self._ids.get
-        return [get(character, UNK_ID) for character in text]
+        return [get(character, UNK_ID) for character in self.prepare(text)]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Join the characters; ``<unk>`` is shown as such."""
@@ -143,51 +145,53 @@ class CharacterTokenizer(TableTokenizer):
 
     def unknown(self, text: str) -> list[str]:
         """List the distinct characters that the vocabulary lacks."""
-        return [character for character in dict.fromkeys(text) if character not in self._ids]
+        distinct = dict.fromkeys(self.prepare(text))
+        return [character for character in distinct if character not in self._ids]
 
 
 class WordTokenizer(TableTokenizer):
-    """One id per word, where words are what stands between white space.
-
-    Lower case, spaces before punctuation and the like are the caller's business: the same
-    preparation must be given to training text and to every text encoded later.
-    """
+    """One id per word, where words are what stands between white space."""
 
     kind: ClassVar[TokenizerKind] = "word"
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], preparation: Preparation = "none") -> None:
         """Build from a whole vocabulary; see :meth:`train`."""
-        super().__init__(tokens)
+        super().__init__(tokens, preparation)
         broken = [token for token in self._ids if token.split() != [token]]
         if broken:
             raise TokenizerError(f"{broken[0]!r} is not a word: it is empty or has white space")
 
     @classmethod
     def train(
-        cls, sentences: Iterable[str], min_frequency: int = 1, reserved: Sequence[str] = ()
+        cls,
+        sentences: Iterable[str],
+        min_frequency: int = 1,
+        reserved: Sequence[str] = (),
+        preparation: Preparation = "none",
     ) -> Self:
         """Take the words of some sentences, the most frequent first, ties by code point.
 
         Args:
-            sentences: texts, prepared as later input will be.
+            sentences: texts.
             min_frequency: words seen less often become ``<unk>``.
             reserved: words that get an id (the first ones) however rare they are.
+            preparation: what is done to every text before it is split into words.
         """
+        prepare = PREPARATIONS[preparation]
         counts: Counter[str] = Counter()
         for sentence in sentences:
-            require_unicode(sentence)
-            counts.update(sentence.split())
+            counts.update(prepare(require_unicode(sentence)).split())
         # A word spelled like a special token stays unknown.
         for word in chain(SPECIAL_TOKENS, reserved):
             counts.pop(word, None)
         kept = [word for word in dict.fromkeys(reserved) if word not in SPECIAL_TOKENS]
-        return cls((*SPECIAL_TOKENS, *kept, *by_frequency(counts, min_frequency)))
+        words = by_frequency(counts, min_frequency)
+        return cls((*SPECIAL_TOKENS, *kept, *words), preparation)
 
     def encode(self, text: str) -> list[int]:
-        """Give one id per word; an unseen one is ``<unk>``."""
-        require_unicode(text)
+        """Give one id per word of the prepared text; an unseen one is ``<unk>``."""
         get = self._ids.get
-        return [get(word, UNK_ID) for word in text.split()]
+        return [get(word, UNK_ID) for word in self.prepare(text).split()]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Join the words with single spaces; ``<unk>`` is shown as such."""
@@ -196,7 +200,8 @@ class WordTokenizer(TableTokenizer):
 
     def unknown(self, text: str) -> list[str]:
         """List the distinct words that the vocabulary lacks."""
-        return [word for word in dict.fromkeys(text.split()) if word not in self._ids]
+        distinct = dict.fromkeys(self.prepare(text).split())
+        return [word for word in distinct if word not in self._ids]
 
 
 class SentencePieceTokenizer:
@@ -350,6 +355,19 @@ class SentencePieceTokenizer:
         return tokens
 
 
+def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """Show the text that tokens add behind others: ``time`` behind ``the`` adds " time".
+
+    Args:
+        tokenizer: whose tokens they are.
+        before: the tokens of the text that goes on, without half a character at its end.
+        tokens: what follows them.
+    """
+    # No tokenizer here looks further back than one token.
+    last = list(before[-1:])
+    return tokenizer.decode([*last, *tokens])[len(tokenizer.decode(last)) :]
+
+
 def load_tokenizer(path: Path, kind: str) -> Tokenizer:
     """Read a tokenizer's file.
 
@@ -372,7 +390,7 @@ def load_tokenizer(path: Path, kind: str) -> Tokenizer:
 
 
 _READERS: dict[str, Callable[[bytes], Tokenizer]] = {
-    "character": lambda content: CharacterTokenizer(read_table(content, "character")),
-    "word": lambda content: WordTokenizer(read_table(content, "word")),
+    "character": lambda content: CharacterTokenizer(*read_table(content, "character")),
+    "word": lambda content: WordTokenizer(*read_table(content, "word")),
     "sentencepiece": SentencePieceTokenizer,
 }

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from models.preparation import PREPARATIONS, Preparation
+
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 FORMAT_VERSION = 1
@@ -23,6 +25,7 @@ class TableTokenizer:
     Args:
         tokens: the whole vocabulary in the order of its ids, beginning with
             :data:`SPECIAL_TOKENS`.
+        preparation: what is done to every text before it is encoded.
 
     Raises:
         TokenizerError: the list does not begin with the special tokens, or repeats one.
@@ -30,8 +33,9 @@ class TableTokenizer:
 
     kind: ClassVar[TokenizerKind]
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], preparation: Preparation = "none") -> None:
         """Build from a whole vocabulary."""
+        self.preparation = preparation
         self._tokens = tuple(tokens)
         if self._tokens[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
             raise TokenizerError(f"the tokens must begin with {', '.join(SPECIAL_TOKENS)}")
@@ -54,14 +58,27 @@ class TableTokenizer:
         require_ids((token_id,), len(self._tokens))
         return self._tokens[token_id]
 
+    def prepare(self, text: str) -> str:
+        """Prepare a text as the training text was prepared.
+
+        Raises:
+            ValueError: it holds a lone surrogate.
+        """
+        return PREPARATIONS[self.preparation](require_unicode(text))
+
     def save(self, path: Path) -> None:
         """Write the vocabulary as JSON."""
-        data = {"format_version": FORMAT_VERSION, "kind": self.kind, "tokens": self._tokens}
+        data = {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "preparation": self.preparation,
+            "tokens": self._tokens,
+        }
         path.write_text(json.dumps(data, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
-def read_table(content: bytes, kind: TokenizerKind) -> list[str]:
-    """Check what :meth:`TableTokenizer.save` wrote and return its tokens.
+def read_table(content: bytes, kind: TokenizerKind) -> tuple[list[str], Preparation]:
+    """Check what :meth:`TableTokenizer.save` wrote; return its tokens and its preparation.
 
     Raises:
         TokenizerError: the content is damaged, of another kind or of a newer format.
@@ -82,7 +99,17 @@ def read_table(content: bytes, kind: TokenizerKind) -> list[str]:
     tokens = data.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise TokenizerError("damaged: 'tokens' must be a list of strings")
-    return tokens
+    try:
+        require_unicode("".join(tokens))
+    except ValueError as error:
+        raise TokenizerError(f"damaged: {error}") from error
+    preparation = data.get("preparation", "none")
+    for known in PREPARATIONS:
+        if preparation == known:
+            return tokens, known
+    raise TokenizerError(
+        f"damaged: 'preparation' is {preparation!r}, not one of {', '.join(PREPARATIONS)}"
+    )
 
 
 def by_frequency(counts: Counter[str], min_frequency: int) -> list[str]:

@@ -79,7 +79,8 @@ def skeleton(tmp_path: Path) -> Path:
         folder.mkdir()
         (folder / "__init__.py").touch()
     for module in (
-        "app.api.routes", "app.cli", "app.exceptions", "app.main", "app.service", "app.settings",
+        "app.api.routes", "app.cli", "app.exceptions", "app.main", "app.server", "app.service",
+        "app.settings",
         "models.config", "models.tokenizers", "training.loop",
     ):  # fmt: skip
         _append(tmp_path, module, "")

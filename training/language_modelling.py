@@ -22,12 +22,13 @@ from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.evaluation import perplexity
 from models.language_model import LanguageModel, NotGenerativeError
+from models.preparation import PREPARATIONS
 from models.recurrent import StackState
 from models.tokenizers import BOS_ID, CharacterTokenizer, Tokenizer, WordTokenizer
 from training.preset import Preset, TextData
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
-from training.text import book_characters, split_held_out
+from training.text import split_held_out
 from training.tokenization import train_tokenizer
 
 EVALUATION_CHUNK = 1024
@@ -62,8 +63,7 @@ class LanguageModelling:
         self._settings = preset.training
         self._device = device
         text, source = read_data(data.source, data_location, cache_dir)
-        text = book_characters(text) if data.preparation == "book" else text
-        text = text[: data.first_characters]
+        text = PREPARATIONS[data.preparation](text)[: data.first_characters]
         if len(text) < 2:
             raise DataError(f"{source.name}: {len(text)} characters are too few to train on")
         self._held_out = ""
@@ -71,7 +71,9 @@ class LanguageModelling:
             text, self._held_out = split_held_out(text, data.held_out_share)
         self._text = text
         self.sources = [source]
-        tokenizer = train_tokenizer(preset.tokenizer, [text])
+        tokenizer = train_tokenizer(
+            preset.tokenizer, [text], data.preparation, add_dummy_prefix=False
+        )
         self._tokenizer = tokenizer
         self.tokenizers: dict[str, Tokenizer] = {"text": tokenizer}
         self._held_out_tokens = tokenizer.encode(self._held_out)

@@ -128,7 +128,7 @@ def cut_pairs(
     rest by the same rule.
 
     Sides differing in any character are different test sentences: apply
-    :func:`training.text.normalise_spaces` and the like before the cut. The choice is not
+    :func:`models.preparation.normalise_spaces` and the like before the cut. The choice is not
     changed by that, since the normalised form has plain spaces only.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
+from models.preparation import Preparation
 from training.sources import TextSource
 
 PRESETS_DIR = Path(__file__).parent / "presets"
@@ -31,8 +32,8 @@ class TextData(_Frozen):
 
     kind: Literal["text"] = "text"
     source: TextSource
-    preparation: Literal["none", "book"] = "none"
-    """``book``: letters and spaces only, lower case, as the textbook does."""
+    preparation: Preparation = "none"
+    """See :mod:`models.preparation`; the tokenizer does the same to every text it is given."""
     first_characters: int | None = Field(default=None, ge=2)
     """Use only so many characters of the prepared text."""
     held_out_share: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -46,9 +47,8 @@ class ParallelData(_Frozen):
     source: TextSource
     source_language: str
     target_language: str
-    preparation: Literal["none", "spaces", "book"] = "none"
-    """``spaces``: no-break spaces become plain ones; ``book``: lower case and punctuation
-    apart, as the textbook does."""
+    preparation: Preparation = "none"
+    """See :mod:`models.preparation`; the tokenizer does the same to every text it is given."""
     first_pairs: int | None = Field(default=None, ge=1)
     """Use only so many pairs of the file."""
     test_share: float = Field(default=0.013, ge=0.0, lt=1.0)
@@ -138,11 +138,23 @@ class Preset(_Frozen):
                 Seq2SeqConfig.model_validate({**self.model, **sizes})
         except ValidationError as error:
             raise ValueError(_complaint(error, "model")) from error
+        self._check_preparation()
         if self.data.kind == "text" and self.training.batch_rows is None:
             raise ValueError("running text needs training.batch_rows")
         if self.data.kind == "text" and self.training.label_smoothing:
             raise ValueError("training.label_smoothing is for sentence pairs only")
         return self
+
+    def _check_preparation(self) -> None:
+        """SentencePiece keeps no preparation: what its own normalisation does must cover it."""
+        preparation, tokenizer = self.data.preparation, self.tokenizer
+        if tokenizer.kind != "sentencepiece" or preparation == "none":
+            return
+        if preparation != "spaces" or tokenizer.normalization != "nmt_nfkc":
+            raise ValueError(
+                f"data.preparation {preparation} needs a character or word tokenizer (spaces "
+                "also goes with tokenizer.normalization nmt_nfkc)"
+            )
 
 
 def available_presets() -> dict[str, Path]:

@@ -1,36 +1,4 @@
-"""Preparing text: as the textbook does, and cutting off a part to measure on.
-
-The textbook is *Dive into Deep Learning* (Zhang et al.), https://d2l.ai.
-"""
-
-import re
-
-_SPACES = str.maketrans({"\u202f": " ", "\u00a0": " "})
-
-
-def normalise_spaces(text: str) -> str:
-    """Turn the no-break spaces U+202F and U+00A0 into plain ones, one for one.
-
-    French typography puts them before ``! ? : ;``, though not in every text.
-    """
-    return text.translate(_SPACES)
-
-
-def book_characters(text: str) -> str:
-    """Keep letters only, lower case, with one space for everything between them.
-
-    As section 9.2 of the textbook prepares *The Time Machine*: only the letters a to z.
-    """
-    return re.sub("[^A-Za-z]+", " ", text).lower()
-
-
-def book_sentence(text: str) -> str:
-    """Make a sentence lower case, with plain spaces and a space before each of ``, . ! ?``.
-
-    As section 10.5 of the textbook prepares the English-French pairs, so that splitting at
-    spaces gives words and punctuation marks.
-    """
-    return re.sub("(?<=[^ ])([,.!?])", r" \1", normalise_spaces(text).lower())
+"""Cutting off the end of a text, to measure on."""
 
 
 def split_held_out(text: str, fraction: float) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from models.preparation import Preparation
 from models.tokenizers import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -11,16 +12,33 @@ from models.tokenizers import (
 from training.preset import TokenizerSettings
 
 
-def train_tokenizer(settings: TokenizerSettings, texts: Sequence[str]) -> Tokenizer:
-    """Train a tokenizer on texts.
+def train_tokenizer(
+    settings: TokenizerSettings,
+    texts: Sequence[str],
+    preparation: Preparation,
+    *,
+    add_dummy_prefix: bool,
+) -> Tokenizer:
+    """Train a tokenizer on texts; it will prepare every text that it is given in the same way.
+
+    Args:
+        settings: its kind and size.
+        texts: what to train on.
+        preparation: for characters and words; SentencePiece normalises by itself.
+        add_dummy_prefix: SentencePiece only: see :class:`SentencePieceTokenizer`.
 
     Raises:
         TokenizerError: the texts are too few for the vocabulary size asked for.
     """
     if settings.kind == "character":
-        return CharacterTokenizer.train("".join(texts))
+        return CharacterTokenizer.train("".join(texts), preparation)
     if settings.kind == "word":
-        return WordTokenizer.train(texts, min_frequency=settings.min_frequency)
+        return WordTokenizer.train(
+            texts, min_frequency=settings.min_frequency, preparation=preparation
+        )
     return SentencePieceTokenizer.train(
-        texts, settings.vocabulary_size, normalization=settings.normalization
+        texts,
+        settings.vocabulary_size,
+        normalization=settings.normalization,
+        add_dummy_prefix=add_dummy_prefix,
     )

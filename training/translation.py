@@ -8,7 +8,7 @@ Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V``
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -24,6 +24,7 @@ from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity, textbook_bleu
+from models.preparation import PREPARATIONS
 from models.recurrent import sequence_mask
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
@@ -38,7 +39,6 @@ from training.parallel import (
 from training.preset import Optimization, ParallelData, Preset
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
-from training.text import book_sentence, normalise_spaces
 from training.tokenization import train_tokenizer
 
 VALIDATION_BLEU_SENTENCES = 200
@@ -152,7 +152,6 @@ class Translation:
     ) -> None:
         self._settings = preset.training
         self._data = data
-        self._book = data.preparation == "book"
         self.languages = Languages(source=data.source_language, target=data.target_language)
         text, source = read_data(data.source, data_location, cache_dir)
         self.sources = [source]
@@ -176,15 +175,17 @@ class Translation:
     def _train_tokenizers(self, preset: Preset) -> None:
         sources = [pair.source for pair in self._cut.train]
         targets = [pair.target for pair in self._cut.train]
+
+        def train(texts: Sequence[str]) -> Tokenizer:
+            preparation = self._data.preparation
+            return train_tokenizer(preset.tokenizer, texts, preparation, add_dummy_prefix=True)
+
         self.tokenizers: dict[str, Tokenizer]
         if preset.model.get("tie_embeddings"):
-            joint = train_tokenizer(preset.tokenizer, sources + targets)
+            joint = train(sources + targets)
             self.tokenizers = {"source": joint, "target": joint}
         else:
-            self.tokenizers = {
-                "source": train_tokenizer(preset.tokenizer, sources),
-                "target": train_tokenizer(preset.tokenizer, targets),
-            }
+            self.tokenizers = {"source": train(sources), "target": train(targets)}
 
     def _encode(self, pairs: Sequence[Pair]) -> list[TokenPair]:
         limit, cut = self._data.max_tokens, self._data.truncate_to
@@ -325,12 +326,7 @@ def score_sentences(
 
 
 def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:
-    preparations: dict[str, Callable[[str], str]] = {
-        "none": str,
-        "spaces": normalise_spaces,
-        "book": book_sentence,
-    }
-    prepare = preparations[data.preparation]
+    prepare = PREPARATIONS[data.preparation]
     try:
         parsed = parse_tab_pairs(text)[: data.first_pairs]
     except DataError as error:

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+MIN_TEMPERATURE = 0.01
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+"""Beyond these bounds logits leave the range of float32."""
 MAX_SEED = 2**53 - 1
 """Largest seed: the largest integer that every JSON client can hold exactly."""
 
@@ -64,8 +67,13 @@ class DecodingParams:
             ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
             (
                 "repetition_penalty",
-                0.0 < self.repetition_penalty < float("inf"),
-                "above 0 and finite",
+                MIN_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY,
+                f"between {MIN_REPETITION_PENALTY} and {MAX_REPETITION_PENALTY}",
+            ),
+            (
+                "temperature",
+                not 0 < self.temperature < MIN_TEMPERATURE,
+                f"0 (greedy) or at least {MIN_TEMPERATURE}",
             ),
             ("seed", 0 <= self.seed <= MAX_SEED, f"between 0 and {MAX_SEED}"),
             ("num_outputs", self.num_outputs >= 1, "at least 1"),

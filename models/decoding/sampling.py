@@ -121,7 +121,7 @@ def choose_tokens(
         ``[N]`` int64.
     """
     device = logits.device
-    scores = suppress_special(logits)
+    scores = logits.clone()
     penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
     if penalised:
         mask = torch.zeros(len(penalised), logits.shape[1], dtype=torch.bool, device=device)
@@ -129,6 +129,7 @@ def choose_tokens(
             mask[index, list(seen[row])] = True
         penalty = torch.tensor([params[row].repetition_penalty for row in penalised], device=device)
         scores[penalised] = penalise_repetition(scores[penalised], mask, penalty)
+    scores = suppress_special(scores)
     tokens = most_probable(scores)
     sampled = [row for row, p in enumerate(params) if p.is_sampled]
     if sampled:

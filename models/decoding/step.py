@@ -82,10 +82,11 @@ class _Outputs:
         self.logprobs = torch.log_softmax(logits.float(), dim=-1)
         self.attention = attention
 
-    def token(self, row: int, token: int, params: DecodingParams) -> GeneratedToken:
+    def token(self, row: int, token: int, task: DecodingTask) -> GeneratedToken:
         weights = None
-        if params.return_attention and self.attention is not None:
-            weights = tuple(self.attention[row].tolist())
+        if task.params.return_attention and self.attention is not None:
+            # Behind the source's own positions the batch is padded to its longest source.
+            weights = tuple(self.attention[row, : len(task.prompt)].tolist())
         return GeneratedToken(token, float(self.logprobs[row, token]), weights)
 
 
@@ -109,9 +110,16 @@ class BatchedDecoder:
 
     @torch.inference_mode()
     def admit(self, tasks: Sequence[DecodingTask]) -> None:
-        """Read the prompts in one batch and let their rows join."""
+        """Read the prompts in one batch and let their rows join.
+
+        Raises:
+            ValueError: a key is in use already.
+        """
         if not tasks:
             return
+        keys = [*(running.task.key for running in self._running), *(task.key for task in tasks)]
+        if len(set(keys)) < len(keys):
+            raise ValueError("each request in the decoder needs a key of its own")
         tokens, state = self._model.start([task.prompt for task in tasks])
         copies = [1 if t.params.is_beam else t.params.num_outputs for t in tasks]
         for task, count in zip(tasks, copies, strict=True):
@@ -197,7 +205,6 @@ def _advance_rows(
     running: _Running, first: int, outputs: _Outputs, chosen: dict[int, int]
 ) -> tuple[list[Emission], _Kept]:
     """One step of a greedy or sampled request, whose rows begin at ``first``."""
-    params = running.task.params
     running.length += 1
     emissions: list[Emission] = []
     kept: _Kept = []
@@ -205,7 +212,7 @@ def _advance_rows(
     for index, row in enumerate(running.rows, start=first):
         token = chosen[index]
         reason = _finish_reason(token, running)
-        generated = outputs.token(index, token, params)
+        generated = outputs.token(index, token, running.task)
         emissions.append(Emission(row.output_index, generated, reason))
         if reason is None:
             row.text.append(token)
@@ -230,7 +237,7 @@ def _advance_beam(
     kept: _Kept = []
     running.rows = []
     for cumulative, parent, token in zip(*best, strict=True):
-        generated = outputs.token(first + parent, token, params)
+        generated = outputs.token(first + parent, token, running.task)
         tokens = (*before[parent].tokens, generated)
         reason = _finish_reason(token, running)
         if reason is not None:

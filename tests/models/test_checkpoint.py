@@ -1,6 +1,8 @@
 """Checkpoint folders: the round trip, and every kind of damage has its clear error."""
 
+import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +79,15 @@ def _change_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None
     data = json.loads(file.read_text())
     change(data)
     file.write_text(json.dumps(data))
+
+
+def _sign(folder: Path) -> None:
+    """Make the checksums right, so that what lies behind them is what is tested."""
+    config = json.loads((folder / "config.json").read_text())
+    config["sha256"] = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in config["sha256"]
+    }
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_a_language_model_comes_back_rounded_to_float16(folder: Path) -> None:
@@ -212,6 +223,9 @@ def test_weights_that_do_not_fit_are_named(
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .* its SHA-256 differs"):
+        read_checkpoint(folder)
+    _sign(folder)
     with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{message}"):
         load_model(read_checkpoint(folder), CPU)
 
@@ -281,7 +295,7 @@ def test_a_training_record_with_a_field_missing_is_named(folder: Path) -> None:
 
 
 def test_a_config_of_other_shapes_is_refused_without_asking_for_their_memory(folder: Path) -> None:
-    _change_json(folder / "config.json", lambda c: c["model"].update(hidden_size=10_000_000))
+    _change_json(folder / "config.json", lambda c: c["model"].update(hidden_size=60_000))
     with pytest.raises(CheckpointError, match=r"has shape .* but config\.json asks for"):
         load_model(read_checkpoint(folder), CPU)
 
@@ -309,7 +323,39 @@ def test_the_fingerprint_covers_what_decides_the_answers(folder: Path, name: str
     else:
         content += b"\n"
     (folder / name).write_bytes(content)
+    _sign(folder)
     assert read_checkpoint(folder).fingerprint != before
+
+
+def test_files_of_two_checkpoints_do_not_pass_for_one(folder: Path, tmp_path: Path) -> None:
+    """What a kill between two moves of a save would leave."""
+    other = tmp_path / "other"
+    model = _language_model()
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    _save(other, model, {"text": CharacterTokenizer.train("hbcdefg é\u202f")})
+    for name in ("model.safetensors", "tokenizer.json"):
+        mixed = tmp_path / "mixed"
+        shutil.copytree(folder, mixed)
+        shutil.copy(other / name, mixed / name)
+        with pytest.raises(CheckpointError, match=rf"{name}: .* its SHA-256 differs"):
+            read_checkpoint(mixed)
+        shutil.rmtree(mixed)
+
+
+def test_weights_beyond_float16_are_not_saved(tmp_path: Path) -> None:
+    model = _language_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e6)
+    with pytest.raises(ValueError, match="not finite in float16"):
+        _save(tmp_path / "huge", model, {"text": CharacterTokenizer.train("abcdefg é\u202f")})
+    assert not (tmp_path / "huge" / "config.json").exists()
+
+
+def test_a_changed_tokenizer_leaves_no_stale_file(folder: Path) -> None:
+    (folder / "source-tokenizer.json").write_text("{}")
+    _save(folder, _language_model(), {"text": CharacterTokenizer.train("abcdefg é\u202f")})
+    assert not (folder / "source-tokenizer.json").exists()
 
 
 def test_the_fingerprint_does_not_cover_words(folder: Path) -> None:

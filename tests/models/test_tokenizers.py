@@ -20,6 +20,7 @@ from models.tokenizers import (
     Tokenizer,
     TokenizerError,
     WordTokenizer,
+    continuation,
     load_tokenizer,
 )
 
@@ -374,3 +375,53 @@ def test_a_sentencepiece_model_of_another_make_is_refused(
     )
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(tmp_path / "other.model", "sentencepiece")
+
+
+def test_a_tokenizer_prepares_what_it_reads_and_keeps_that_in_its_file(tmp_path: Path) -> None:
+    words = WordTokenizer.train(["Go.", "I lost."], preparation="book_sentence")
+    letters = CharacterTokenizer.train("The Time", preparation="book_characters")
+    for tokenizer in (words, letters):
+        tokenizer.save(tmp_path / "tokenizer.json")
+        again = load_tokenizer(tmp_path / "tokenizer.json", tokenizer.kind)
+        for text in ("I go.", "THE\u202ftime!"):
+            assert again.encode(text) == tokenizer.encode(text)
+    assert words.decode(words.encode("I go.")) == "i go ."
+    assert words.unknown("I go.") == []
+    assert letters.decode(letters.encode("THE 3 MITE")) == "the mite"
+    assert letters.unknown("The mite?!") == []
+
+
+def test_an_unknown_preparation_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    WordTokenizer.train(["a"]).save(file)
+    file.write_text(file.read_text().replace('"none"', '"upper"'))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: .*'preparation' is 'upper'"):
+        load_tokenizer(file, "word")
+
+
+def test_a_table_with_a_lone_surrogate_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    WordTokenizer.train(["wort"]).save(file)
+    file.write_text(file.read_text().replace("wort", "\\ud800"))
+    with pytest.raises(TokenizerError, match="lone surrogate"):
+        load_tokenizer(file, "word")
+
+
+def test_a_continuation_is_the_text_behind_what_was_there() -> None:
+    words = WordTokenizer.train(["the time traveller"])
+    the, *rest = words.encode("the time traveller")
+    assert continuation(words, [BOS_ID, the], rest) == " time traveller"
+    assert continuation(words, [BOS_ID], [the, *rest]) == "the time traveller"
+    assert continuation(words, [BOS_ID, the], []) == ""
+    letters = CharacterTokenizer.train("the time")
+    assert continuation(letters, letters.encode("the"), letters.encode(" time")) == " time"
+    corpus = ["the time traveller and the medical man", "the man came late"] * 20
+    pieces = SentencePieceTokenizer.train(corpus, 275, add_dummy_prefix=False)
+    for text in ("the time", "the", "é 3"):
+        whole = pieces.encode(text + " and the man")
+        for cut in range(1, len(whole)):
+            before, behind = whole[:cut], whole[cut:]
+            if "\ufffd" not in pieces.decode(before):
+                assert pieces.decode(before) + continuation(pieces, before, behind) == (
+                    text + " and the man"
+                )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.preparation import normalise_spaces
 from training.parallel import (
     Pair,
     TestSentence,
@@ -16,7 +17,6 @@ from training.parallel import (
     read_aligned,
 )
 from training.sources import DataError
-from training.text import normalise_spaces
 
 # Few words, so that sentences collide in many ways: case, punctuation, either side.
 _words = st.sampled_from(["go", "Go", "on", "ÉTÉ", "été", "a", "b", "c", "d"])

@@ -119,6 +119,15 @@ def test_special_tokens_are_never_generated(seed: int, position: int) -> None:
     assert logits[0, 0] == 50.0  # the caller's logits are left alone
 
 
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_no_penalty_lets_a_special_token_through(penalty: float) -> None:
+    for temperature in (0.0, 0.01, 1.0):
+        params = DecodingParams(1, temperature=temperature, repetition_penalty=penalty)
+        token = int(choose_tokens(torch.randn(1, SIZE), [params], [0.5], [range(SIZE)]))
+        assert token not in NEVER_GENERATED
+        assert token < SIZE
+
+
 def test_repetition_penalty_by_hand() -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0, 0.0]])
     seen = torch.tensor([[True, True, False, True]])

@@ -63,9 +63,7 @@ def assert_same(found: list[Hypothesis], reference: list[Hypothesis]) -> None:
         for token, other_token in zip(one.tokens, other.tokens, strict=True):
             assert (token.attention is None) == (other_token.attention is None)
             if token.attention is not None and other_token.attention is not None:
-                assert token.attention[: len(other_token.attention)] == pytest.approx(
-                    other_token.attention, abs=1e-4
-                )
+                assert token.attention == pytest.approx(other_token.attention, abs=1e-4)
 
 
 def drain(decoder: BatchedDecoder, emitted: dict[int, list[Emission]]) -> list[int]:
@@ -166,6 +164,13 @@ def test_a_corpus_comes_back_whole(max_rows: int, width: int) -> None:
     for index, prompt in enumerate(prompts):
         assert_same(found[index], expected(model, prompt, params))
     assert list(decode_corpus(model, [], params)) == []
+
+
+def test_a_key_names_one_request() -> None:
+    decoder = BatchedDecoder(LANGUAGE_MODEL)
+    decoder.admit([DecodingTask(7, [BOS_ID, 5], DecodingParams(2))])
+    with pytest.raises(ValueError, match="a key of its own"):
+        decoder.admit([DecodingTask(7, [BOS_ID, 6], DecodingParams(2))])
 
 
 def test_decoding_needs_no_gradient() -> None:
