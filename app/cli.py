@@ -7,7 +7,6 @@ a traceback.
 import argparse
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -134,7 +133,9 @@ def _add_translate(commands: "_Commands") -> None:
     parser.add_argument("--from", dest="source", metavar="LANGUAGE")
     parser.add_argument("--to", dest="target", metavar="LANGUAGE")
     parser.add_argument("--model", help="translation model (default: one that fits)")
-    parser.add_argument("--beam-size", type=int, metavar="N", help="default 4; 1 is greedy")
+    parser.add_argument(
+        "--beam-size", type=int, metavar="N", help="width of the beam search; 1 is greedy"
+    )
     _add_model_options(parser)
     parser.set_defaults(run=_translate)
 
@@ -160,46 +161,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # What can be known to fail is tried before anything slow is loaded: first the port.
-    listener = _listen(settings)
-    with listener:
+    with _listen(settings) as listener:
         from app.catalog import read_checkpoints
         from app.engine.device import resolve_device
+        from app.server import run_server
 
         resolve_device(settings.device)
         found = read_checkpoints(settings.checkpoints_dir, settings.models)
-        return _run_server(settings, listener, [checkpoint.name for checkpoint in found])
-
-
-def _run_server(settings: Settings, listener: socket.socket, names: Sequence[str]) -> int:
-    import uvicorn
-
-    from app.main import create_app
-    from app.runtime import Runtime
-
-    def stop() -> None:
-        server.should_exit = True
-
-    runtime = Runtime(settings, on_startup_failure=stop)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(runtime=runtime),
-            log_config=None,
-            access_log=settings.log_level == "debug",
-            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_seconds)),
-        )
-    )
-    host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(f"Gatehouse listens on {address}")
-    print(f"Try it:  {address}/docs")
-    print(f"Models:  {', '.join(names)}", flush=True)
-    # uvicorn ends in good order on these signals, and then raises them again for the handlers
-    # that were there before: ours, so that the process ends with status 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    server.run(sockets=[listener])
-    if runtime.failure is not None:
-        raise StartupError(runtime.failure)
+        run_server(settings, listener, [checkpoint.name for checkpoint in found])
     return OK
 
 
@@ -244,12 +213,13 @@ def _list_models(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> int:
     from app.api.requests import GenerateBody
 
-    names = ("prompt", "model", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    arguments.echo = True
+    names = ("prompt", "model", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "echo")
     body = _checked(GenerateBody, arguments, names)
 
     async def work(service: "Service") -> int:
         result = await service.generate(body.to_request(service.limits))
-        print(arguments.prompt + result.outputs[0].text)
+        print(result.outputs[0].text)
         return OK
 
     return _offline(_settings(arguments), work)

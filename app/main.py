@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import VERSION
 from app.api.errors import install_error_handlers
+from app.api.head import HeadMiddleware
 from app.api.limits import BodyLimitMiddleware
 from app.api.observation import ObservationMiddleware
 from app.api.openapi import install_openapi
@@ -43,6 +44,8 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
         version=VERSION,
         lifespan=lifespan,
         redoc_url=None,
+        # Folds the list of schemas at the end of the page.
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     app.state.runtime = runtime
     app.include_router(router)
@@ -50,4 +53,5 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     install_openapi(app, runtime)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=runtime.settings.max_body_bytes)
     app.add_middleware(ObservationMiddleware, metrics=runtime.metrics)
+    app.add_middleware(HeadMiddleware)
     return app

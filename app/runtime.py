@@ -55,8 +55,8 @@ class Runtime:
         self._on_startup_failure = on_startup_failure
         self._service: Service | None = None
         self._client: EngineClient | None = None
-        self._draining = False
         self._loading: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None] | None = None
         self.metrics.ready.set_function(lambda: float(self.not_ready_because() is None))
 
     @property
@@ -71,7 +71,7 @@ class Runtime:
             NotReadyError: it is not loaded, or never will be.
             DrainingError: it shuts down.
         """
-        if self._draining:
+        if self._drain is not None:
             raise DrainingError("the service is shutting down and takes no more requests")
         if self._service is None:
             raise NotReadyError(self.not_ready_because() or "the models are being loaded")
@@ -81,7 +81,7 @@ class Runtime:
         """Why requests would be turned away now; None when they would not."""
         if self.failure is not None:
             return f"the service could not start: {self.failure}"
-        if self._draining:
+        if self._drain is not None:
             return "the service is shutting down"
         if self._client is None:
             return "the models are being loaded"
@@ -105,16 +105,26 @@ class Runtime:
         if self.failure is not None:
             raise StartupError(self.failure)
 
+    def begin_drain(self) -> None:
+        """Take no more requests; those that run may end within the drain limit.
+
+        To be called on the event loop; a second call changes nothing.
+        """
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._finish())
+
     async def stop(self) -> None:
         """Take no more requests, finish those that run, end the engine."""
-        self._draining = True
+        self.begin_drain()
+        if self._drain is not None:
+            await self._drain
+
+    async def _finish(self) -> None:
         if self._loading is not None:
             # Loading itself runs in a thread, which cannot be interrupted.
             await self._loading
-        if self._client is not None:
-            await self._client.drain(self.settings.drain_timeout_seconds)
         if self._service is not None:
-            self._service.close()
+            await self._service.drain(self.settings.drain_timeout_seconds)
 
     async def _load(self) -> None:
         try:

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     default_max_new_tokens: int = Field(
         128, ge=1, description="Tokens that /generate writes at most when the request says nothing."
     )
+    max_alignment_cells: int = Field(
+        1_000_000,
+        ge=1,
+        description="Most attention weights that one /translate request may ask for: texts x "
+        "hypotheses x target tokens at most x source tokens.",
+    )
     request_timeout_seconds: float = Field(
         60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."
     )

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from app.api.body import BodyError, shown_field
 from app.api.disconnect import ClientGoneError
 from app.api.requests import UNION_TAGS
 from app.exceptions import (
@@ -33,7 +34,6 @@ OUTCOME_SCOPE_KEY = "gatehouse.outcome"
 _DEFAULT_RETRY_AFTER_SECONDS = 1
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
 _MAX_FIELD_ERRORS = 20
-_MAX_FIELD_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,6 @@ _CODE_OF_STATUS = {
     400: "invalid_json",
     404: "not_found",
     405: "method_not_allowed",
-    413: "body_too_large",
 }
 
 
@@ -144,7 +143,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(GatehouseError)
     async def on_gatehouse_error(request: Request, error: Exception) -> ProblemResponse:
-        return _note(request, _from_gatehouse_error(error))
+        return _note(request, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: Exception) -> ProblemResponse:
@@ -170,7 +169,8 @@ def _note(request: Request, response: ProblemResponse) -> ProblemResponse:
     return response
 
 
-def _from_gatehouse_error(error: Exception) -> ProblemResponse:
+def problem_of(error: Exception) -> ProblemResponse:
+    """The answer for an exception of :mod:`app.exceptions`."""
     code = getattr(error, "code", "internal_error")
     if code not in ERROR_KINDS:
         logger.error("an error without an HTTP status reached a request", exc_info=error)
@@ -188,6 +188,8 @@ def _from_gatehouse_error(error: Exception) -> ProblemResponse:
 
 
 def _from_http_exception(error: Exception) -> ProblemResponse:
+    if isinstance(error, BodyError):
+        return problem_of(error.error)
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     code = _CODE_OF_STATUS.get(status, "internal_error")
@@ -195,7 +197,6 @@ def _from_http_exception(error: Exception) -> ProblemResponse:
         "invalid_json": "the body cannot be read as JSON in UTF-8",
         "not_found": "there is nothing at this path; /docs lists what there is",
         "method_not_allowed": "this path does not take this method; the Allow header says which",
-        "body_too_large": "the body is larger than this service accepts",
         "internal_error": http.HTTPStatus(status).phrase,
     }[code]
     return problem(code, detail, headers=headers)
@@ -226,7 +227,4 @@ def _is_json(request: Request) -> bool:
 
 def _field(location: Sequence[str | int]) -> str:
     """The dotted name of a field, without where it came from or which form of it was tried."""
-    name = ".".join(str(part) for part in location[1:] if part not in UNION_TAGS)
-    # An unknown field's name is the client's own: it may be long, or no Unicode text.
-    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return name if len(name) <= _MAX_FIELD_CHARACTERS else name[:_MAX_FIELD_CHARACTERS] + "..."
+    return shown_field(".".join(str(part) for part in location[1:] if part not in UNION_TAGS))

@@ -61,7 +61,7 @@ BLEU_EXAMPLES: Any = {
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",
     "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
-    "body_too_large": "the body is larger than this service accepts",
+    "body_too_large": "the body has more than 2097152 bytes",
     "unsupported_media_type": "send JSON with the header Content-Type: application/json",
     "invalid_request": "beam_size: Input should be less than or equal to 16",
     "unknown_language_pair": "this language pair is not translated; there is: en to fr",

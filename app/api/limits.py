@@ -4,11 +4,12 @@ Starlette has a middleware of its own for this, but it answers in plain text whe
 is declared, and this service answers every error as ``application/problem+json``.
 """
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import OUTCOME_SCOPE_KEY, problem
+from app.api.body import BodyError
+from app.api.errors import OUTCOME_SCOPE_KEY, problem_of
+from app.exceptions import BodyTooLargeError
 
 
 class BodyLimitMiddleware:
@@ -28,8 +29,9 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        too_large = BodyTooLargeError(f"the body has more than {self._max_body_bytes} bytes")
         if self._declared_bytes(scope) > self._max_body_bytes:
-            response = problem("body_too_large", f"the limit is {self._max_body_bytes} bytes")
+            response = problem_of(too_large)
             scope[OUTCOME_SCOPE_KEY] = response.code
             await response(scope, receive, send)
             return
@@ -40,8 +42,7 @@ class BodyLimitMiddleware:
             message = await receive()
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._max_body_bytes:
-                # Of all exceptions, FastAPI lets only its own through while it reads a body.
-                raise HTTPException(413)
+                raise BodyError(too_large)
             return message
 
         await self._app(scope, receive_within_limit, send)

@@ -17,16 +17,14 @@ from pydantic import (
     field_validator,
 )
 
-from app.engine.request import DecodingParams
+from app.engine.request import DEFAULT_LENGTH_PENALTY, MAX_ROWS_PER_REQUEST, DecodingParams
 from app.exceptions import InvalidRequestError
 from app.service.generation import GenerationRequest
 from app.service.limits import Limits
 from app.service.scoring import MetricName, ScoringRequest
-from app.service.translation import TranslationRequest
-from models.decoding.params import MAX_SEED
+from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
+from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY
 
-MAX_BEAM_SIZE = 16
-MAX_OUTPUTS = 16
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 200
 MAX_REFERENCES_PER_TEXT = 16
@@ -87,7 +85,7 @@ _Segments = Annotated[
 ]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 Language = Annotated[str, Field(min_length=2, max_length=35)]
-BeamSize = Annotated[int, Field(ge=1, le=MAX_BEAM_SIZE)]
+BeamSize = Annotated[int, Field(ge=1, le=MAX_ROWS_PER_REQUEST)]
 LengthPenalty = Annotated[float, Field(ge=0, le=10)]
 MaxNewTokens = Annotated[
     int, Field(ge=1, json_schema_extra=_limit("maximum", "max_new_tokens_limit"))
@@ -129,7 +127,7 @@ class GenerateBody(_Body):
     )
     repetition_penalty: float = Field(
         default=1.0,
-        gt=0,
+        ge=MIN_REPETITION_PENALTY,
         le=10,
         description="Above 1 makes tokens of the prompt and output less likely to come again.",
     )
@@ -146,8 +144,9 @@ class GenerateBody(_Body):
     n: int = Field(
         default=1,
         ge=1,
-        le=MAX_OUTPUTS,
-        description="Outputs for each prompt: samples, or the best hypotheses of a beam.",
+        le=MAX_ROWS_PER_REQUEST,
+        description="Outputs for each prompt: samples, or the best hypotheses of a beam, which "
+        "may find fewer where there are not so many different ones.",
     )
     beam_size: BeamSize = Field(
         default=1,
@@ -155,7 +154,7 @@ class GenerateBody(_Body):
         "repetition_penalty and stop.",
     )
     length_penalty: LengthPenalty = Field(
-        default=0.75,
+        default=DEFAULT_LENGTH_PENALTY,
         description="Beams are ranked by log-probability / tokens ** length_penalty.",
     )
     logprobs: bool = Field(
@@ -228,7 +227,8 @@ class TranslateBody(_Body):
     """What to translate: the body of ``POST /translate``."""
 
     text: OneOrManyTexts = Field(
-        description="Text to translate, or a list of texts. A blank one has the empty translation."
+        description="Text to translate, or a list of texts. A blank one has the empty translation, "
+        "and so has one of which the model's tokenizer keeps nothing."
     )
     source: Language | None = Field(
         default=None, description="Source language, as GET /models shows it; null: the model's."
@@ -240,16 +240,19 @@ class TranslateBody(_Body):
         default=None,
         description="A translation model of GET /models; null: one that fits source and target.",
     )
-    beam_size: BeamSize = Field(default=4, description="Width of the beam search; 1 is greedy.")
+    beam_size: BeamSize = Field(
+        default=DEFAULT_BEAM_SIZE, description="Width of the beam search; 1 is greedy."
+    )
     length_penalty: LengthPenalty = Field(
-        default=0.75,
+        default=DEFAULT_LENGTH_PENALTY,
         description="Hypotheses are ranked by log-probability / tokens ** length_penalty.",
     )
     num_hypotheses: int | None = Field(
         default=None,
         ge=1,
-        le=MAX_BEAM_SIZE,
-        description="Return so many hypotheses of each text, best first; at most beam_size.",
+        le=MAX_ROWS_PER_REQUEST,
+        description="Return so many hypotheses of each text, best first; at most beam_size. The "
+        "beam may find fewer where there are not so many different ones.",
     )
     max_new_tokens: MaxNewTokens | None = Field(
         default=None,
@@ -258,7 +261,8 @@ class TranslateBody(_Body):
     )
     alignments: bool = Field(
         default=False,
-        description="Whether to return the attention weights between source and target tokens.",
+        description="Whether to return the attention weights between source and target tokens, "
+        "of which the service limits the number.",
     )
 
     def to_request(self) -> TranslationRequest:
@@ -330,9 +334,12 @@ class BleuBody(_Body):
     target: Language | None = Field(
         default=None, description="With sources: the language of the references."
     )
-    beam_size: BeamSize = Field(default=4, description="With sources: width of the beam search.")
+    beam_size: BeamSize = Field(
+        default=DEFAULT_BEAM_SIZE, description="With sources: width of the beam search."
+    )
     length_penalty: LengthPenalty = Field(
-        default=0.75, description="With sources: how hypotheses are ranked, as in /translate."
+        default=DEFAULT_LENGTH_PENALTY,
+        description="With sources: how hypotheses are ranked, as in /translate.",
     )
 
     def to_translation(self) -> TranslationRequest | None:
@@ -358,21 +365,23 @@ class BleuBody(_Body):
             field="sources",
         )
 
-    def to_scoring(self, hypotheses: tuple[str, ...]) -> ScoringRequest:
-        """What to score, once it is translated.
+    def to_scoring(self) -> ScoringRequest:
+        """What to score; with sources, their translations are still to come.
 
         Raises:
             InvalidRequestError: two fields contradict each other.
         """
-        if len(self.references) != len(hypotheses):
-            given = "hypotheses" if self.sources is None else "sources"
+        given, texts = "hypotheses", self.hypotheses or []
+        if self.sources is not None:
+            given, texts = "sources", self.sources
+        if len(self.references) != len(texts):
             raise InvalidRequestError(
                 "references",
-                f"references has {len(self.references)} entries and {given} {len(hypotheses)}: "
+                f"references has {len(self.references)} entries and {given} {len(texts)}: "
                 "there must be one for each",
             )
         return ScoringRequest(
-            hypotheses=hypotheses,
+            hypotheses=tuple(self.hypotheses or ()),
             references=tuple(_listed(entry) for entry in self.references),
             metrics=tuple(dict.fromkeys(self.metrics)),
             tokenize=self.tokenize,

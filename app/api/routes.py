@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request
 from fastapi.responses import RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
 from app.api.examples import BLEU_EXAMPLES, GENERATE_EXAMPLES, TRANSLATE_EXAMPLES
 from app.api.observation import MODEL_SCOPE_KEY
@@ -22,9 +23,8 @@ from app.api.responses import (
 from app.exceptions import NotReadyError
 from app.runtime import Runtime
 from app.service.service import Service
-from app.service.translation import TranslationResult
 
-router = APIRouter()
+router = APIRouter(route_class=StrictBodyRoute)
 
 _BODY_PROBLEMS = (
     "invalid_json",
@@ -110,23 +110,14 @@ async def bleu(
     body: Annotated[BleuBody, Body(openapi_examples=BLEU_EXAMPLES)],
 ) -> BleuAnswer:
     """Score given hypotheses, or the served model's translations of given sources."""
-    translation = body.to_translation()
-    # Whatever is wrong with the references is said before minutes go into translating.
-    service.check_scoring(body.to_scoring(tuple(body.sources or body.hypotheses or ())))
-    if translation is not None:
-        model = service.catalog.for_translation(body.model, body.source, body.target)
-        request.scope[MODEL_SCOPE_KEY] = model.name
-    return await while_connected(request, _bleu(service, body))
-
-
-async def _bleu(service: Service, body: BleuBody) -> BleuAnswer:
-    translation = body.to_translation()
-    result: TranslationResult | None = None
-    hypotheses = tuple(body.hypotheses or ())
-    if translation is not None:
-        result = await service.translate(translation)
-        hypotheses = tuple(best[0].text for best in result.translations)
-    return BleuAnswer.of(await service.score(body.to_scoring(hypotheses)), result)
+    translation, scoring = body.to_translation(), body.to_scoring()
+    if translation is None:
+        return BleuAnswer.of(await while_connected(request, service.score(scoring)), None)
+    model = service.catalog.for_translation(body.model, body.source, body.target)
+    request.scope[MODEL_SCOPE_KEY] = model.name
+    work = service.translate_and_score(translation, scoring)
+    result, scores = await while_connected(request, work)
+    return BleuAnswer.of(scores, result)
 
 
 @router.get(

@@ -50,6 +50,8 @@ def start_engine(
         StartupError: the device is not there or a checkpoint is damaged.
     """
     torch_device = resolve_device(device)
+    if torch_device.type == "cuda":
+        _keep_float32_exact()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     models: dict[str, WorkerModel] = {}
@@ -66,6 +68,17 @@ def start_engine(
     engine = WorkerEngine(models, queue_capacity=queue_capacity)
     engine.start()
     return StartedEngine(engine, str(torch_device), "float32", load_seconds)
+
+
+def _keep_float32_exact() -> None:
+    """Switch off TF32, in which a GPU computes float32 products with 10 bits of mantissa.
+
+    cuDNN's recurrent layers use it unless told otherwise, and answers would then differ from
+    the CPU's in the third digit.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # Setting `fp32_precision` of single operators instead would have `cudnn.flags()` raise.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _worker_model(info: CheckpointInfo, model: Model) -> WorkerModel | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from models.decoding.params import DecodingParams, FinishReason, GeneratedToken
 
 __all__ = [
+    "DEFAULT_LENGTH_PENALTY",
+    "MAX_ROWS_PER_REQUEST",
     "DecodeRequest",
     "DecodingParams",
     "EndEvent",
@@ -16,6 +18,12 @@ __all__ = [
     "GeneratedToken",
     "TokenEvent",
 ]
+
+MAX_ROWS_PER_REQUEST = 16
+"""Widest request: rows of a batch that its beam or its outputs may take."""
+
+DEFAULT_LENGTH_PENALTY = DecodingParams(max_new_tokens=1).length_penalty
+"""Alpha of the beam score of a request that names none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from app.engine.request import (
+    MAX_ROWS_PER_REQUEST,
     DecodeRequest,
     DecodingParams,
     EndEvent,
@@ -111,7 +112,6 @@ class WorkerEngine:
     Args:
         models: what to decode with, by model name.
         queue_capacity: requests that may wait at once.
-        row_budget: rows of the widest request that may come.
         heartbeat_seconds: an idle engine runs one real step of every model this often.
     """
 
@@ -120,12 +120,10 @@ class WorkerEngine:
         models: Mapping[str, WorkerModel],
         *,
         queue_capacity: int,
-        row_budget: int = 16,
         heartbeat_seconds: float = 1.0,
     ) -> None:
         self._models = dict(models)
         self._queue_capacity = queue_capacity
-        self._row_budget = row_budget
         self._heartbeat_seconds = heartbeat_seconds
         self._changed = threading.Condition()
         # Everything below is read and written under `_changed`.
@@ -197,7 +195,7 @@ class WorkerEngine:
                 waiting=len(self._waiting),
                 running=0 if self._running is None else 1,
                 rows_running=0 if self._running is None else self._running.rows,
-                row_budget=self._row_budget,
+                row_budget=MAX_ROWS_PER_REQUEST,
                 accepted=self._books.accepted,
                 finished=self._books.ended[EndReason.FINISHED],
                 failed=self._books.ended[EndReason.FAILED],

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from app.engine.client import EngineClient
 from app.engine.request import DecodeRequest, DecodingParams, EndEvent, EndReason, TokenEvent
-from app.exceptions import DeadlineError, DrainingError, EngineFailedError
+from app.exceptions import DrainingError, EngineFailedError
 from app.metrics import Metrics
+from app.service.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +53,22 @@ class Decoder:
     Args:
         client: the engine.
         metrics: where tokens and times are counted.
-        timeout_seconds: deadline of every request.
     """
 
-    def __init__(self, client: EngineClient, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(self, client: EngineClient, metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
-        self._timeout_seconds = timeout_seconds
         self._ids = itertools.count(1)
 
     def request(self, model: str, prompt: Sequence[int], params: DecodingParams) -> DecodeRequest:
         """A decode request with an id of its own."""
         return DecodeRequest(next(self._ids), model, tuple(prompt), params)
 
-    def start(self, model: str, requests: Sequence[DecodeRequest]) -> "Decoding":
+    def start(
+        self, model: str, requests: Sequence[DecodeRequest], deadline: Deadline
+    ) -> "Decoding":
         """The decoding of one client's request; nothing is submitted before its first token."""
-        return Decoding(self._client, self._metrics, model, requests, self._timeout_seconds)
+        return Decoding(self._client, self._metrics, model, requests, deadline)
 
 
 class Decoding:
@@ -75,6 +76,9 @@ class Decoding:
 
     Use :meth:`tokens` once, inside :func:`contextlib.aclosing`, so that whatever happens to the
     caller (an error, its client goes away) drops what the engine still works on.
+
+    Attributes:
+        requests: the decode requests of its texts, possibly none.
     """
 
     def __init__(
@@ -83,13 +87,13 @@ class Decoding:
         metrics: Metrics,
         model: str,
         requests: Sequence[DecodeRequest],
-        timeout_seconds: float,
+        deadline: Deadline,
     ) -> None:
         self._client = client
         self._metrics = metrics
         self._model = model
-        self._requests = requests
-        self._timeout_seconds = timeout_seconds
+        self.requests = tuple(requests)
+        self._deadline = deadline
         self._open = {request.request_id for request in requests}
         self._beams = {request.request_id for request in requests if request.params.is_beam}
         self._released: set[int] = set()
@@ -125,16 +129,17 @@ class Decoding:
             EngineFailedError: the engine failed at one of them.
             DeadlineError: the time is up.
         """
-        events = self._client.submit(self._requests)
+        if not self.requests:
+            return
+        events = self._client.submit(self.requests)
         self._metrics.input_tokens.labels(self._model).inc(
-            sum(len(request.prompt) for request in self._requests)
+            sum(len(request.prompt) for request in self.requests)
         )
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
             while self._open:
                 # The timeout holds for the wait alone: around a `yield` it would interrupt
                 # the caller's own code.
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(self._deadline.at_seconds):
                     event = await anext(events)
                 if isinstance(event, EndEvent):
                     self._close(event)
@@ -142,9 +147,7 @@ class Decoding:
                     self._observe(event)
                     yield event
         except TimeoutError:
-            raise DeadlineError(
-                f"the request took longer than its deadline of {self._timeout_seconds:g} seconds"
-            ) from None
+            raise self._deadline.error() from None
         finally:
             if self._open:
                 self._client.cancel(self._open)

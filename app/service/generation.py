@@ -1,15 +1,16 @@
 """Text generation: prompts in, continuations out."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from app.catalog import Catalog, ServedModel
-from app.engine.request import DecodeRequest, DecodingParams, FinishReason, TokenEvent
+from app.engine.request import DecodeRequest, DecodingParams, FinishReason
 from app.exceptions import InvalidRequestError
 from app.metrics import Metrics
+from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Timings, Usage
 from app.service.limits import Limits
+from app.service.outputs import Output, collect_outputs
 from models.tokenizers import BOS_ID, Tokenizer
 
 _MAX_CHARACTERS_NAMED = 10
@@ -22,7 +23,8 @@ class GenerationRequest:
     Attributes:
         prompts: texts to continue; an empty one starts from nothing.
         model: name of a language model, or None for the default.
-        params: how to choose tokens; ``num_outputs`` continuations of each prompt.
+        params: how to choose tokens; ``num_outputs`` continuations of each prompt, or all that
+            exist where a beam finds fewer.
         stop: strings that end an output; not for beam search.
         echo: whether outputs begin with their prompt.
     """
@@ -69,43 +71,6 @@ class GenerationResult:
     timings: Timings
 
 
-@dataclass(slots=True)
-class OutputBuilder:
-    """Collects one output's tokens and looks for stop strings in their text.
-
-    A stop string may span tokens and begin inside one, so it is sought in the text of all
-    tokens so far.
-    """
-
-    tokenizer: Tokenizer
-    stop: tuple[str, ...] = ()
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    _stopped_text: str | None = None
-
-    def add(self, event: TokenEvent) -> None:
-        """Take the next token; ignored when the output is complete."""
-        if self.finish_reason is not None:
-            return
-        self.token_ids.append(event.token.token)
-        self.logprobs.append(event.token.logprob)
-        self.finish_reason = event.finish_reason
-        if self.stop:
-            text = self.tokenizer.decode(self.token_ids)
-            found = [place for stop in self.stop if (place := text.find(stop)) >= 0]
-            if found:
-                self.finish_reason = FinishReason.STOP
-                self._stopped_text = text[: min(found)]
-
-    @property
-    def text(self) -> str:
-        """The text so far, without the stop string and what follows it."""
-        if self._stopped_text is not None:
-            return self._stopped_text
-        return self.tokenizer.decode(self.token_ids)
-
-
 class GenerationService:
     """Answers :class:`GenerationRequest`."""
 
@@ -117,7 +82,7 @@ class GenerationService:
         self._limits = limits
         self._metrics = metrics
 
-    async def generate(self, request: GenerationRequest) -> GenerationResult:
+    async def generate(self, request: GenerationRequest, deadline: Deadline) -> GenerationResult:
         """Continue every prompt.
 
         Raises:
@@ -129,21 +94,15 @@ class GenerationService:
         self._limits.check_texts("prompt", request.prompts)
         self._limits.check_new_tokens(request.params.max_new_tokens)
         plan = self._plan(model, request)
-        outputs = {
-            (prompt_index, index): OutputBuilder(model.target_tokenizer, request.stop)
-            for prompt_index in range(len(request.prompts))
-            for index in range(request.params.num_outputs)
-        }
-        places = {decode.request_id: (prompt_index, first) for decode, prompt_index, first in plan}
-        decoding = self._decoder.start(model.name, [decode for decode, _, _ in plan])
-        async with aclosing(decoding.tokens()) as tokens:
-            async for event in tokens:
-                prompt_index, first = places[event.request_id]
-                output = outputs[prompt_index, first + event.output_index]
-                output.add(event)
-                if output.finish_reason is FinishReason.STOP:
-                    decoding.release(event.request_id)
-        texts = tuple(_finish(request, *key, output) for key, output in outputs.items())
+        decoding = self._decoder.start(model.name, [decode for decode, _, _ in plan], deadline)
+        outputs = await collect_outputs(
+            decoding, model.target_tokenizer, continues_prompt=True, stop=request.stop
+        )
+        texts = tuple(
+            _finish(request, prompt_index, index, output)
+            for decode, prompt_index, first in plan
+            for index, output in enumerate(outputs[decode.request_id], start=first)
+        )
         usage = Usage(
             input_tokens=sum(len(d.prompt) for d, _, first in plan if first == 0),
             output_tokens=sum(text.tokens for text in texts),
@@ -205,22 +164,19 @@ def _name(character: str) -> str:
 
 
 def _finish(
-    request: GenerationRequest, prompt_index: int, index: int, output: OutputBuilder
+    request: GenerationRequest, prompt_index: int, index: int, output: Output
 ) -> GeneratedText:
-    if output.finish_reason is None:
-        raise RuntimeError("the engine ended a request without ending its output")
-    tokenizer = output.tokenizer
+    assert output.finish_reason is not None
     params = request.params
     return GeneratedText(
         prompt_index=prompt_index,
         index=index,
         text=(request.prompts[prompt_index] if request.echo else "") + output.text,
         finish_reason=output.finish_reason,
-        tokens=len(output.token_ids),
-        logprob=sum(output.logprobs, start=0.0),
+        tokens=len(output.tokens),
+        logprob=output.logprob,
         seed=params.output_seed(index) if params.is_sampled else None,
         token_logprobs=tuple(
-            (tokenizer.token(token), logprob)
-            for token, logprob in zip(output.token_ids, output.logprobs, strict=True)
+            (output.tokenizer.token(token.token), token.logprob) for token in output.tokens
         ),
     )

@@ -16,6 +16,7 @@ class Limits:
         max_characters: characters of one text.
         max_new_tokens: tokens generated for one text.
         default_max_new_tokens: what ``/generate`` writes when the request says nothing.
+        max_alignment_cells: attention weights that the alignments of one request may have.
         max_decodings: decoding requests that the engine's queue can hold.
         timeout_seconds: time for the whole request.
     """
@@ -25,6 +26,7 @@ class Limits:
     max_characters: int
     max_new_tokens: int
     default_max_new_tokens: int
+    max_alignment_cells: int
     max_decodings: int
     timeout_seconds: float
 
@@ -60,4 +62,21 @@ class Limits:
             raise InvalidRequestError(
                 "max_new_tokens",
                 f"{max_new_tokens} is more than the {self.max_new_tokens} allowed",
+            )
+
+    def check_alignment_cells(self, cells: int) -> None:
+        """Hold the size that a request's alignments may reach against the limit.
+
+        Args:
+            cells: weights, summed over texts and hypotheses, if each grows to its full length.
+
+        Raises:
+            InvalidRequestError: it is too large.
+        """
+        if cells > self.max_alignment_cells:
+            raise InvalidRequestError(
+                "alignments",
+                f"they may reach {cells} weights (texts x hypotheses x max_new_tokens x source "
+                f"tokens), more than the {self.max_alignment_cells} allowed: send fewer or shorter "
+                "texts, or set num_hypotheses or max_new_tokens lower",
             )

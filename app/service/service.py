@@ -1,8 +1,14 @@
 """One object for all that the service can do, shared by every API dialect and the command line."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
 from app.catalog import Catalog
 from app.engine.client import EngineClient
 from app.metrics import Metrics
+from app.service.deadline import Deadline
 from app.service.decoding import Decoder
 from app.service.generation import GenerationRequest, GenerationResult, GenerationService
 from app.service.limits import Limits
@@ -12,7 +18,7 @@ from app.settings import Settings
 
 
 class Service:
-    """Generates, translates and scores texts.
+    """Generates, translates and scores texts: each request within one deadline.
 
     Args:
         settings: for the limits.
@@ -26,30 +32,84 @@ class Service:
     ) -> None:
         self.catalog = catalog
         self.limits = limits_of(settings)
-        decoder = Decoder(client, metrics, settings.request_timeout_seconds)
+        self._client = client
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        decoder = Decoder(client, metrics)
         self._generation = GenerationService(catalog, decoder, self.limits, metrics)
         self._translation = TranslationService(catalog, decoder, self.limits, metrics)
         self._scoring = ScoringService(self.limits, settings.queue_capacity)
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
         """See :meth:`app.service.generation.GenerationService.generate`."""
-        return await self._generation.generate(request)
+        with self._request() as deadline:
+            return await self._generation.generate(request, deadline)
 
     async def translate(self, request: TranslationRequest) -> TranslationResult:
         """See :meth:`app.service.translation.TranslationService.translate`."""
-        return await self._translation.translate(request)
-
-    def check_scoring(self, request: ScoringRequest) -> None:
-        """See :meth:`app.service.scoring.ScoringService.check`."""
-        self._scoring.check(request)
+        with self._request() as deadline:
+            return await self._translation.translate(request, deadline)
 
     async def score(self, request: ScoringRequest) -> dict[MetricName, MetricScore]:
-        """See :meth:`app.service.scoring.ScoringService.score`."""
-        return await self._scoring.score(request)
+        """Score given hypotheses.
 
-    def close(self) -> None:
-        """Let the scoring thread end."""
+        Raises:
+            InvalidRequestError: the request cannot be served as it stands.
+            UnavailableError: it cannot be served now.
+            DeadlineError: it took too long.
+        """
+        with self._request() as deadline:
+            self._scoring.check(request)
+            return await self._scoring.score(request, deadline)
+
+    async def translate_and_score(
+        self, translation: TranslationRequest, scoring: ScoringRequest
+    ) -> tuple[TranslationResult, dict[MetricName, MetricScore]]:
+        """Translate, and score the best translations.
+
+        What can be known to break a rule is refused before anything is translated.
+
+        Args:
+            translation: what comes first.
+            scoring: without hypotheses: the translations take their place.
+
+        Raises:
+            RequestError: the request cannot be served as it stands, or a translation turned
+                out too long for a metric.
+            UnavailableError: it cannot be served now.
+            DeadlineError: it took too long, all in all.
+        """
+        with self._request() as deadline:
+            self._scoring.check_references(scoring, len(translation.texts))
+            result = await self._translation.translate(translation, deadline)
+            hypotheses = tuple(best[0].text for best in result.translations)
+            scoring = replace(scoring, hypotheses=hypotheses)
+            self._scoring.check_for_ter(scoring)
+            return result, await self._scoring.score(scoring, deadline)
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Wait for the requests in flight, cut off those that take too long, end the engine.
+
+        Whoever waits for a request that is cut off gets a :class:`DrainingError`.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
         self._scoring.close()
+        await self._client.drain(0)
+
+    @contextmanager
+    def _request(self) -> Iterator[Deadline]:
+        """One request in flight, and its deadline."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield Deadline.after(self.limits.timeout_seconds)
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -60,6 +120,7 @@ def limits_of(settings: Settings) -> Limits:
         max_characters=settings.max_characters_per_text,
         max_new_tokens=settings.max_new_tokens_limit,
         default_max_new_tokens=settings.default_max_new_tokens,
+        max_alignment_cells=settings.max_alignment_cells,
         max_decodings=settings.queue_capacity,
         timeout_seconds=settings.request_timeout_seconds,
     )

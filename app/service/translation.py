@@ -1,23 +1,27 @@
 """Translation: source texts in, target texts out."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.catalog import Catalog, ServedModel
 from app.engine.request import (
+    DEFAULT_LENGTH_PENALTY,
     DecodeRequest,
     DecodingParams,
     FinishReason,
     GeneratedToken,
-    TokenEvent,
 )
 from app.exceptions import UnsupportedModelError
 from app.metrics import Metrics
+from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Timings, Usage
 from app.service.limits import Limits
+from app.service.outputs import Output, collect_outputs
 from models.decoding.params import normalised_score
 from models.tokenizers import EOS_ID
+
+DEFAULT_BEAM_SIZE = 4
+"""Width of the beam search of a request that names none."""
 
 _TOKENS_PER_SOURCE_TOKEN, _SPARE_TOKENS = 3, 16
 
@@ -27,13 +31,15 @@ class TranslationRequest:
     """What to translate.
 
     Attributes:
-        texts: source texts; a blank one has the empty translation, without decoding.
+        texts: source texts; a blank one (white space, or nothing that the model's tokenizer
+            keeps) has the empty translation, without decoding.
         model: name of a translation model, or None for one that fits the languages.
         source: source language, or None for the model's.
         target: target language, or None for the model's.
         beam_size: width of the beam search; 1 is greedy.
         length_penalty: alpha of the score.
-        num_hypotheses: hypotheses to return for each text, at most ``beam_size``.
+        num_hypotheses: hypotheses to return for each text, at most ``beam_size``; fewer where
+            the beam finds fewer.
         max_new_tokens: longest translation, ``<eos>`` included; None means three times the
             source's tokens and 16 more, within the service's limit.
         alignments: whether attention weights are wanted.
@@ -44,8 +50,8 @@ class TranslationRequest:
     model: str | None = None
     source: str | None = None
     target: str | None = None
-    beam_size: int = 4
-    length_penalty: float = 0.75
+    beam_size: int = DEFAULT_BEAM_SIZE
+    length_penalty: float = DEFAULT_LENGTH_PENALTY
     num_hypotheses: int = 1
     max_new_tokens: int | None = None
     alignments: bool = False
@@ -98,16 +104,6 @@ class TranslationResult:
     timings: Timings
 
 
-@dataclass(slots=True)
-class _Output:
-    tokens: list[GeneratedToken] = field(default_factory=list)
-    finish_reason: FinishReason = FinishReason.LENGTH
-
-    def add(self, event: TokenEvent) -> None:
-        self.tokens.append(event.token)
-        self.finish_reason = event.finish_reason or self.finish_reason
-
-
 class TranslationService:
     """Answers :class:`TranslationRequest`."""
 
@@ -119,7 +115,7 @@ class TranslationService:
         self._limits = limits
         self._metrics = metrics
 
-    async def translate(self, request: TranslationRequest) -> TranslationResult:
+    async def translate(self, request: TranslationRequest, deadline: Deadline) -> TranslationResult:
         """Translate every text.
 
         Raises:
@@ -136,17 +132,14 @@ class TranslationService:
         # Blank texts stay None: there is nothing to decode.
         plan = [self._plan(model, request, text) for text in request.texts]
         requests = [decode for decode in plan if decode is not None]
-        outputs: dict[int, dict[int, _Output]] = {d.request_id: {} for d in requests}
-        decoding = self._decoder.start(model.name, requests)
-        if requests:
-            async with aclosing(decoding.tokens()) as tokens:
-                async for event in tokens:
-                    hypotheses = outputs[event.request_id]
-                    hypotheses.setdefault(event.output_index, _Output()).add(event)
+        if request.alignments:
+            self._limits.check_alignment_cells(sum(map(_alignment_cells, requests)))
+        decoding = self._decoder.start(model.name, requests, deadline)
+        outputs = await collect_outputs(decoding, model.target_tokenizer, continues_prompt=False)
         translations = tuple(
             (_blank(request),)
             if decode is None
-            else _finish(model, request, decode, outputs[decode.request_id])
+            else tuple(_finish(model, decode, output) for output in outputs[decode.request_id])
             for decode in plan
         )
         usage = Usage(
@@ -162,9 +155,10 @@ class TranslationService:
     def _plan(
         self, model: ServedModel, request: TranslationRequest, text: str
     ) -> DecodeRequest | None:
-        if not text.strip():
+        tokens = model.source_tokenizer.encode(text)
+        if not tokens or text.isspace():
             return None
-        prompt = [*model.source_tokenizer.encode(text), EOS_ID]
+        prompt = [*tokens, EOS_ID]
         max_new_tokens = request.max_new_tokens or min(
             self._limits.max_new_tokens, _TOKENS_PER_SOURCE_TOKEN * len(prompt) + _SPARE_TOKENS
         )
@@ -183,27 +177,20 @@ def _blank(request: TranslationRequest) -> TranslationHypothesis:
     return TranslationHypothesis("", 0.0, 0, FinishReason.END, alignment)
 
 
-def _finish(
-    model: ServedModel,
-    request: TranslationRequest,
-    decode: DecodeRequest,
-    outputs: dict[int, _Output],
-) -> tuple[TranslationHypothesis, ...]:
-    if not outputs:
-        raise RuntimeError("the engine ended a request without an output")
-    return tuple(
-        TranslationHypothesis(
-            text=model.target_tokenizer.decode([token.token for token in output.tokens]),
-            score=normalised_score(
-                sum((token.logprob for token in output.tokens), start=0.0),
-                len(output.tokens),
-                request.length_penalty,
-            ),
-            tokens=len(output.tokens),
-            finish_reason=output.finish_reason,
-            alignment=_align(model, decode, output.tokens) if request.alignments else None,
-        )
-        for _, output in sorted(outputs.items())
+def _alignment_cells(decode: DecodeRequest) -> int:
+    """Attention weights of a request whose hypotheses all grow to their full length."""
+    return decode.params.num_outputs * decode.params.max_new_tokens * len(decode.prompt)
+
+
+def _finish(model: ServedModel, decode: DecodeRequest, output: Output) -> TranslationHypothesis:
+    assert output.finish_reason is not None
+    params = decode.params
+    return TranslationHypothesis(
+        text=output.text,
+        score=normalised_score(output.logprob, len(output.tokens), params.length_penalty),
+        tokens=len(output.tokens),
+        finish_reason=output.finish_reason,
+        alignment=_align(model, decode, output.tokens) if params.return_attention else None,
     )
 
 

@@ -20,7 +20,12 @@ from app.runtime import Runtime
 from app.settings import PROJECT_DIR, Settings
 from models.checkpoint import DataSource, Languages, TrainingRecord, build_model, save_checkpoint
 from models.config import LanguageModelConfig, Seq2SeqConfig
-from models.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
+from models.tokenizers import (
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'!?\n"
 ENGLISH = ["I am cold .", "He is happy .", "the time machine", "go", "we lost"]
@@ -99,6 +104,26 @@ def _save(
     )
 
 
+def save_odd_models(root: Path) -> None:
+    """Models in which rules show that the ordinary ones hide."""
+    torch.manual_seed(3)
+    letters = CharacterTokenizer.train("abc ")
+    words = WordTokenizer.train(["the time machine was here and there"])
+    pieces = SentencePieceTokenizer.train(ENGLISH * 20, 281, normalization="nmt_nfkc")
+    for name, tokenizer in (("four-letters", letters), ("words", words)):
+        config = LanguageModelConfig(vocabulary_size=tokenizer.vocabulary_size, hidden_size=8)
+        _save(root / name, config, {"text": tokenizer}, None)
+    translator = Seq2SeqConfig(
+        source_vocabulary_size=pieces.vocabulary_size,
+        target_vocabulary_size=letters.vocabulary_size,
+        embedding_size=8,
+        hidden_size=8,
+        decoder="attention",
+    )
+    languages = Languages(source="en", target="abc")
+    _save(root / "pieces", translator, {"source": pieces, "target": letters}, languages)
+
+
 @pytest.fixture(scope="session")
 def checkpoints_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five models: two language models, one of them bidirectional, and three translators."""
@@ -133,6 +158,16 @@ def client(checkpoints_dir: Path) -> Iterator[TestClient]:
     """A ready service over the tiny checkpoints, for tests that leave it as it was."""
     app = create_app(make_settings(checkpoints_dir))
     with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+@pytest.fixture(scope="session")
+def odd_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A ready service over :func:`save_odd_models`."""
+    root = tmp_path_factory.mktemp("odd-checkpoints")
+    save_odd_models(root)
+    with TestClient(create_app(make_settings(root)), raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
 

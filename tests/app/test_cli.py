@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from app.cli import main
+from tests.app.conftest import save_odd_models
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,15 @@ def test_generate_continues_a_text(
     assert first.startswith("the ")
     assert main(words) == 0
     assert capsys.readouterr().out == first
+
+
+def test_generate_puts_a_space_between_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_odd_models(tmp_path)
+    words = ["generate", "the time", "--model", "words", "--seed", "1", "--max-new-tokens", "2"]
+    assert main([*words, "--checkpoints", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("the time ")
 
 
 def test_translate_goes_line_by_line(

@@ -33,6 +33,24 @@ def test_life_from_loading_to_draining(checkpoints_dir: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_draining_begins_at_once_and_once(checkpoints_dir: Path) -> None:
+    async def scenario() -> None:
+        runtime = Runtime(make_settings(checkpoints_dir))
+        await runtime.start()
+        await runtime.wait_until_loaded()
+        service = runtime.service()
+        running = asyncio.create_task(service.translate(TranslationRequest(("go",))))
+        await asyncio.sleep(0)
+        runtime.begin_drain()
+        with pytest.raises(DrainingError):
+            runtime.service()
+        runtime.begin_drain()
+        await runtime.stop()
+        assert (await running).translations
+
+    asyncio.run(scenario())
+
+
 def test_stopping_waits_for_loading(checkpoints_dir: Path) -> None:
     async def scenario() -> None:
         runtime = Runtime(make_settings(checkpoints_dir))

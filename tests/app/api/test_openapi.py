@@ -63,8 +63,8 @@ def test_every_example_answers_with_the_shipped_models(
 ) -> None:
     checkpoints = PROJECT_DIR / "checkpoints"
     kinds = [path.read_text() for path in checkpoints.glob("*/config.json")]
-    if not ('"language_model"' in "".join(kinds) and '"seq2seq"' in "".join(kinds)):
-        pytest.skip("no language model and translation model in checkpoints/ yet")
+    assert '"language_model"' in "".join(kinds)
+    assert '"seq2seq"' in "".join(kinds)
     client = start_service(checkpoints_dir=checkpoints, num_threads=None, ready=False)
     wait_until_ready(client, timeout_seconds=60)
     assert try_examples(client) >= 12
@@ -124,6 +124,8 @@ def test_docs_are_served_from_here(client: TestClient) -> None:
     assert "https://" not in page.text
     files = re.findall(r'(?:href|src)="([^"]+)"', page.text)
     assert len(files) >= 3
+    # The list of schemas is folded.
+    assert re.search(r'"defaultModelsExpandDepth": 0\b', page.text)
     for file in files:
         response = client.get(file)
         assert response.status_code == 200, file

@@ -19,6 +19,7 @@ from app.engine.request import (
 )
 from app.exceptions import DeadlineError, DrainingError, EngineFailedError
 from app.metrics import Metrics
+from app.service.deadline import Deadline
 from app.service.decoding import Decoder
 
 Script = Callable[[DecodeRequest], AsyncIterator[Event]]
@@ -62,9 +63,10 @@ async def run(
     script: Script, *, requests: int = 1, timeout_seconds: float = 5.0, release: bool = False
 ) -> tuple[list[TokenEvent], ScriptedEngine, Metrics]:
     engine, metrics = ScriptedEngine(script), Metrics()
-    decoder = Decoder(engine, metrics, timeout_seconds)
+    decoder = Decoder(engine, metrics)
     params = DecodingParams(max_new_tokens=4)
-    decoding = decoder.start("m", [decoder.request("m", [1, 2], params) for _ in range(requests)])
+    texts = [decoder.request("m", [1, 2], params) for _ in range(requests)]
+    decoding = decoder.start("m", texts, Deadline.after(timeout_seconds))
     seen = []
     try:
         async with aclosing(decoding.tokens()) as tokens:
@@ -146,8 +148,9 @@ def test_cancelling_the_caller_cancels_the_engines_work() -> None:
             await asyncio.sleep(60)
 
         engine = ScriptedEngine(script)
-        decoder = Decoder(engine, Metrics(), 60)
-        decoding = decoder.start("m", [decoder.request("m", [1], DecodingParams(4))])
+        decoder = Decoder(engine, Metrics())
+        request = decoder.request("m", [1], DecodingParams(4))
+        decoding = decoder.start("m", [request], Deadline.after(60))
 
         async def work() -> None:
             async with aclosing(decoding.tokens()) as tokens:
@@ -172,10 +175,11 @@ def test_beams_have_no_time_between_tokens() -> None:
             yield end(request)
 
         metrics = Metrics()
-        decoder = Decoder(ScriptedEngine(script), metrics, 60)
-        params = DecodingParams(max_new_tokens=4, beam_size=2)
-        async with aclosing(decoder.start("m", [decoder.request("m", [1], params)]).tokens()) as t:
-            assert len([event async for event in t]) == 2
+        decoder = Decoder(ScriptedEngine(script), metrics)
+        request = decoder.request("m", [1], DecodingParams(max_new_tokens=4, beam_size=2))
+        decoding = decoder.start("m", [request], Deadline.after(60))
+        async with aclosing(decoding.tokens()) as tokens:
+            assert len([event async for event in tokens]) == 2
         name = "gatehouse_token_interval_seconds_count"
         assert metrics.registry.get_sample_value(name, {"model": "m"}) is None
 

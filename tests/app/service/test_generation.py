@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.engine.request import FinishReason, GeneratedToken, TokenEvent
 from app.exceptions import InvalidRequestError
-from app.service.generation import OutputBuilder, encode_prompts
-from models.tokenizers import BOS_ID, EOS_ID, UNK_ID, CharacterTokenizer, WordTokenizer
+from app.service.generation import encode_prompts
+from models.tokenizers import BOS_ID, UNK_ID, CharacterTokenizer, WordTokenizer
 
 
 def generate(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -21,28 +20,6 @@ def generate(client: TestClient, **body: Any) -> dict[str, Any]:
 
 def without_place(output: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in output.items() if k not in ("prompt_index", "index")}
-
-
-def test_output_builder_cuts_before_the_first_stop_string() -> None:
-    tokenizer = CharacterTokenizer.train("abcdef")
-    output = OutputBuilder(tokenizer, ("de", "cd"))
-    for position, token in enumerate(tokenizer.encode("abcdef")):
-        last = FinishReason.LENGTH if position == 5 else None
-        output.add(TokenEvent(1, 0, GeneratedToken(token, -1.0), last))
-    assert output.text == "ab"
-    assert output.finish_reason is FinishReason.STOP
-    # Counted up to the token that completed the stop string.
-    assert len(output.token_ids) == len(output.logprobs) == 4
-
-
-def test_output_builder_without_stop_keeps_everything() -> None:
-    tokenizer = CharacterTokenizer.train("abc")
-    output = OutputBuilder(tokenizer)
-    for token in [*tokenizer.encode("abc"), EOS_ID]:
-        reason = FinishReason.END if token == EOS_ID else None
-        output.add(TokenEvent(1, 0, GeneratedToken(token, -1.0), reason))
-    assert (output.text, output.finish_reason) == ("abc", FinishReason.END)
-    assert len(output.token_ids) == 4
 
 
 def test_prompts_begin_at_bos() -> None:
@@ -138,6 +115,42 @@ def test_echo_puts_the_prompt_in_front(client: TestClient) -> None:
     plain = generate(client, prompt="the ", temperature=0, max_new_tokens=5)["outputs"][0]
     echoed = generate(client, prompt="the ", temperature=0, max_new_tokens=5, echo=True)
     assert echoed["outputs"][0]["text"] == "the " + plain["text"]
+
+
+def test_words_go_on_behind_a_space(odd_client: TestClient) -> None:
+    body = {"model": "words", "prompt": "the time", "max_new_tokens": 3, "seed": 1}
+    plain = generate(odd_client, **body, logprobs=True)["outputs"][0]
+    words = [token["token"] for token in plain["token_logprobs"] if token["token"] != "<eos>"]
+    assert words
+    assert plain["text"] == "".join(f" {word}" for word in words)
+    echoed = generate(odd_client, **body, echo=True)["outputs"][0]
+    assert echoed["text"].split() == ["the", "time", *words]
+    # A stop string is sought in the text as it is returned.
+    stopped = generate(odd_client, **body, stop=f" {words[0]}")["outputs"][0]
+    assert (stopped["text"], stopped["finish_reason"]) == ("", "stop")
+    from_nothing = generate(odd_client, **{**body, "prompt": ""})["outputs"][0]
+    assert not from_nothing["text"].startswith(" ")
+
+
+def test_a_beam_returns_what_exists_where_that_is_less(odd_client: TestClient) -> None:
+    answer = generate(
+        odd_client, model="four-letters", prompt=["a", "b"], beam_size=16, n=16, max_new_tokens=1
+    )
+    # Four letters and <eos> are all there is.
+    places = [(output["prompt_index"], output["index"]) for output in answer["outputs"]]
+    assert places == [(prompt, index) for prompt in (0, 1) for index in range(5)]
+    assert answer["usage"]["output_tokens"] == 10
+
+
+@pytest.mark.parametrize("penalty", [0.01, 10])
+@pytest.mark.parametrize("temperature", [0, 0.01, 10])
+def test_extreme_repetition_penalties(
+    client: TestClient, penalty: float, temperature: float
+) -> None:
+    body = {"prompt": "the time", "max_new_tokens": 30, "seed": 1, "logprobs": True}
+    answer = generate(client, **body, temperature=temperature, repetition_penalty=penalty)
+    for token in answer["outputs"][0]["token_logprobs"]:
+        assert token["logprob"] <= 0
 
 
 def test_empty_and_blank_prompts_start_at_bos(client: TestClient) -> None:

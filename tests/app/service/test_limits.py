@@ -9,6 +9,7 @@ LIMITS = Limits(
     max_characters=4,
     max_new_tokens=5,
     default_max_new_tokens=5,
+    max_alignment_cells=100,
     max_decodings=6,
     timeout_seconds=7,
 )
@@ -33,3 +34,10 @@ def test_the_field_at_fault_is_named(texts: list[str], field: str) -> None:
 def test_too_many_new_tokens() -> None:
     with pytest.raises(InvalidRequestError, match="6 is more than the 5 allowed"):
         LIMITS.check_new_tokens(6)
+
+
+def test_alignments_that_would_grow_too_large() -> None:
+    LIMITS.check_alignment_cells(100)
+    with pytest.raises(InvalidRequestError, match=r"101 weights .* more than the 100") as caught:
+        LIMITS.check_alignment_cells(101)
+    assert caught.value.field == "alignments"

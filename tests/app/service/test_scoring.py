@@ -3,16 +3,19 @@
 import asyncio
 import json
 import math
+import random
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from app.exceptions import DeadlineError, InvalidRequestError, QueueFullError
+from app.exceptions import DeadlineError, DrainingError, InvalidRequestError, QueueFullError
+from app.service.deadline import Deadline
 from app.service.limits import Limits
 from app.service.scoring import (
     MetricName,
@@ -28,6 +31,7 @@ LIMITS = Limits(
     max_characters=5_000,
     max_new_tokens=5,
     default_max_new_tokens=5,
+    max_alignment_cells=1_000,
     max_decodings=8,
     timeout_seconds=10,
 )
@@ -171,6 +175,9 @@ def test_stopped_work_ends_soon() -> None:
         (ScoringRequest(("a",) * 9, (("a",),) * 9), "hypotheses"),
         (ScoringRequest(("a",), (("a" * 5_001,),)), "references.0"),
         (ScoringRequest(("a",), (("a " * 201,),), ("ter",)), "metrics"),
+        (ScoringRequest(("a " * 201,), (("a",),), ("ter",)), "metrics"),
+        (ScoringRequest(("a " * 101,), (("a",) * 8,), ("ter",)), "metrics"),
+        (ScoringRequest(("a",), (("a " * 101, *"abcdefg"),), ("ter",)), "metrics"),
     ],
 )
 def test_what_breaks_a_rule_is_named(request_: ScoringRequest, field: str) -> None:
@@ -181,22 +188,70 @@ def test_what_breaks_a_rule_is_named(request_: ScoringRequest, field: str) -> No
     service.close()
 
 
+def shuffled(count: int, seed: int) -> str:
+    """Numbers as words, in an order that takes TER long."""
+    words = [str(i) for i in range(count)]
+    random.Random(seed).shuffle(words)
+    return " ".join(words)
+
+
 def test_overload_and_deadline() -> None:
-    slow = ScoringRequest(
-        tuple(" ".join(str((i * 7 + j) % 11) for j in range(150)) for i in range(8)),
-        tuple((" ".join(str((i * 5 + j * 3) % 11) for j in range(150)),) for i in range(8)),
-        ("ter",),
-    )
+    references = tuple((shuffled(150, i),) for i in range(8))
+    slow = ScoringRequest((shuffled(150, 99),) * 8, references, ("ter",))
+    short = ScoringRequest(("a",), (("a",),))
 
     async def scenario() -> None:
-        limits = Limits(8, 8, 5_000, 5, 5, 8, timeout_seconds=0.02)
-        service = ScoringService(limits, queue_capacity=1)
-        first = asyncio.create_task(service.score(slow))
+        service = ScoringService(LIMITS, queue_capacity=1)
+        first = asyncio.create_task(service.score(slow, Deadline.after(0.02)))
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):
-            await service.score(ScoringRequest(("a",), (("a",),)))
+            await service.score(short, Deadline.after(5))
         with pytest.raises(DeadlineError, match=r"0.02 seconds"):
             await first
+        # The thread is still at its segment, and the request still holds its place.
+        with pytest.raises(QueueFullError):
+            await service.score(short, Deadline.after(5))
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    assert await service.score(short, Deadline.after(5))
+                    break
+                except QueueFullError:
+                    await asyncio.sleep(0.01)
         service.close()
+
+    asyncio.run(scenario())
+
+
+def test_ter_can_be_stopped_between_references() -> None:
+    begun: list[str] = []
+    stopped = threading.Event()
+
+    def stop_at_the_second(hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
+        begun.append(" ".join(reference))
+        if len(begun) == 2:
+            stopped.set()
+        return 1, 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sacrebleu.metrics.ter.translation_edit_rate", stop_at_the_second)
+        request = ScoringRequest(("x",), (("a", "b", "c", "d"),), ("ter",))
+        assert compute_scores(request, stopped) == {}
+    assert begun == ["a", "b"]
+
+
+def test_closing_cuts_off_what_runs_and_what_waits() -> None:
+    slow = ScoringRequest((shuffled(150, 1),), ((shuffled(150, 2),),), ("ter",))
+
+    async def scenario() -> None:
+        service = ScoringService(LIMITS, queue_capacity=2)
+        tasks = [asyncio.create_task(service.score(slow, Deadline.after(60))) for _ in range(2)]
+        await asyncio.sleep(0)
+        service.close()
+        for task in tasks:
+            with pytest.raises(DrainingError):
+                await task
+        with pytest.raises(DrainingError):
+            await service.score(slow, Deadline.after(60))
 
     asyncio.run(scenario())

@@ -1,6 +1,7 @@
 """What holds of every translation, over tiny random models."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,3 +82,30 @@ def test_length_penalty_divides_the_score(client: TestClient) -> None:
     normalised = translate(client, text="go", beam_size=1, length_penalty=1)["translations"][0]
     assert normalised["text"] == plain["text"]
     assert normalised["score"] == pytest.approx(plain["score"] / plain["tokens"])
+
+
+def test_text_that_the_tokenizer_drops_has_the_empty_translation(odd_client: TestClient) -> None:
+    # Normalisation takes zero width spaces away.
+    answer = translate(odd_client, text=["\u200b", " \u200b\n", "  ", "go"], beam_size=1)
+    for translation in answer["translations"][:3]:
+        assert (translation["text"], translation["tokens"], translation["score"]) == ("", 0, 0.0)
+    assert answer["translations"][3]["tokens"] > 0
+
+
+def test_a_beam_returns_what_exists_where_that_is_less(odd_client: TestClient) -> None:
+    body = {"text": "go", "beam_size": 16, "num_hypotheses": 16, "max_new_tokens": 1}
+    translation = translate(odd_client, **body)["translations"][0]
+    assert len(translation["hypotheses"]) == 5
+
+
+def test_alignments_are_bounded(start_service: Callable[..., TestClient]) -> None:
+    client = start_service(max_alignment_cells=240)
+    # 2 texts x 3 hypotheses x 8 target tokens x 5 source tokens = 240
+    body = {"text": ["I am cold ."] * 2, "num_hypotheses": 3, "alignments": True}
+    assert translate(client, **body, max_new_tokens=8)["translations"][1]["alignment"]
+    response = client.post("/translate", json={**body, "max_new_tokens": 9})
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json()["errors"]] == ["alignments"]
+    assert "270 weights" in response.text
+    assert "the 240 allowed" in response.text
+    assert translate(client, **{**body, "alignments": False}, max_new_tokens=9)

@@ -1,0 +1,70 @@
+"""The server process, and its shutdown in good order."""
+
+import math
+import signal
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+from app.exceptions import StartupError
+from app.main import create_app
+from app.runtime import Runtime
+from app.settings import Settings
+
+_SECONDS_TO_ANSWER = 5
+"""Time after the drain limit in which requests that it cut off are told so."""
+
+
+class DrainingServer(uvicorn.Server):
+    """Lets the service drain as soon as a signal comes.
+
+    By itself uvicorn waits for requests first and tells the application only afterwards, when
+    it has cancelled those that took too long: they would get no answer that says why.
+    """
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to drain, and go on as uvicorn does."""
+        self._runtime.begin_drain()
+        await super().shutdown(sockets)
+
+
+def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]) -> None:
+    """Serve until a signal comes and everything is drained.
+
+    Args:
+        settings: of the service.
+        listener: a bound socket.
+        names: of the models that will be loaded, for the greeting.
+
+    Raises:
+        StartupError: the models could not be loaded.
+    """
+
+    def stop() -> None:
+        server.should_exit = True
+
+    runtime = Runtime(settings, on_startup_failure=stop)
+    config = uvicorn.Config(
+        create_app(runtime=runtime),
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
+    )
+    server = DrainingServer(config, runtime)
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"Gatehouse listens on {address}")
+    print(f"Try it:  {address}/docs")
+    print(f"Models:  {', '.join(names)}", flush=True)
+    # uvicorn ends in good order on these signals, and then raises them again for the handlers
+    # that were there before: ours, so that the process ends with status 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+    if runtime.failure is not None:
+        raise StartupError(runtime.failure)

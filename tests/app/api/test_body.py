@@ -1,0 +1,50 @@
+"""What counts as JSON in a body."""
+
+import json
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.body import BodyError, parse_json, shown_field
+from tests.app.api.test_errors import JSON, check_problem
+
+BODY = '{"prompt": "a", "max_new_tokens": 1}'
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_only_utf_8_is_read(client: TestClient, encoding: str) -> None:
+    response = client.post("/generate", content=BODY.encode(encoding), headers=JSON)
+    check_problem(response, "invalid_json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_utf_8_is_read_with_or_without_its_mark(client: TestClient, encoding: str) -> None:
+    response = client.post("/generate", content=BODY.encode(encoding), headers=JSON)
+    assert response.status_code == 200
+
+
+def test_a_field_that_comes_twice_is_named(client: TestClient) -> None:
+    for body, field in (
+        ('{"prompt": "a", "prompt": "b"}', "prompt"),
+        ('{"prompt": {"x": 1, "x": 1}}', "x"),
+        ('{"\\ud800": 1, "\\ud800": 1}', "\\ud800"),
+        (f'{{"{"y" * 500}": 1, "{"y" * 500}": 1}}', "y" * 100 + "..."),
+    ):
+        response = client.post("/generate", content=body, headers=JSON)
+        problem = check_problem(response, "invalid_request")
+        assert problem["errors"] == [{"field": field, "message": "is given more than once"}]
+
+
+def test_parse_json() -> None:
+    assert parse_json(b'{"a": {"b": 1}, "b": [{"a": 2}]}') == {"a": {"b": 1}, "b": [{"a": 2}]}
+    with pytest.raises(BodyError):
+        parse_json(b'{"a": {"b": 1, "b": 1}}')
+    with pytest.raises(UnicodeDecodeError):
+        parse_json(b'"\xff"')
+    with pytest.raises(json.JSONDecodeError):
+        parse_json(b"{")
+
+
+def test_shown_field() -> None:
+    assert shown_field("a.1") == "a.1"
+    assert shown_field("x" * 200) == "x" * 100 + "..."
