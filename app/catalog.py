@@ -108,9 +108,9 @@ class Catalog:
 
     Args:
         models: the loaded models.
-        default_generate: name of the default of ``/generate``; None chooses the language model
-            with the most parameters, the first by name among equals: perplexities of models
-            with different tokens cannot be compared, and a larger model was trained for more.
+        default_generate: name of the default of ``/generate``; None chooses the first language
+            model by name, a rule that nobody has to look up: sizes tell nothing of quality, and
+            perplexities of models with different tokens cannot be compared.
         default_translate: likewise for ``/translate``.
 
     Raises:
@@ -217,8 +217,7 @@ class Catalog:
     def _choose_default(self, task: str, name: str | None) -> str | None:
         able = [model for model in self.models if task in model.tasks]
         if name is None:
-            best = min(able, key=lambda m: (-m.info.parameter_count, m.name), default=None)
-            return None if best is None else best.name
+            return able[0].name if able else None
         if name not in {model.name for model in able}:
             raise StartupError(
                 f"GATEHOUSE_DEFAULT_{task.upper()}_MODEL names {name}, which is not a loaded "

@@ -116,7 +116,7 @@ def _add_models(commands: "_Commands") -> None:
 def _add_generate(commands: "_Commands") -> None:
     parser = commands.add_parser("generate", help="continue a text")
     parser.add_argument("prompt", help="text to continue")
-    parser.add_argument("--model", help="language model (default: the largest)")
+    parser.add_argument("--model", help="language model (default: the first by name)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, help="0 is greedy (default 1)")
     parser.add_argument("--top-k", type=int, metavar="K")

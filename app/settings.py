@@ -55,13 +55,13 @@ class Settings(BaseSettings):
     )
     default_generate_model: str | None = Field(
         None,
-        description="Model of /generate when the request names none; unset: the language model "
-        "with the most parameters.",
+        description="Model of /generate when the request names none; unset: the first "
+        "language model by name.",
     )
     default_translate_model: str | None = Field(
         None,
-        description="Model of /translate when the request names none; unset: the translation "
-        "model with the most parameters.",
+        description="Model of /translate when the request names none; unset: the first "
+        "translation model by name.",
     )
     queue_capacity: int = Field(
         256, ge=1, le=100_000, description="Texts that may wait for the engine at once."

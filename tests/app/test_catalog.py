@@ -23,8 +23,8 @@ def catalog(served: list[ServedModel]) -> Catalog:
     return Catalog(served)
 
 
-def test_default_is_the_largest_model_that_can(catalog: Catalog) -> None:
-    # both-ways is larger than letters, but cannot generate.
+def test_default_is_the_first_model_by_name_that_can(catalog: Catalog) -> None:
+    # both-ways comes before letters, but cannot generate.
     assert catalog.for_generation(None).name == "letters"
     assert catalog.for_translation(None, None, None).name == "en-fr"
     assert catalog.defaults_of("en-fr") == ["translate"]
