@@ -103,14 +103,38 @@ def read_checkpoints(root: Path, names: Sequence[str] = ()) -> list[CheckpointIn
         raise StartupError(f"damaged checkpoint: {error}") from error
 
 
+def choose_default(
+    checkpoints: Sequence[CheckpointInfo], task: str, name: str | None
+) -> str | None:
+    """The model that answers requests for a task that name none; None where none can.
+
+    Args:
+        checkpoints: of the models.
+        task: what it must be able to do.
+        name: the setting's choice; None takes the first by name that can, a rule that nobody
+            has to look up: sizes tell nothing of quality, and perplexities of models with
+            different tokens cannot be compared.
+
+    Raises:
+        StartupError: the chosen one is not loaded or cannot do the task.
+    """
+    able = sorted(info.name for info in checkpoints if task in tasks_of(info))
+    if name is None:
+        return able[0] if able else None
+    if name not in able:
+        raise StartupError(
+            f"GATEHOUSE_DEFAULT_{task.upper()}_MODEL names {name}, which is not a loaded "
+            f"model that can {task}; there is: {', '.join(able) or 'none'}"
+        )
+    return name
+
+
 class Catalog:
     """The loaded models and how a request finds its own.
 
     Args:
         models: the loaded models.
-        default_generate: name of the default of ``/generate``; None chooses the first language
-            model by name, a rule that nobody has to look up: sizes tell nothing of quality, and
-            perplexities of models with different tokens cannot be compared.
+        default_generate: name of the default of ``/generate``: see :func:`choose_default`.
         default_translate: likewise for ``/translate``.
 
     Raises:
@@ -125,9 +149,10 @@ class Catalog:
         default_translate: str | None = None,
     ) -> None:
         self._models = {model.name: model for model in sorted(models, key=lambda m: m.name)}
+        infos = [model.info for model in self.models]
         self._defaults = {
-            GENERATE: self._choose_default(GENERATE, default_generate),
-            TRANSLATE: self._choose_default(TRANSLATE, default_translate),
+            GENERATE: choose_default(infos, GENERATE, default_generate),
+            TRANSLATE: choose_default(infos, TRANSLATE, default_translate),
         }
 
     @property
@@ -212,15 +237,4 @@ class Catalog:
         name = self._defaults[task]
         if name is None:
             raise UnknownModelError(missing)
-        return name
-
-    def _choose_default(self, task: str, name: str | None) -> str | None:
-        able = [model for model in self.models if task in model.tasks]
-        if name is None:
-            return able[0].name if able else None
-        if name not in {model.name for model in able}:
-            raise StartupError(
-                f"GATEHOUSE_DEFAULT_{task.upper()}_MODEL names {name}, which is not a loaded "
-                f"model that can {task}; there is: {', '.join(m.name for m in able) or 'none'}"
-            )
         return name

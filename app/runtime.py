@@ -5,7 +5,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from app.catalog import Catalog, ServedModel, read_checkpoints
+from app.catalog import (
+    GENERATE,
+    TRANSLATE,
+    Catalog,
+    ServedModel,
+    choose_default,
+    read_checkpoints,
+)
 from app.engine.client import EngineClient
 from app.engine.loading import StartedEngine, start_engine
 from app.exceptions import DrainingError, NotReadyError, StartupError
@@ -152,6 +159,9 @@ class Runtime:
     def _load_models(self) -> tuple[Catalog, StartedEngine]:
         settings = self.settings
         checkpoints = read_checkpoints(settings.checkpoints_dir, settings.models)
+        # A default that cannot be is told before anything slow is loaded.
+        choose_default(checkpoints, GENERATE, settings.default_generate_model)
+        choose_default(checkpoints, TRANSLATE, settings.default_translate_model)
         started = self._engine_starter(
             checkpoints,
             device=settings.device,

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -124,6 +125,13 @@ def save_odd_models(root: Path) -> None:
     _save(root / "pieces", translator, {"source": pieces, "target": letters}, languages)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_engine_is_left_behind() -> Iterator[None]:
+    """Set up first and torn down last: a thread in a step would crash the interpreter's exit."""
+    yield
+    assert "gatehouse-engine" not in {thread.name for thread in threading.enumerate()}
+
+
 @pytest.fixture(scope="session")
 def checkpoints_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five models: two language models, one of them bidirectional, and three translators."""
@@ -178,7 +186,8 @@ def start_service(checkpoints_dir: Path) -> Iterator[StartService]:
     with ExitStack() as stack:
 
         def start(*, ready: bool = True, runtime: Runtime | None = None, **overrides: Any) -> Any:
-            settings = make_settings(checkpoints_dir, **overrides)
+            root = overrides.pop("checkpoints_dir", checkpoints_dir)
+            settings = make_settings(root, **overrides)
             app = create_app(settings, runtime)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             if ready:

@@ -102,7 +102,7 @@ def test_epochs_are_repeatable_and_differ(make_task: MakeTask) -> None:
 
 
 def test_a_prepared_text_begins_within_the_first_steps_as_in_the_book(make_task: MakeTask) -> None:
-    task = make_task("data.preparation=book", "data.held_out_share=0")
+    task = make_task("data.preparation=book_characters", "data.held_out_share=0")
     length = len(task._text) // 5
     for epoch in range(4):
         row = task._tokenizer.decode(_rows(task, epoch)[1].tolist())

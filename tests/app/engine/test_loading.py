@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_float32_is_float32_on_a_gpu(
     monkeypatch.setattr(loading, "_worker_model", lambda *_: None)
     checkpoints = read_checkpoints(checkpoints_dir, ["letters"])
     engine = start_engine(checkpoints, device=device, num_threads=None, queue_capacity=1)
-    vars(engine.client)["_stopping"] = True  # its thread ends at the next look
+    asyncio.run(engine.client.drain(0))
     assert loaded
     inexact = device == "cpu"
     assert torch.backends.cuda.matmul.allow_tf32 is inexact
