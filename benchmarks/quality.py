@@ -13,7 +13,7 @@ from benchmarks.report import finish, markdown_table
 from models.checkpoint import load_model, read_checkpoint
 from training.cli import DEFAULT_CACHE
 from training.preset import Preset
-from training.task import make_task
+from training.run import make_task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,13 +16,30 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from training.card import write_card
+from training.language_modelling import LanguageModelling
 from training.loop import STATE_FILE, Progress, Trainer
 from training.preset import Card, Preset, preset_record
-from training.task import Task, make_task
+from training.task import Task
+from training.translation import Translation
 
 LOGGER = logging.getLogger("training")
 LOG_FILE = "train.log"
 RUN_FOLDER = "run"
+
+
+def make_task(
+    preset: Preset, data_location: str | None, cache_dir: Path, device: torch.device
+) -> Task:
+    """Read the data, train the tokenizers and build the model of a preset.
+
+    Raises:
+        DataError: the data cannot be read or used.
+        TokenizerError: the data are too small for the tokenizer asked for.
+        pydantic.ValidationError: the model's configuration is impossible.
+    """
+    if preset.data.kind == "text":
+        return LanguageModelling(preset, preset.data, data_location, cache_dir, device)
+    return Translation(preset, preset.data, data_location, cache_dir, device)
 
 
 def train(

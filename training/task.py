@@ -3,15 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from models.checkpoint import DataSource, Languages, Model
 from models.tokenizers import Tokenizer
-from training.preset import Preset
 
 AnyBatch = Any
 """Each task has batches of its own type; the loop hands them through unopened."""
@@ -104,21 +101,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def make_task(
-    preset: Preset, data_location: str | None, cache_dir: Path, device: torch.device
-) -> Task:
-    """Read the data, train the tokenizers and build the model of a preset.
-
-    Raises:
-        DataError: the data cannot be read or used.
-        TokenizerError: the data are too small for the tokenizer asked for.
-        pydantic.ValidationError: the model's configuration is impossible.
-    """
-    from training.language_modelling import LanguageModelling
-    from training.translation import Translation
-
-    if preset.data.kind == "text":
-        return LanguageModelling(preset, preset.data, data_location, cache_dir, device)
-    return Translation(preset, preset.data, data_location, cache_dir, device)
