@@ -6,36 +6,12 @@ from models.checkpoint import Model, TrainingRecord
 from models.tokenizers import Tokenizer
 from training.preset import Card
 
+CARD = """# {card.title}
 
-def write_card(
-    card: Card,
-    record: TrainingRecord,
-    model: Model,
-    tokenizers: Mapping[str, Tokenizer],
-) -> str:
-    """The card in Markdown."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    vocabulary = ", ".join(
-        f"{role}: {tokenizer.kind}, {tokenizer.vocabulary_size} tokens"
-        for role, tokenizer in tokenizers.items()
-    )
-    hyperparameters = "\n".join(
-        f"| {name} | {value} |" for name, value in model.config.model_dump().items()
-    )
-    figures = "\n".join(
-        f"| {name.replace('_', ' ')} | {value:g} |" for name, value in record.metrics.items()
-    )
-    data = "\n".join(
-        f"- {source.name}, from {source.origin}, SHA-256 of the text `{source.sha256}`"
-        for source in record.data
-    )
-    attribution = f"\n\nAttribution: {record.attribution}" if record.attribution else ""
-    return f"""# {card.title}
-
-Trained by Gatehouse with the preset `{record.name}` on {record.created[:10]}: seed {record.seed},
+Trained by Gatehouse with the preset `{record.name}` on {date}: seed {record.seed},
 {record.steps} steps. `training.json` holds the whole preset and the versions of the libraries.
 
-- Parameters: {parameters / 1e6:.2f} M, stored as float16
+- Parameters: {millions:.2f} M, stored as float16
 - Vocabulary: {vocabulary}
 
 ## Data and licence
@@ -62,3 +38,36 @@ Licence of the model: {record.licence}{attribution}
 | --- | --- |
 {hyperparameters}
 """
+
+
+def write_card(
+    card: Card,
+    record: TrainingRecord,
+    model: Model,
+    tokenizers: Mapping[str, Tokenizer],
+) -> str:
+    """The card in Markdown."""
+    attribution = f"\n\nAttribution: {record.attribution}" if record.attribution else ""
+    return CARD.format(
+        card=card,
+        record=record,
+        date=record.created[:10],
+        millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        vocabulary=", ".join(
+            f"{role}: {tokenizer.kind}, {tokenizer.vocabulary_size} tokens"
+            for role, tokenizer in tokenizers.items()
+        ),
+        data="\n".join(
+            f"- {source.name}, from {source.origin}, SHA-256 of the text `{source.sha256}`"
+            for source in record.data
+        ),
+        attribution=attribution,
+        figures=_rows(
+            {name.replace("_", " "): f"{value:g}" for name, value in record.metrics.items()}
+        ),
+        hyperparameters=_rows(model.config.model_dump()),
+    )
+
+
+def _rows(cells: Mapping[str, object]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in cells.items())

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from models.checkpoint import CheckpointError
-from models.tokenizers import TokenizerError
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.preset import PresetError, available_presets, load_preset
@@ -59,6 +57,11 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+# TokenizerError and pydantic's ValidationError are ValueErrors.
+MISHAPS = (PresetError, DataError, RunError, CheckpointError, OSError, ValueError)
+"""What a person can mend: told in one sentence, without a traceback."""
+
+
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command line.
 
@@ -83,16 +86,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             device=choose_device(arguments.device),
             data_location=arguments.data,
         )
-    except (
-        PresetError,
-        DataError,
-        RunError,
-        TokenizerError,
-        CheckpointError,
-        ValidationError,
-        OSError,
-        ValueError,
-    ) as error:
+    except MISHAPS as error:
         print(f"{parser.prog}: {_sentence(error)}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:

@@ -4,6 +4,8 @@ import datetime
 import logging
 import math
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -76,11 +78,7 @@ def train(
     folder = out_dir / name
     run_dir = folder / RUN_FOLDER
     run_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / LOG_FILE, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
-    try:
+    with _log_file(run_dir / LOG_FILE):
         # The seed also decides the initial weights, which are drawn when the model is built.
         torch.manual_seed(preset.training.seed)
         task = make_task(preset, data_location, cache_dir, device)
@@ -100,17 +98,33 @@ def train(
         trainer.run(stop_after_steps)
         if trainer.progress.step < preset.training.steps:
             LOGGER.info("stopped at step %d", trainer.progress.step)
-            return folder
-        best = load_model(read_checkpoint(folder), device)
-        task.model.load_state_dict(best.state_dict())
-        task.model.eval()
-        metrics = task.final_metrics()
-        LOGGER.info("final: %s", ", ".join(f"{key} {value:g}" for key, value in metrics.items()))
-        save(trainer.progress, metrics)
-        return folder
+        else:
+            save(trainer.progress, _measure(task, folder, device))
+    return folder
+
+
+@contextmanager
+def _log_file(file: Path) -> Iterator[None]:
+    """Write the run's log to a file, too."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
     finally:
         LOGGER.removeHandler(handler)
         handler.close()
+
+
+def _measure(task: Task, folder: Path, device: torch.device) -> dict[str, float]:
+    """The card's figures, of the best weights as they are stored."""
+    best = load_model(read_checkpoint(folder), device)
+    task.model.load_state_dict(best.state_dict())
+    task.model.eval()
+    metrics = task.final_metrics()
+    LOGGER.info("final: %s", ", ".join(f"{key} {value:g}" for key, value in metrics.items()))
+    return metrics
 
 
 def _save(
