@@ -160,11 +160,6 @@ class Catalog:
         """All loaded models, by name."""
         return list(self._models.values())
 
-    @property
-    def language_pairs(self) -> list[tuple[str, str]]:
-        """The language pairs that can be translated, sorted."""
-        return sorted({m.languages for m in self.models if m.languages is not None})
-
     def defaults_of(self, name: str) -> list[str]:
         """The tasks whose default model this is."""
         return [task for task, default in self._defaults.items() if default == name]

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from models.config import LanguageModelConfig, Seq2SeqConfig
+from models.config import LanguageModelConfig, ModelConfig, Seq2SeqConfig
 from models.language_model import LanguageModel
 from models.seq2seq import Seq2Seq
 from models.tokenizers import Tokenizer, TokenizerError, load_tokenizer
@@ -93,7 +93,7 @@ class CheckpointConfig(_Frozen):
 
     format_version: int
     sha256: dict[str, str]
-    model: LanguageModelConfig | Seq2SeqConfig = Field(discriminator="kind")
+    model: ModelConfig
     languages: Languages | None = None
     tokenizers: dict[str, TokenizerEntry]
 

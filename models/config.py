@@ -4,9 +4,9 @@ A configuration says everything that is needed to build a model of the right sha
 it is stored as ``config.json`` in every checkpoint folder.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CellName = Literal["rnn", "gru", "gru_textbook", "lstm"]
 """``gru`` is the form that ``torch.nn.GRU`` computes, ``gru_textbook`` the published
@@ -102,14 +102,4 @@ class Seq2SeqConfig(_Frozen):
 
 
 ModelConfig = Annotated[LanguageModelConfig | Seq2SeqConfig, Field(discriminator="kind")]
-
-_ADAPTER: TypeAdapter[LanguageModelConfig | Seq2SeqConfig] = TypeAdapter(ModelConfig)
-
-
-def parse_model_config(data: dict[str, Any]) -> LanguageModelConfig | Seq2SeqConfig:
-    """Build the configuration whose ``kind`` the data names.
-
-    Raises:
-        pydantic.ValidationError: the data fit no kind of model.
-    """
-    return _ADAPTER.validate_python(data)
+"""Either configuration, told apart by its ``kind``."""

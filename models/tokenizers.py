@@ -19,7 +19,6 @@ A text with a lone surrogate is not Unicode text: every tokenizer refuses it wit
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
@@ -166,7 +165,6 @@ class WordTokenizer(TableTokenizer):
         cls,
         sentences: Iterable[str],
         min_frequency: int = 1,
-        reserved: Sequence[str] = (),
         preparation: Preparation = "none",
     ) -> Self:
         """Take the words of some sentences, the most frequent first, ties by code point.
@@ -174,7 +172,6 @@ class WordTokenizer(TableTokenizer):
         Args:
             sentences: texts.
             min_frequency: words seen less often become ``<unk>``.
-            reserved: words that get an id (the first ones) however rare they are.
             preparation: what is done to every text before it is split into words.
         """
         prepare = PREPARATIONS[preparation]
@@ -182,11 +179,10 @@ class WordTokenizer(TableTokenizer):
         for sentence in sentences:
             counts.update(prepare(require_unicode(sentence)).split())
         # A word spelled like a special token stays unknown.
-        for word in chain(SPECIAL_TOKENS, reserved):
+        for word in SPECIAL_TOKENS:
             counts.pop(word, None)
-        kept = [word for word in dict.fromkeys(reserved) if word not in SPECIAL_TOKENS]
         words = by_frequency(counts, min_frequency)
-        return cls((*SPECIAL_TOKENS, *kept, *words), preparation)
+        return cls((*SPECIAL_TOKENS, *words), preparation)
 
     def encode(self, text: str) -> list[int]:
         """Give one id per word of the prepared text; an unseen one is ``<unk>``."""

@@ -23,13 +23,11 @@ from app.service.generation import GenerationRequest
 from app.service.limits import Limits
 from app.service.scoring import MetricName, ScoringRequest
 from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
-from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY
+from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERATURE
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 200
 MAX_REFERENCES_PER_TEXT = 16
-MIN_TEMPERATURE = 0.01
-"""Smallest temperature above 0: logits divided by less overflow float32."""
 
 _ONE, _MANY = "~one", "~many"
 UNION_TAGS = frozenset({_ONE, _MANY})

@@ -1,21 +1,23 @@
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from models.config import LanguageModelConfig, Seq2SeqConfig, parse_model_config
+from models.config import LanguageModelConfig, ModelConfig, Seq2SeqConfig
+
+PARSER: TypeAdapter[LanguageModelConfig | Seq2SeqConfig] = TypeAdapter(ModelConfig)
 
 
 def test_kind_chooses_the_configuration() -> None:
     data = {"kind": "language_model", "vocabulary_size": 30, "hidden_size": 8}
-    assert isinstance(parse_model_config(data), LanguageModelConfig)
+    assert isinstance(PARSER.validate_python(data), LanguageModelConfig)
     with pytest.raises(ValidationError, match="kind"):
-        parse_model_config({**data, "kind": "transformer"})
+        PARSER.validate_python({**data, "kind": "transformer"})
 
 
 def test_unknown_and_impossible_values_are_refused() -> None:
     for bad in ({"heads": 8}, {"hidden_size": 0}, {"dropout": 1.0}, {"cell": "sru"}):
         data = {"kind": "language_model", "vocabulary_size": 30, "hidden_size": 8, **bad}
         with pytest.raises(ValidationError, match=next(iter(bad))):
-            parse_model_config(data)
+            PARSER.validate_python(data)
 
 
 @pytest.mark.parametrize(

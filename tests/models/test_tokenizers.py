@@ -143,13 +143,8 @@ def test_rare_words_are_unk() -> None:
     assert tokenizer.unknown("c a d c") == ["c", "d"]
 
 
-def test_reserved_words_come_first_however_rare() -> None:
-    tokenizer = WordTokenizer.train(["a b a b z"], min_frequency=2, reserved=["z", "never", "z"])
-    assert [tokenizer.token(index) for index in range(4, 8)] == ["z", "never", "a", "b"]
-
-
 def test_a_word_spelled_like_a_special_token_is_unknown() -> None:
-    tokenizer = WordTokenizer.train(["<eos> a <pad>"], reserved=["<bos>"])
+    tokenizer = WordTokenizer.train(["<eos> a <pad> <bos>"])
     assert tokenizer.vocabulary_size == 5
     assert tokenizer.encode("<eos> a <unk>") == [UNK_ID, 4, UNK_ID]
     assert tokenizer.unknown("<eos> a") == ["<eos>"]
