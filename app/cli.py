@@ -6,7 +6,6 @@ a traceback.
 
 import argparse
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app import VERSION
 from app.exceptions import GatehouseError, StartupError
+from app.logs import configure_logging
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -157,9 +157,7 @@ def _add_bleu(commands: "_Commands") -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, host=arguments.host, port=arguments.port)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(settings.log_level)
     # What can be known to fail is tried before anything slow is loaded: first the port.
     with _listen(settings) as listener:
         from app.catalog import read_checkpoints
@@ -222,7 +220,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(result.outputs[0].text)
         return OK
 
-    return _offline(_settings(arguments), work)
+    return _offline(_settings(arguments, engine="inline"), work)
 
 
 def _translate(arguments: argparse.Namespace) -> int:
@@ -237,7 +235,7 @@ def _translate(arguments: argparse.Namespace) -> int:
             print(result.translations[0][0].text, flush=True)
         return OK
 
-    return _offline(_settings(arguments), work)
+    return _offline(_settings(arguments, engine="inline"), work)
 
 
 def _bleu(arguments: argparse.Namespace) -> int:
@@ -261,7 +259,7 @@ def _bleu(arguments: argparse.Namespace) -> int:
 
 
 def _offline(settings: Settings, work: "Work") -> int:
-    """Load the models and do some work with them, without a server."""
+    """Load the models and do some work with them, without a server or a second process."""
     from app.runtime import Runtime
 
     async def run() -> int:

@@ -4,7 +4,7 @@ Labels have few values: endpoints, loaded models, error codes. No text, address,
 unknown model name ever becomes one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,13 +16,15 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.engine.request import EngineStats
+from app.engine.request import EngineStats, StepReport
 
 # When a counter was made helps nobody here, and would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client has no hint here
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_STEP_BUCKETS = (0.0001, 0.00025, *_TOKEN_BUCKETS)
+_ROW_BUCKETS = tuple(float(2**power) for power in range(13))
 
 NO_MODEL = ""
 """Label of a request that ended before its model was known, or that needs none."""
@@ -35,6 +37,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._declare_requests()
         self._declare_decoding()
+        self._declare_steps()
         self._declare_models()
 
     def _declare_requests(self) -> None:
@@ -82,6 +85,31 @@ class Metrics:
             "gatehouse_output_tokens", "Tokens generated for answers.", ["model"]
         )
 
+    def _declare_steps(self) -> None:
+        self.step_rows = self._per_model(
+            "gatehouse_step_rows", "Rows that one step advanced by a token.", _ROW_BUCKETS
+        )
+        self.step_seconds = self._per_model(
+            "gatehouse_step_seconds",
+            "Time of one step, prompts and sources that it read included.",
+            _STEP_BUCKETS,
+        )
+        self.positions_read = self._counter(
+            "gatehouse_positions_read",
+            "Positions of prompts and sources that were read; none of them is padding.",
+            ["model"],
+        )
+        self.positions_attended = self._counter(
+            "gatehouse_positions_attended",
+            "Source positions that the attention looked at, padding included.",
+            ["model"],
+        )
+        self.padding_attended = self._counter(
+            "gatehouse_padding_attended",
+            "Source positions that the attention looked at for nothing, as padding.",
+            ["model"],
+        )
+
     def _declare_models(self) -> None:
         self.ready = Gauge(
             "gatehouse_ready",
@@ -105,6 +133,16 @@ class Metrics:
         """Export the engine's books, read at every scrape."""
         self.registry.register(_EngineCollector(stats))
 
+    def observe_steps(self, steps: Sequence[StepReport]) -> None:
+        """Count what the engine's steps did."""
+        for step in steps:
+            if step.rows:
+                self.step_rows.labels(step.model).observe(step.rows)
+            self.step_seconds.labels(step.model).observe(step.seconds)
+            self.positions_read.labels(step.model).inc(step.positions_read)
+            self.positions_attended.labels(step.model).inc(step.positions_attended)
+            self.padding_attended.labels(step.model).inc(step.padding_attended)
+
     def _counter(self, name: str, documentation: str, labels: list[str]) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)
 
@@ -121,8 +159,7 @@ class _EngineCollector(Collector):
         for name, documentation, value in (
             ("gatehouse_queue_depth", "Texts that wait for the engine.", stats.waiting),
             ("gatehouse_texts_running", "Texts being decoded.", stats.running),
-            ("gatehouse_rows_running", "Rows of the batch in use.", stats.rows_running),
-            ("gatehouse_row_budget", "Rows that can run at once.", stats.row_budget),
+            ("gatehouse_row_budget", "Rows that one model can have at once.", stats.row_budget),
             (
                 "gatehouse_last_step_age_seconds",
                 "Time since the engine last finished a real step.",
@@ -130,6 +167,10 @@ class _EngineCollector(Collector):
             ),
         ):
             yield GaugeMetricFamily(name, documentation, value=value)
+        rows = GaugeMetricFamily("gatehouse_rows_running", "Rows in use.", labels=["model"])
+        for model, running in stats.rows_running.items():
+            rows.add_metric([model], running)
+        yield rows
         for name, documentation, value in (
             ("gatehouse_texts_accepted", "Texts that the engine accepted.", stats.accepted),
             ("gatehouse_texts_finished", "Texts decoded to their end.", stats.finished),
@@ -138,6 +179,11 @@ class _EngineCollector(Collector):
                 "gatehouse_texts_cancelled",
                 "Texts whose decoding was stopped: stop string found, client gone, deadline.",
                 stats.cancelled,
+            ),
+            (
+                "gatehouse_engine_restarts",
+                "Times that the engine was started again after it had died.",
+                stats.restarts,
             ),
         ):
             yield CounterMetricFamily(name, documentation, value=value)

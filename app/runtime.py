@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from functools import partial
 
 from app.catalog import (
     GENERATE,
@@ -13,8 +13,13 @@ from app.catalog import (
     choose_default,
     read_checkpoints,
 )
-from app.engine.client import EngineClient
-from app.engine.loading import StartedEngine, start_engine
+from app.engine.inline import InlineLink
+from app.engine.link import LinkFactory
+from app.engine.loading import EngineSpec, load_engine
+from app.engine.messages import Loaded
+from app.engine.process import ProcessLink
+from app.engine.supervisor import SupervisedEngine
+from app.engine.unchanged import EngineLoader, load_unchanged
 from app.exceptions import DrainingError, NotReadyError, StartupError
 from app.metrics import Metrics
 from app.service.service import Service
@@ -24,44 +29,33 @@ from models.checkpoint import CheckpointInfo
 logger = logging.getLogger(__name__)
 
 
-class EngineStarter(Protocol):
-    """What loads weights and starts an engine: see :func:`app.engine.loading.start_engine`."""
-
-    def __call__(
-        self,
-        checkpoints: Sequence[CheckpointInfo],
-        *,
-        device: str,
-        num_threads: int | None,
-        queue_capacity: int,
-    ) -> StartedEngine:
-        """Load the checkpoints and start an engine over them."""
-        ...
-
-
 class Runtime:
     """Loads the models in the background, and says what the process can do meanwhile.
 
     Args:
         settings: of this service.
-        engine_starter: loads weights and starts the engine; runs in a thread.
+        engine_loader: loads weights, in the engine's own process or thread; for a process it
+            must be picklable, as a function of a module is.
         on_startup_failure: called when loading failed, after :attr:`failure` is set.
+        on_loaded: called once the models are loaded.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        engine_starter: EngineStarter = start_engine,
+        engine_loader: EngineLoader = load_engine,
         on_startup_failure: Callable[[], None] | None = None,
+        on_loaded: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.failure: str | None = None
-        self._engine_starter = engine_starter
+        self._engine_loader = engine_loader
         self._on_startup_failure = on_startup_failure
+        self._on_loaded = on_loaded
         self._service: Service | None = None
-        self._client: EngineClient | None = None
+        self._engine: SupervisedEngine | None = None
         self._loading: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
         self.metrics.ready.set_function(lambda: float(self.not_ready_because() is None))
@@ -70,6 +64,11 @@ class Runtime:
     def catalog(self) -> Catalog | None:
         """The loaded models, or None while they are not."""
         return None if self._service is None else self._service.catalog
+
+    @property
+    def engine(self) -> SupervisedEngine | None:
+        """The engine, or None before there is one."""
+        return self._engine
 
     def service(self) -> Service:
         """The service, once it is loaded.
@@ -90,9 +89,11 @@ class Runtime:
             return f"the service could not start: {self.failure}"
         if self._drain is not None:
             return "the service is shutting down"
-        if self._client is None:
+        if self._engine is None or self._service is None:
             return "the models are being loaded"
-        age_seconds = self._client.stats().last_step_age_seconds
+        if (reason := self._engine.not_ready_because()) is not None:
+            return reason
+        age_seconds = self._engine.stats().last_step_age_seconds
         if age_seconds > self.settings.max_step_age_seconds:
             return f"the engine's last step is {age_seconds:.0f} seconds ago"
         return None
@@ -127,28 +128,28 @@ class Runtime:
             await self._drain
 
     async def _finish(self) -> None:
-        if self._loading is not None:
-            # Loading itself runs in a thread, which cannot be interrupted.
-            await self._loading
         if self._service is not None:
             await self._service.drain(self.settings.drain_timeout_seconds)
+        elif self._engine is not None:
+            await self._engine.drain(0)
+        if self._loading is not None:
+            await self._loading
 
     async def _load(self) -> None:
         try:
-            catalog, started = await asyncio.to_thread(self._load_models)
+            checkpoints = await asyncio.to_thread(self._read_checkpoints)
+            if self._drain is not None:
+                return
+            self._engine = self._make_engine(checkpoints)
+            loaded = await self._engine.start()
+            self._serve(checkpoints, loaded, self._engine)
         except StartupError as error:
             self._fail(str(error))
-            return
+        except DrainingError:
+            logger.info("shut down before the models were loaded")
         except Exception:
             logger.exception("loading the models failed")
             self._fail("loading the models failed unexpectedly; the log has the details")
-            return
-        for model in catalog.models:
-            self._describe(model)
-        self.metrics.watch_engine(started.client.stats)
-        self._client = started.client
-        self._service = Service(self.settings, catalog, started.client, self.metrics)
-        logger.info("ready: %s", ", ".join(model.name for model in catalog.models))
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
@@ -156,28 +157,54 @@ class Runtime:
         if self._on_startup_failure is not None:
             self._on_startup_failure()
 
-    def _load_models(self) -> tuple[Catalog, StartedEngine]:
+    def _read_checkpoints(self) -> list[CheckpointInfo]:
+        """Find out everything that can be known before anything slow is loaded."""
         settings = self.settings
         checkpoints = read_checkpoints(settings.checkpoints_dir, settings.models)
-        # A default that cannot be is told before anything slow is loaded.
         choose_default(checkpoints, GENERATE, settings.default_generate_model)
         choose_default(checkpoints, TRANSLATE, settings.default_translate_model)
-        started = self._engine_starter(
-            checkpoints,
+        return checkpoints
+
+    def _make_engine(self, checkpoints: Sequence[CheckpointInfo]) -> SupervisedEngine:
+        settings = self.settings
+        spec = EngineSpec(
+            checkpoints=tuple(info.path for info in checkpoints),
             device=settings.device,
+            precision=settings.precision,
             num_threads=settings.num_threads,
+            row_budget=settings.row_budget,
+        )
+        fingerprints = {info.name: info.fingerprint for info in checkpoints}
+        load = partial(load_unchanged, self._engine_loader, spec, fingerprints)
+        links: dict[str, LinkFactory] = {
+            "process": partial(ProcessLink, load, log_level=settings.log_level),
+            "inline": partial(InlineLink, load),
+        }
+        return SupervisedEngine(
+            links[settings.engine],
             queue_capacity=settings.queue_capacity,
+            row_budget=settings.row_budget,
+            on_steps=self.metrics.observe_steps,
         )
-        served = [
-            ServedModel(info, started.device, started.precision, started.load_seconds[info.name])
-            for info in checkpoints
-        ]
+
+    def _serve(
+        self, checkpoints: Sequence[CheckpointInfo], loaded: Loaded, engine: SupervisedEngine
+    ) -> None:
         catalog = Catalog(
-            served,
-            default_generate=settings.default_generate_model,
-            default_translate=settings.default_translate_model,
+            [
+                ServedModel(info, loaded.device, loaded.precision, loaded.load_seconds[info.name])
+                for info in checkpoints
+            ],
+            default_generate=self.settings.default_generate_model,
+            default_translate=self.settings.default_translate_model,
         )
-        return catalog, started
+        for model in catalog.models:
+            self._describe(model)
+        self.metrics.watch_engine(engine.stats)
+        self._service = Service(self.settings, catalog, engine, self.metrics)
+        logger.info("ready: %s", ", ".join(model.name for model in catalog.models))
+        if self._on_loaded is not None:
+            self._on_loaded()
 
     def _describe(self, model: ServedModel) -> None:
         self.metrics.model_info.labels(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import uvicorn
 
 from app.exceptions import StartupError
+from app.garbage import freeze_heap
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings
@@ -48,7 +49,7 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     def stop() -> None:
         server.should_exit = True
 
-    runtime = Runtime(settings, on_startup_failure=stop)
+    runtime = Runtime(settings, on_startup_failure=stop, on_loaded=freeze_heap)
     config = uvicorn.Config(
         create_app(runtime=runtime),
         log_config=None,

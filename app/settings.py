@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.engine.request import MAX_ROWS_PER_REQUEST
 from app.exceptions import StartupError
 
 ENV_PREFIX = "GATEHOUSE_"
@@ -40,11 +41,28 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
         description="Where models run: auto (the GPU where there is one), cpu, cuda or cuda:N.",
     )
-    precision: Literal["auto", "float32"] = Field(
-        "auto", description="Precision to serve in; auto chooses float32, the only one so far."
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="Precision to serve in; auto is int8 on a CPU, and on a GPU bfloat16 where it "
+        "has that, else float16.",
+    )
+    engine: Literal["process", "inline"] = Field(
+        "process",
+        description="Where models are decoded: in a process of their own, or inline, on a thread "
+        "of the HTTP process.",
+    )
+    row_budget: int = Field(
+        128,
+        ge=MAX_ROWS_PER_REQUEST,
+        le=4_096,
+        description="Rows that one model decodes at once: one for each output or beam.",
     )
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of one tensor operation; unset: PyTorch decides."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of one tensor operation; unset: one less than the processor has "
+        "cores, at most 8.",
     )
     checkpoints_dir: Path = Field(
         PROJECT_DIR / "checkpoints",
@@ -92,6 +110,13 @@ class Settings(BaseSettings):
     )
     request_timeout_seconds: float = Field(
         60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."
+    )
+    stream_keepalive_seconds: float = Field(
+        15.0,
+        gt=0,
+        le=3_600,
+        description="A stream that has had nothing to say for so long gets a comment, so that "
+        "nothing on the way closes it.",
     )
     drain_timeout_seconds: float = Field(
         30.0, ge=0, le=3_600, description="Time for running requests to end after SIGTERM."

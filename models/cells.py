@@ -15,8 +15,10 @@ The parameters have the names, shapes and gate order of ``torch.nn.GRU``, ``LSTM
 sequence can also be computed by torch's fused layers with the same weights.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,8 @@ class RecurrentCell(nn.Module, ABC):
 
     num_gates: ClassVar[int]
     num_states: ClassVar[int] = 1
+    hidden_blocks: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1),)
+    """Ranges of gates whose hidden products are computed together: see :meth:`recur`."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -52,14 +56,41 @@ class RecurrentCell(nn.Module, ABC):
         bound = hidden_size**-0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+        self.sigmoid: nn.Module = nn.Sigmoid()
+        self.tanh: nn.Module = nn.Tanh()
+        self._replaced: list[nn.Module] | None = None
 
     def project(self, inputs: Tensor) -> Tensor:
         """The input's share of every gate: ``[..., I] -> [..., G*H]``, without recurrence."""
+        if self._replaced is not None:
+            return cast(Tensor, self._replaced[-1](inputs))
         return functional.linear(inputs, self.weight_ih, self.bias_ih)
+
+    def recur(self, hidden: Tensor, block: int = 0) -> Tensor:
+        """The hidden state's share of a block of gates: ``[N, H]`` to ``[N, gates * H]``."""
+        if self._replaced is not None:
+            return cast(Tensor, self._replaced[block](hidden))
+        first, last = (gate * self.hidden_size for gate in self.hidden_blocks[block])
+        return functional.linear(hidden, self.weight_hh[first:last], self.bias_hh[first:last])
+
+    def products(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight ``[O, I]`` and bias ``[O]`` of every block of :meth:`recur`, then of the input."""
+        size = self.hidden_size
+        ranges = [slice(first * size, last * size) for first, last in self.hidden_blocks]
+        blocks = [(self.weight_hh[block], self.bias_hh[block]) for block in ranges]
+        return [*blocks, (self.weight_ih, self.bias_ih)]
+
+    def replace_products(self, modules: Sequence[nn.Module]) -> None:
+        """Have other modules compute the :meth:`products` from now on, for serving.
+
+        The float weights are given up: the cell can be neither trained nor saved any more.
+        """
+        self._replaced = list(modules)
+        del self.weight_ih, self.weight_hh, self.bias_hh
 
     def initial_state(self, rows: int) -> CellState:
         """A state of zeros: ``num_states`` tensors ``[rows, H]``."""
-        zeros = self.weight_hh.new_zeros(rows, self.hidden_size)
+        zeros = self.bias_ih.new_zeros(rows, self.hidden_size)
         return (zeros,) * self.num_states
 
     def forward(self, inputs: Tensor, state: CellState) -> CellState:
@@ -95,7 +126,7 @@ class RNNCell(RecurrentCell):
     def step(self, projected: Tensor, state: CellState) -> CellState:
         """See :meth:`RecurrentCell.step`."""
         (hidden,) = state
-        return (torch.tanh(projected + functional.linear(hidden, self.weight_hh, self.bias_hh)),)
+        return (self.tanh(projected + self.recur(hidden)),)
 
     def set_gate_bias(self, value: float) -> None:
         """A plain RNN has no gate; only 0 is accepted.
@@ -111,6 +142,7 @@ class _GatedRecurrentUnit(RecurrentCell):
     """Parameters of both published forms of the GRU; gates in the order reset, update, new."""
 
     num_gates = 3
+    hidden_blocks: ClassVar[tuple[tuple[int, int], ...]] = ((0, 3),)
 
     def set_gate_bias(self, value: float) -> None:
         """Set the bias of the update gate, which keeps the state when it is open."""
@@ -134,13 +166,13 @@ class GRUCell(_GatedRecurrentUnit):
     def step(self, projected: Tensor, state: CellState) -> CellState:
         """See :meth:`RecurrentCell.step`."""
         (hidden,) = state
-        recurrent = functional.linear(hidden, self.weight_hh, self.bias_hh)
-        input_reset, input_update, input_new = projected.chunk(3, dim=-1)
-        hidden_reset, hidden_update, hidden_new = recurrent.chunk(3, dim=-1)
-        reset = torch.sigmoid(input_reset + hidden_reset)
-        update = torch.sigmoid(input_update + hidden_update)
-        candidate = torch.tanh(input_new + reset * hidden_new)
-        return (update * hidden + (1 - update) * candidate,)
+        size = 2 * self.hidden_size
+        recurrent = self.recur(hidden)
+        gates = self.sigmoid(projected[..., :size] + recurrent[..., :size])
+        reset, update = gates.chunk(2, dim=-1)
+        candidate = self.tanh(torch.addcmul(projected[..., size:], reset, recurrent[..., size:]))
+        # (1 - Z) * N + Z * H
+        return (torch.lerp(candidate, hidden, update),)
 
 
 class TextbookGRUCell(_GatedRecurrentUnit):
@@ -154,17 +186,16 @@ class TextbookGRUCell(_GatedRecurrentUnit):
         H_t = Z_t * H_{t-1} + (1 - Z_t) * N_t
     """
 
+    hidden_blocks = ((0, 2), (2, 3))
+
     def step(self, projected: Tensor, state: CellState) -> CellState:
         """See :meth:`RecurrentCell.step`."""
         (hidden,) = state
-        size = self.hidden_size
-        gates = functional.linear(hidden, self.weight_hh[: 2 * size], self.bias_hh[: 2 * size])
-        reset, update = torch.sigmoid(projected[..., : 2 * size] + gates).chunk(2, dim=-1)
-        product = functional.linear(
-            reset * hidden, self.weight_hh[2 * size :], self.bias_hh[2 * size :]
-        )
-        candidate = torch.tanh(projected[..., 2 * size :] + product)
-        return (update * hidden + (1 - update) * candidate,)
+        size = 2 * self.hidden_size
+        gates = self.sigmoid(projected[..., :size] + self.recur(hidden))
+        reset, update = gates.chunk(2, dim=-1)
+        candidate = self.tanh(projected[..., size:] + self.recur(reset * hidden, 1))
+        return (torch.lerp(candidate, hidden, update),)
 
 
 class LSTMCell(RecurrentCell):
@@ -181,16 +212,17 @@ class LSTMCell(RecurrentCell):
 
     num_gates = 4
     num_states = 2
+    hidden_blocks = ((0, 4),)
 
     def step(self, projected: Tensor, state: CellState) -> CellState:
         """See :meth:`RecurrentCell.step`."""
         hidden, memory = state
-        gates = projected + functional.linear(hidden, self.weight_hh, self.bias_hh)
-        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
-        memory = torch.sigmoid(forget_gate) * memory + torch.sigmoid(input_gate) * torch.tanh(
-            candidate
-        )
-        return (torch.sigmoid(output_gate) * torch.tanh(memory), memory)
+        gates = projected + self.recur(hidden)
+        size = self.hidden_size
+        input_gate, forget_gate = self.sigmoid(gates[..., : 2 * size]).chunk(2, dim=-1)
+        candidate = self.tanh(gates[..., 2 * size : 3 * size])
+        memory = torch.addcmul(forget_gate * memory, input_gate, candidate)
+        return (self.sigmoid(gates[..., 3 * size :]) * self.tanh(memory), memory)
 
     def set_gate_bias(self, value: float) -> None:
         """Set the bias of the forget gate."""
@@ -206,3 +238,31 @@ CELLS: dict[CellName, type[RecurrentCell]] = {
     "gru_textbook": TextbookGRUCell,
     "lstm": LSTMCell,
 }
+
+
+MakePair = Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], nn.Module]
+"""Weight and bias of two products to a module that computes both, over ``[2, M, I]``."""
+
+
+class LinearPair(nn.Module):
+    """Two linear layers side by side, over ``[2, M, I]``."""
+
+    def __init__(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        self._weight = torch.stack([one[0], other[0]]).transpose(1, 2)
+        self._bias = torch.stack([one[1], other[1]])[:, None]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``[2, M, I]`` to ``[2, M, O]``."""
+        return torch.baddbmm(self._bias, inputs, self._weight)
+
+
+def pair_cells(one: RecurrentCell, other: RecurrentCell, make: MakePair) -> RecurrentCell:
+    """Two cells of one kind and size that step together, over ``[2, N, ...]``.
+
+    A bidirectional layer's directions do not see each other: side by side they need half the
+    operations.
+    """
+    pair = copy.copy(one)
+    pair._replaced = [make(*both) for both in zip(one.products(), other.products(), strict=True)]
+    return pair

@@ -6,9 +6,9 @@ vocabulary size. Token ids are int64.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class StepOutput(NamedTuple):
     attention: Tensor | None = None
 
 
+Reading = Generator[None, None, tuple[Tensor, DecodeState]]
+"""Prompts being read: see :meth:`StepModel.read`."""
+
+
 class StepModel(Protocol):
     """A model that generates one token a step: all that decoding needs to know of it."""
 
@@ -45,17 +49,28 @@ class StepModel(Protocol):
         """Whether the output goes on from the prompt, in the prompt's vocabulary."""
         ...
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
-        """Read prompts (source sentences, for a translation model), one a row.
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """Read prompts (source sentences, for a translation model), one a row, with pauses.
 
         Returns:
-            The first token to feed ``[N]`` int64, which no state has seen yet, and the state.
+            A generator that yields nothing after every piece of work, and returns the first
+            token to feed ``[N]`` int64, which no state has seen yet, and the state.
         """
         ...
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """Feed one token a row, ``[N]`` int64."""
         ...
+
+
+def read_at_once(model: StepModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+    """Read prompts without pauses: see :meth:`StepModel.read`."""
+    reading = model.read(prompts)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as stop:
+            return cast(tuple[Tensor, DecodeState], stop.value)
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,14 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, sources: Tensor, lengths: Tensor) -> EncodedSource:
         """Encode sources ``[N, S]`` of which row n has ``lengths[n]`` (int64, >= 1) real tokens."""
+
+    @abstractmethod
+    def read(self, sources: Sequence[Sequence[int]]) -> Generator[None, None, EncodedSource]:
+        """The same by the equations and with pauses, without dropout: for serving.
+
+        Args:
+            sources: token ids, longest first.
+        """
 
 
 class Decoder(nn.Module, ABC):
@@ -130,6 +153,17 @@ class EncoderDecoder(nn.Module):
         encoded = self.encoder(sources, source_lengths)
         logits: Tensor = self.decoder(inputs, self.decoder.start(encoded))
         return logits
+
+
+def longest_first(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """Indices of the prompts in the order in which they are read, and the way back.
+
+    Returns:
+        ``order``, for which ``prompts[order[0]]`` is the longest, and ``places``, for which
+        ``order[places[i]] == i``.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    return order, sorted(range(len(order)), key=order.__getitem__)
 
 
 def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

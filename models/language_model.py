@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import LanguageModelConfig
-from models.encoder_decoder import StepOutput, pad_tokens
-from models.recurrent import RecurrentStack, StackState
+from models.encoder_decoder import Reading, StepOutput, longest_first
+from models.placement import on_device, send
+from models.recurrent import PackedLayout, RecurrentStack, StackState
 from models.state import DecodeState
 
 
@@ -63,7 +64,7 @@ class LanguageModel(nn.Module):
         """Tokens ``[...]`` to the stack's inputs ``[..., I]``."""
         if self.embedding is None:
             one_hot = functional.one_hot(tokens, self.vocabulary_size)
-            return one_hot.to(self.output.weight.dtype)
+            return one_hot.to(self.output.bias.dtype)
         embedded: Tensor = self.embedding(tokens)
         return functional.dropout(embedded, self.config.dropout, self.training)
 
@@ -81,7 +82,7 @@ class LanguageModel(nn.Module):
         outputs = functional.dropout(outputs, self.config.dropout, self.training)
         return self.output(outputs), state
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         """Read prompts, all but the last token of each: see :class:`StepModel`.
 
         Raises:
@@ -95,13 +96,13 @@ class LanguageModel(nn.Module):
             )
         if not all(prompts):
             raise ValueError("a prompt needs at least one token: begin it with <bos>")
-        device = self.output.weight.device
-        last, _ = pad_tokens([prompt[-1:] for prompt in prompts], device)
-        before, lengths = pad_tokens([prompt[:-1] for prompt in prompts], device)
-        state = self.stack.initial_state(len(prompts))
-        if before.shape[1]:
-            _, state = self.stack.prefill(self.embed(before), state, lengths)
-        return last[:, 0], DecodeState(layers=state)
+        order, places = longest_first(prompts)
+        layout = PackedLayout([len(prompts[index]) - 1 for index in order])
+        device = self.output.bias.device
+        tokens = send(layout.pack([prompts[index] for index in order]), device)
+        _, layers = yield from self.stack.read(self.embed(tokens), layout)
+        state = DecodeState(layers).select(on_device(places, device))
+        return on_device([prompt[-1] for prompt in prompts], device), state
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """Feed one token a row, ``[N]``: see :class:`StepModel`."""

@@ -1,14 +1,16 @@
 """Deep and bidirectional stacks of cells, over whole sequences and over one step.
 
 Shape legend: ``N`` rows, ``T`` positions, ``I`` input size, ``H`` hidden size of one
-direction, ``D`` directions (1 or 2), ``L`` layers. Sequences are batch-first.
+direction, ``D`` directions (1 or 2), ``L`` layers, ``P`` packed positions.
+Sequences are batch-first, unless they are packed.
 
 Padding: row ``n`` has ``lengths[n]`` real positions, the rest is padding behind them. A state
 after a sequence is the state after each row's own last real position, the backward direction
 starts at each row's own end, and outputs at padded positions are zero.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Generator, Sequence
 from typing import cast
 
 import torch
@@ -16,8 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.cells import CELLS, CellState, GRUCell, LSTMCell, RecurrentCell, RNNCell
+from models.cells import (
+    CELLS,
+    CellState,
+    GRUCell,
+    LinearPair,
+    LSTMCell,
+    MakePair,
+    RecurrentCell,
+    RNNCell,
+    pair_cells,
+)
 from models.config import CellName, Implementation
+from models.placement import on_device, send
 
 StackState = tuple[CellState, ...]
 """One :data:`~models.cells.CellState` for each layer, bottom first."""
@@ -28,6 +41,10 @@ TORCH_KERNELS: dict[type[RecurrentCell], Callable[..., tuple[Tensor, ...]]] = {
     LSTMCell: torch.lstm,
 }
 """The functions behind ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which take weights as arguments."""
+
+PIECE_POSITIONS = 32
+"""Positions that :meth:`RecurrentStack.read` computes between two pauses: long enough to be
+worth a product of all of them, short enough that nobody notices the wait."""
 
 RunCell = Callable[[RecurrentCell, Tensor, CellState, Tensor | None], tuple[Tensor, CellState]]
 
@@ -72,8 +89,88 @@ def run_by_equations(
         else:
             real = mask[:, position, None]
             state = tuple(torch.where(real, n, old) for n, old in zip(new, state, strict=True))
-            outputs.append(new[0] * real)
+            outputs.append(torch.where(real, new[0], 0.0))
     return torch.stack(outputs, dim=1), state
+
+
+class PackedLayout:
+    """Where the real positions of N sequences stand, without padding, position by position.
+
+    The sequences are sorted by length, the longest first, so that those which have a position t
+    are the first ``active[t]``: at t, packed row ``offsets[t] + n`` belongs to sequence n.
+
+    Args:
+        lengths: of the sequences, longest first; 0 is allowed.
+
+    Raises:
+        ValueError: they are not sorted.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        if list(lengths) != sorted(lengths, reverse=True):
+            raise ValueError(f"lengths must fall, not {list(lengths)}")
+        self.lengths = list(lengths)
+        longest = max(lengths, default=0)
+        self.active = [sum(length > t for length in lengths) for t in range(longest)]
+        self.offsets = [0, *itertools.accumulate(self.active)]
+
+    @property
+    def size(self) -> int:
+        """P: all real positions."""
+        return self.offsets[-1]
+
+    def pack(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Tokens of the sequences, packed: ``[P]`` int64, on the CPU."""
+        tokens = [sequences[n][t] for t, active in enumerate(self.active) for n in range(active)]
+        return torch.tensor(tokens, dtype=torch.int64)
+
+    @property
+    def reverse(self) -> Tensor:
+        """``[P]`` int64: the packed row of the same sequence, counted from its end."""
+        index = [
+            self.offsets[self.lengths[n] - 1 - t] + n
+            for t, active in enumerate(self.active)
+            for n in range(active)
+        ]
+        return torch.tensor(index, dtype=torch.int64)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """Packed ``[P, E]`` to padded ``[N, T, E]``, zero where there is padding."""
+        size = len(self.active)
+        index = [n * size + t for t, active in enumerate(self.active) for n in range(active)]
+        padded = rows.new_zeros(len(self.lengths) * size, rows.shape[1])
+        padded.index_copy_(0, on_device(index, rows.device), rows)
+        return padded.view(len(self.lengths), size, rows.shape[1])
+
+
+def _run_packed(
+    cell: RecurrentCell, inputs: Tensor, layout: PackedLayout
+) -> Generator[None, None, tuple[Tensor, CellState]]:
+    """Run a cell from a zero state over packed sequences ``[..., P, I]``, with pauses.
+
+    Returns:
+        The hidden states ``[..., P, H]`` and each sequence's last state ``[..., N, H]``.
+    """
+    rows = len(layout.lengths)
+    state = tuple(part.expand(*inputs.shape[:-2], -1, -1) for part in cell.initial_state(rows))
+    outputs, final = [inputs.new_empty(*inputs.shape[:-2], 0, cell.hidden_size)], []
+    projected, shift = inputs, 0
+    for position, active in enumerate(layout.active):
+        if position % PIECE_POSITIONS == 0:
+            if position:
+                yield
+            shift = layout.offsets[position]
+            last = layout.offsets[min(position + PIECE_POSITIONS, len(layout.active))]
+            projected = cell.project(inputs[..., shift:last, :])
+        if active < rows:
+            final.append(tuple(part[..., active:, :] for part in state))
+            state = tuple(part[..., :active, :] for part in state)
+            rows = active
+        first = layout.offsets[position] - shift
+        state = cell.step(projected[..., first : first + active, :], state)
+        outputs.append(state[0])
+    parts = zip(state, *reversed(final), strict=True)
+    return torch.cat(outputs, dim=-2), tuple(torch.cat(part, dim=-2) for part in parts)
 
 
 def run_by_torch(
@@ -158,6 +255,7 @@ class RecurrentStack(nn.Module):
         self.backward_cells = nn.ModuleList(
             CELLS[cell](size, hidden_size) for size in sizes if bidirectional
         )
+        self.pairs: list[RecurrentCell] = []  # no modules of the model: nothing to train or save
 
     def cells(self) -> list[RecurrentCell]:
         """Every cell, forward ones first."""
@@ -189,16 +287,66 @@ class RecurrentStack(nn.Module):
         """
         return self._run_layers(self._run, inputs, state, lengths)
 
-    def prefill(
-        self, inputs: Tensor, state: StackState | None, lengths: Tensor
-    ) -> tuple[Tensor, StackState]:
-        """The same as :meth:`forward`, but always by the equations.
+    def read(
+        self, inputs: Tensor, layout: PackedLayout
+    ) -> Generator[None, None, tuple[Tensor, StackState]]:
+        """What :meth:`forward` computes from a zero state, for serving.
 
-        Decoding steps by the equations, so a prompt read this way leaves the state that the
-        same tokens would have left one by one. Lengths of 0 are allowed: such a row's state
-        stays as it was.
+        Always by the equations: decoding steps by them, so a prompt read this way leaves the
+        state that the same tokens would have left one by one. No padding is computed, and there
+        are pauses in which others may run.
+
+        Args:
+            inputs: ``[P, I]``, packed.
+            layout: of the packed positions.
+
+        Yields:
+            Nothing, after every :data:`PIECE_POSITIONS` positions of a layer but the last.
+
+        Returns:
+            The top layer's outputs ``[P, D*H]``, packed, and each layer's state ``[N, D*H]``.
         """
-        return self._run_layers(run_by_equations, inputs, state, lengths)
+        reverse = send(layout.reverse, inputs.device) if self.num_directions == 2 else None
+        final = []
+        for layer in range(len(self.forward_cells)):
+            if layer:
+                yield
+            if reverse is None:
+                cell = self.cells()[layer]
+                inputs, after = yield from _run_packed(cell, inputs, layout)
+                final.append(after)
+                continue
+            both = torch.stack([inputs, inputs.index_select(0, reverse)])
+            outputs, after = yield from _run_packed(self._pair(layer), both, layout)
+            inputs = torch.cat([outputs[0], outputs[1].index_select(0, reverse)], dim=-1)
+            final.append(tuple(torch.cat([part[0], part[1]], dim=-1) for part in after))
+        return inputs, tuple(final)
+
+    def _pair(self, layer: int) -> RecurrentCell:
+        """Both directions of a layer as one cell, over ``[2, ...]``."""
+        if self.pairs:
+            return self.pairs[layer]
+        cells = self.cells()
+        return pair_cells(cells[layer], cells[len(self.forward_cells) + layer], LinearPair)
+
+    def replace_products(self, make: Callable[[Tensor, Tensor], nn.Module], pair: MakePair) -> None:
+        """Have other modules compute every matrix product from now on, always by the equations.
+
+        Args:
+            make: weight ``[O, I]`` and bias ``[O]`` of a product to the module that computes it.
+            pair: the same for those of both directions: see :meth:`pair_directions`.
+        """
+        self._run = run_by_equations
+        self.pair_directions(pair)
+        for cell in self.cells():
+            cell.replace_products([make(*product) for product in cell.products()])
+
+    def pair_directions(self, make: MakePair) -> None:
+        """Have other modules compute :meth:`read` of a bidirectional stack from now on."""
+        if self.num_directions == 2:
+            cells, depth = self.cells(), len(self.forward_cells)
+            both = zip(cells[:depth], cells[depth:], strict=True)
+            self.pairs = [pair_cells(one, other, make) for one, other in both]
 
     def _run_layers(
         self, run: RunCell, inputs: Tensor, state: StackState | None, lengths: Tensor | None

@@ -4,24 +4,26 @@ Shape legend: ``N`` rows, ``S`` source positions, ``T`` target positions, ``D`` 
 ``H`` hidden size (also the size of an encoder output), ``V`` vocabulary size. Token ids are int64.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.attention import ATTENTIONS
+from models.attention import ATTENTIONS, Attention
 from models.config import Seq2SeqConfig
 from models.encoder_decoder import (
     Decoder,
     EncodedSource,
     Encoder,
     EncoderDecoder,
+    Reading,
     StepOutput,
-    pad_tokens,
+    longest_first,
 )
-from models.recurrent import RecurrentStack, StackState, sequence_mask
+from models.placement import on_device, send
+from models.recurrent import PackedLayout, RecurrentStack, StackState, sequence_mask
 from models.state import AttentionMemory, DecodeState
 from models.tokenizers import BOS_ID
 
@@ -51,6 +53,16 @@ class Seq2SeqEncoder(Encoder):
         outputs = functional.dropout(outputs, self.dropout, self.training)
         return EncodedSource(outputs, final_state, sequence_mask(lengths, sources.shape[1]))
 
+    def read(self, sources: Sequence[Sequence[int]]) -> Generator[None, None, EncodedSource]:
+        """See :class:`Encoder`."""
+        layout = PackedLayout([len(source) for source in sources])
+        device = self.embedding.weight.device
+        tokens = send(layout.pack(sources), device)
+        packed, final_state = yield from self.stack.read(self.embedding(tokens), layout)
+        outputs = layout.unpack(packed)
+        lengths = on_device(layout.lengths, device)
+        return EncodedSource(outputs, final_state, sequence_mask(lengths, outputs.shape[1]))
+
 
 class Bridge(nn.Module):
     """Turns the encoder's final state into the decoder's initial state: tanh(W s + b).
@@ -67,12 +79,13 @@ class Bridge(nn.Module):
             nn.Linear(config.hidden_size, config.hidden_size)
             for _ in range(config.decoder_layers * num_states)
         )
+        self.tanh: nn.Module = nn.Tanh()
 
     def forward(self, state: StackState) -> StackState:
         """Encoder state to decoder state, each part ``[N, H]``."""
         projections = iter(self.projections)
         return tuple(
-            tuple(torch.tanh(next(projections)(part)) for part in state[layer])
+            tuple(self.tanh(next(projections)(part)) for part in state[layer])
             for layer in self.sources
         )
 
@@ -168,7 +181,7 @@ class AttentionDecoder(Seq2SeqDecoder):
     def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
         super().__init__(config, num_states, config.hidden_size)
         size = config.hidden_size
-        self.attention = ATTENTIONS[config.attention](size, size, size)
+        self.attention: Attention = ATTENTIONS[config.attention](size, size, size)
         self.stack = _stack(config, config.embedding_size + size, config.decoder_layers)
 
     def start(self, encoded: EncodedSource) -> DecodeState:
@@ -177,12 +190,11 @@ class AttentionDecoder(Seq2SeqDecoder):
         return DecodeState(layers=super().start(encoded).layers, memory=memory)
 
     def _advance(self, embedded: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState, Tensor]:
-        query = state.layers[-1][0][:, None]
         memory = cast(AttentionMemory, state.memory)
-        context, weights = self.attention(query, memory)
-        inputs = torch.cat([embedded, context[:, 0]], -1)
+        context, weights = self.attention.attend(state.layers[-1][0], memory)
+        inputs = torch.cat([embedded, context], -1)
         hidden, layers = self.stack.step(inputs, state.layers)
-        return hidden, DecodeState(layers, memory=memory), weights[:, 0]
+        return hidden, DecodeState(layers, memory=memory), weights
 
     def features(self, inputs: Tensor, state: DecodeState) -> Tensor:
         """See :class:`Decoder`."""
@@ -209,10 +221,11 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
     def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
         size = config.hidden_size
         super().__init__(config, num_states, size)
-        self.attention = ATTENTIONS[config.attention](size, size, size)
+        self.attention: Attention = ATTENTIONS[config.attention](size, size, size)
         self.bottom = _stack(config, config.embedding_size, 1)
         self.top = _stack(config, 2 * size, config.decoder_layers - 1)
         self.combine = nn.Linear(2 * size, size)
+        self.tanh: nn.Module = nn.Tanh()
 
     def start(self, encoded: EncodedSource) -> DecodeState:
         """See :class:`Decoder`."""
@@ -227,17 +240,17 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
             torch.cat([hidden, context], -1), self.config.dropout, self.training
         )
         outputs, _ = self.top(joined, state.layers[1:])
-        return torch.tanh(self.combine(torch.cat([outputs, context], -1)))
+        return cast(Tensor, self.tanh(self.combine(torch.cat([outputs, context], -1))))
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :class:`Decoder`."""
         memory = cast(AttentionMemory, state.memory)
         hidden, bottom = self.bottom.step(self.embed(tokens), state.layers[:1])
-        context, weights = self.attention(hidden[:, None], memory)
-        outputs, top = self.top.step(torch.cat([hidden, context[:, 0]], -1), state.layers[1:])
-        features = torch.tanh(self.combine(torch.cat([outputs, context[:, 0]], -1)))
+        context, weights = self.attention.attend(hidden, memory)
+        outputs, top = self.top.step(torch.cat([hidden, context], -1), state.layers[1:])
+        features = self.tanh(self.combine(torch.cat([outputs, context], -1)))
         after = DecodeState((*bottom, *top), memory=memory)
-        return StepOutput(self.output(features).float(), after, weights[:, 0])
+        return StepOutput(self.output(features).float(), after, weights)
 
 
 DECODERS: dict[str, Callable[[Seq2SeqConfig, int], Seq2SeqDecoder]] = {
@@ -271,7 +284,7 @@ class Seq2Seq(EncoderDecoder):
             decoder.embedding.weight = encoder.embedding.weight
             decoder.output_layer.weight = encoder.embedding.weight
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         """Encode source sentences (token ids with ``<eos>`` behind): see :class:`StepModel`.
 
         Raises:
@@ -279,9 +292,10 @@ class Seq2Seq(EncoderDecoder):
         """
         if not all(prompts):
             raise ValueError("a source needs at least one token: end it with <eos>")
-        device = next(self.parameters()).device
-        sources, lengths = pad_tokens(prompts, device)
-        state = self.decoder.start(self.encoder(sources, lengths))
+        order, places = longest_first(prompts)
+        encoded = yield from self.encoder.read([prompts[index] for index in order])
+        device = encoded.outputs.device
+        state = self.decoder.start(encoded).select(on_device(places, device))
         return torch.full((len(prompts),), BOS_ID, device=device), state
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:

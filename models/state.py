@@ -2,54 +2,201 @@
 
 A recurrent model's whole past is a few vectors of fixed size per row, so that joining a batch
 is :meth:`DecodeState.concat` and leaving it, or reordering beams, is :meth:`DecodeState.select`.
+The encoded sources of a model with attention are larger, never change, and are shared by the
+rows of a beam: they stay where they are, in a :class:`MemoryPool`.
 
-Shape legend: ``N`` rows, ``S`` source positions, ``A`` attention size, ``E`` size of an encoder
-output, ``H`` hidden size.
+Shape legend: ``N`` rows, ``B`` sources, ``W`` rows of one source at most, ``S`` source positions,
+``A`` attention size, ``E`` size of an encoder output, ``H`` hidden size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from models.placement import on_device
 from models.recurrent import StackState
+
+MIN_STORED_SIZE = 16
+"""Stored sources are padded to this at least: a softmax over fewer positions may round
+differently with the padding, and few different shapes are quicker to plan for."""
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Which rows attend to which source, when several rows (a beam) share one.
+
+    Rows stand in the cells of a grid ``[B, W]``: those of source b in the first cells of its
+    line. Sharing makes a beam as cheap in memory as a single row.
+
+    Attributes:
+        width: W, the most rows of one source.
+        cells: ``[N]`` int64, each row's cell ``b * W + i``; None where row n has cell n.
+        lines: B, needed with cells.
+    """
+
+    width: int = 1
+    cells: Tensor | None = None
+    lines: int = 0
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Rows ``[N, ...]`` to the grid ``[B, W, ...]``, zero in empty cells."""
+        if self.cells is None:
+            return rows.reshape(-1, self.width, *rows.shape[1:])
+        grid = rows.new_zeros(self.lines * self.width, *rows.shape[1:])
+        grid.index_copy_(0, self.cells, rows)
+        return grid.view(self.lines, self.width, *rows.shape[1:])
+
+    def gather(self, grid: Tensor) -> Tensor:
+        """The rows' cells of a grid: ``[B, W, ...]`` to ``[N, ...]``."""
+        cells = grid.flatten(0, 1)
+        return cells if self.cells is None else cells.index_select(0, self.cells)
 
 
 @dataclass(frozen=True)
 class AttentionMemory:
-    """What an attention looks at: one encoded source a row.
+    """What an attention looks at: ``B`` encoded sources, by default one for each row.
 
     Attributes:
-        keys: ``[N, S, A]``, the values as the scoring function compares them.
-        values: ``[N, S, E]``, the encoder's outputs.
-        mask: ``[N, S]`` bool, True at real source positions.
+        keys: ``[B, S, A]``, the values as the scoring function compares them.
+        values: ``[B, S, E]``, the encoder's outputs.
+        mask: ``[B, S]`` bool, True at real source positions.
+        key_scales: ``[B, S]``, of keys that are stored as integers; else None.
+        value_scales: ``[B]``, likewise of the values.
+        layout: which rows attend to which source.
+        rest: the sources of the rows behind these, padded to another size; or None.
     """
 
     keys: Tensor
     values: Tensor
     mask: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+    layout: RowLayout = RowLayout()
+    rest: "AttentionMemory | None" = None
+
+    @property
+    def rows(self) -> int:
+        """N, of those that attend to these sources and not to the rest."""
+        cells = self.layout.cells
+        return len(self.mask) * self.layout.width if cells is None else len(cells)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors that have a line for each source."""
+        every = (self.keys, self.values, self.mask, self.key_scales, self.value_scales)
+        return tuple(part for part in every if part is not None)
+
+    def with_parts(self, parts: Sequence[Tensor], layout: RowLayout) -> "AttentionMemory":
+        """The same kind of memory with other tensors, in the order of :meth:`parts`."""
+        keys, values, mask, *scales = parts
+        key_scales, value_scales = scales or (None, None)
+        return AttentionMemory(keys, values, mask, key_scales, value_scales, layout)
 
     def select(self, rows: Tensor) -> "AttentionMemory":
-        """The memory of the rows ``[M]`` int64, in that order."""
-        return AttentionMemory(
-            self.keys.index_select(0, rows),
-            self.values.index_select(0, rows),
-            self.mask.index_select(0, rows),
-        )
+        """The memory of the rows ``[M]`` int64, in that order, a source for each.
 
-    @staticmethod
-    def concat(memories: Sequence["AttentionMemory"]) -> "AttentionMemory":
-        """All rows of all memories, padded to the longest source among them."""
-        size = max(memory.mask.shape[1] for memory in memories)
-        gaps = [size - memory.mask.shape[1] for memory in memories]
-        padded = list(zip(memories, gaps, strict=True))
-        return AttentionMemory(
-            torch.cat([functional.pad(m.keys, (0, 0, 0, gap)) for m, gap in padded]),
-            torch.cat([functional.pad(m.values, (0, 0, 0, gap)) for m, gap in padded]),
-            torch.cat([functional.pad(m.mask, (0, gap)) for m, gap in padded]),
-        )
+        Raises:
+            ValueError: the sources are of several sizes.
+        """
+        if self.rest is not None:
+            raise ValueError("only sources of one size can be selected")
+        cells = rows if self.layout.cells is None else self.layout.cells.index_select(0, rows)
+        sources = cells.div(self.layout.width, rounding_mode="floor")
+        return self.with_parts([p.index_select(0, sources) for p in self.parts()], RowLayout())
+
+
+class MemoryPool:
+    """The encoded sources of all running requests, in the places 0 to B - 1.
+
+    A source is written once when it joins, and never moved but to close a gap: copying all of
+    them whenever one joins or leaves would cost more than attending to them.
+    """
+
+    def __init__(self) -> None:
+        self._stored: AttentionMemory | None = None
+        self._lengths: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def positions(self) -> int:
+        """Positions that one attention to all sources looks at, padding included."""
+        return len(self) * stored_size(max(self._lengths, default=1))
+
+    @property
+    def padding(self) -> int:
+        """How many of them are padding."""
+        return self.positions - sum(self._lengths)
+
+    def append(self, memory: AttentionMemory, lengths: Sequence[int]) -> None:
+        """Put sources of these real lengths behind those that are there."""
+        first, count = len(self), len(lengths)
+        self._lengths.extend(lengths)
+        stored = self._reserve(memory, len(self), memory.mask.shape[1])
+        for old, new in zip(stored.parts(), memory.parts(), strict=True):
+            if new.dim() == 1:
+                old[first : first + count] = new
+            else:
+                old[first : first + count, : new.shape[1]] = new
+                # What stood there before may not even have been a number: see _reserve.
+                old[first : first + count, new.shape[1] :] = 0
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Keep the sources of these places, in this order; those that stay cost nothing."""
+        self._lengths = [self._lengths[place] for place in places]
+        moves = [(to, place) for to, place in enumerate(places) if to != place]
+        if not moves or self._stored is None:
+            return
+        to, origin = on_device(moves, self._stored.mask.device).unbind(1)
+        for part in self._stored.parts():
+            part.index_copy_(0, to, part.index_select(0, origin))
+
+    def view(self, layout: RowLayout) -> AttentionMemory:
+        """The sources as rows of this layout see them, no longer than the longest of them."""
+        assert self._stored is not None
+        count = len(self)
+        size = stored_size(max(self._lengths, default=1))
+        parts = [
+            part[:count] if part.dim() == 1 else part[:count, :size]
+            for part in self._stored.parts()
+        ]
+        return self._stored.with_parts(parts, layout)
+
+    def _reserve(self, like: AttentionMemory, count: int, size: int) -> AttentionMemory:
+        """Storage for so many sources of this size, with what is stored already."""
+        old = self._stored
+        rows, positions = (0, 0) if old is None else old.mask.shape
+        if old is not None and count <= rows and size <= positions:
+            return old
+        rows = max(rows, 2 ** (count - 1).bit_length())
+        positions = max(positions, stored_size(size))
+        parts = []
+        for index, part in enumerate(like.parts()):
+            shape = (rows, positions, *part.shape[2:]) if part.dim() > 1 else (rows,)
+            # Zeros: a masked position has weight 0, and 0 times what memory happens to hold
+            # must not be NaN.
+            fresh = part.new_zeros(shape)
+            if old is not None:
+                kept = old.parts()[index]
+                fresh[tuple(slice(n) for n in kept.shape)] = kept
+            parts.append(fresh)
+        self._stored = like.with_parts(parts, RowLayout())
+        return self._stored
+
+
+def stored_size(length: int) -> int:
+    """Positions that a source of this length is padded to: 16, 32, 64, 128 ..."""
+    return max(MIN_STORED_SIZE, 1 << (length - 1).bit_length())
+
+
+def join_memories(memories: Sequence[AttentionMemory]) -> AttentionMemory | None:
+    """Memories of different sizes one after the other, for the rows in this order."""
+    joined = None
+    for memory in reversed(memories):
+        joined = replace(memory, rest=joined)
+    return joined
 
 
 @dataclass(frozen=True)
@@ -71,6 +218,10 @@ class DecodeState:
         """N."""
         return self.layers[0][0].shape[0]
 
+    def select_layers(self, rows: Tensor) -> "DecodeState":
+        """The state of the rows ``[M]`` int64 without its memory, which stands in a pool."""
+        return replace(self, memory=None).select(rows)
+
     def select(self, rows: Tensor) -> "DecodeState":
         """The state of the rows ``[M]`` int64, in that order; rows may repeat or be missing."""
         return DecodeState(
@@ -83,17 +234,18 @@ class DecodeState:
 
     @staticmethod
     def concat(states: Sequence["DecodeState"]) -> "DecodeState":
-        """All rows of all states, in order.
+        """All rows of all states, in order; without their memory.
 
         Raises:
             ValueError: no state was given, or the states are of different models.
         """
         if not states:
             raise ValueError("concat needs at least one state")
+        if any(state.memory is not None for state in states):
+            raise ValueError("encoded sources are joined in a MemoryPool")
         contexts = [state.context for state in states if state.context is not None]
-        memories = [state.memory for state in states if state.memory is not None]
         depths = {len(state.layers) for state in states}
-        if len(depths) > 1 or any(0 < len(kept) < len(states) for kept in (contexts, memories)):
+        if len(depths) > 1 or 0 < len(contexts) < len(states):
             raise ValueError("concat needs states of one model")
         columns = zip(*(state.layers for state in states), strict=True)
         return DecodeState(
@@ -101,5 +253,4 @@ class DecodeState:
                 tuple(torch.cat(parts) for parts in zip(*column, strict=True)) for column in columns
             ),
             context=torch.cat(contexts) if contexts else None,
-            memory=AttentionMemory.concat(memories) if memories else None,
         )

@@ -21,6 +21,11 @@ EXCHANGE = re.compile(
     r"```json\n(?P<answer>.*?)\n```",
     re.DOTALL,
 )
+STREAM = re.compile(
+    r"```sh\ncurl -sN localhost:8000(?P<path>/\S+) -H 'Content-Type: application/json' \\\n"
+    r" +-d '(?P<body>.*?)'\n```\n+```text\n(?P<answer>.*?)\n```",
+    re.DOTALL,
+)
 EXCHANGES = [match.groupdict() for match in EXCHANGE.finditer(README)]
 
 
@@ -44,6 +49,22 @@ def test_an_answer_is_what_the_service_returns(
     response = client.get(path) if body is None else client.post(path, json=json.loads(body))
     assert response.status_code == 200, response.text
     assert_same(without_times(response.json()), without_times(json.loads(str(exchange["answer"]))))
+
+
+def test_a_stream_is_what_the_service_returns(client: TestClient) -> None:
+    (shown,) = [match.groupdict() for match in STREAM.finditer(README)]
+    response = client.post(shown["path"], json=json.loads(shown["body"]))
+    assert response.status_code == 200, response.text
+    found, wanted = events_of(response.text), events_of(shown["answer"])
+    assert [name for name, _ in found] == [name for name, _ in wanted]
+    for (_, data), (_, shown_data) in zip(found, wanted, strict=True):
+        assert_same(without_times(data), without_times(shown_data))
+
+
+def events_of(text: str) -> list[tuple[str, Any]]:
+    """Names and data of server-sent events."""
+    events = re.findall(r"event: (\w+)\ndata: (.*)", text)
+    return [(name, json.loads(data)) for name, data in events]
 
 
 def without_times(answer: Any) -> Any:

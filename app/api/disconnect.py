@@ -4,39 +4,47 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
+from starlette.types import Receive
 
 Result = TypeVar("Result")
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before the answer was ready: nobody will read one."""
+    """The client closed its connection before the answer was complete: nobody will read it."""
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Run some work, and cancel it when the client goes away.
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do some work, and cancel it when the client goes away.
+
+    The work goes on in the task that awaits this; a second task waits for the disconnect.
 
     Args:
-        request: whose body was read to its end.
+        receive: of the client's request, whose body was read to its end.
         work: what takes long.
 
     Raises:
         ClientGoneError: the client went away first.
     """
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnected(request))
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        return await work
+    except asyncio.CancelledError:
+        # Whoever else wants the task to end at the same time comes first.
+        if gone and task.cancelling() == 1:
+            raise ClientGoneError from None
+        raise
     finally:
-        for each in (task, watcher):
-            each.cancel()
-        # The work's own clean-up belongs to this request: wait for it.
-        await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watcher.cancel()
+        if gone:
+            task.uncancel()

@@ -15,9 +15,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from app.api.body import BodyError, shown_field
+from app.api.body import shown_field
 from app.api.disconnect import ClientGoneError
-from app.api.requests import UNION_TAGS
+from app.api.fields import UNION_TAGS
 from app.exceptions import (
     GatehouseError,
     InvalidRequestError,
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 OUTCOME_SCOPE_KEY = "gatehouse.outcome"
 """Where the error's code is left for whoever counts outcomes."""
+CANCELLED = "cancelled"
+"""What is left there when the client went away: nobody is there to be told an error."""
 
 _DEFAULT_RETRY_AFTER_SECONDS = 1
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
@@ -71,6 +73,7 @@ _CODE_OF_STATUS = {
     400: "invalid_json",
     404: "not_found",
     405: "method_not_allowed",
+    415: "unsupported_media_type",
 }
 
 
@@ -147,7 +150,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: Exception) -> ProblemResponse:
-        return _note(request, _from_validation_error(request, error))
+        return _note(request, _from_validation_error(error))
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: Exception) -> ProblemResponse:
@@ -155,7 +158,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientGoneError)
     async def on_client_gone(request: Request, error: Exception) -> Response:
-        request.scope[OUTCOME_SCOPE_KEY] = "cancelled"
+        request.scope[OUTCOME_SCOPE_KEY] = CANCELLED
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(Exception)
@@ -170,8 +173,8 @@ def _note(request: Request, response: ProblemResponse) -> ProblemResponse:
 
 
 def problem_of(error: Exception) -> ProblemResponse:
-    """The answer for an exception of :mod:`app.exceptions`."""
-    code = getattr(error, "code", "internal_error")
+    """The answer for an exception of :mod:`app.exceptions`; any other one is logged."""
+    code = error.code if isinstance(error, GatehouseError) else None
     if code not in ERROR_KINDS:
         logger.error("an error without an HTTP status reached a request", exc_info=error)
         return problem("internal_error", "an unexpected error happened; the log has the details")
@@ -188,8 +191,6 @@ def problem_of(error: Exception) -> ProblemResponse:
 
 
 def _from_http_exception(error: Exception) -> ProblemResponse:
-    if isinstance(error, BodyError):
-        return problem_of(error.error)
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
     code = _CODE_OF_STATUS.get(status, "internal_error")
@@ -197,19 +198,14 @@ def _from_http_exception(error: Exception) -> ProblemResponse:
         "invalid_json": "the body cannot be read as JSON in UTF-8",
         "not_found": "there is nothing at this path; /docs lists what there is",
         "method_not_allowed": "this path does not take this method; the Allow header says which",
+        "unsupported_media_type": "send JSON with the header Content-Type: application/json",
         "internal_error": http.HTTPStatus(status).phrase,
     }[code]
     return problem(code, detail, headers=headers)
 
 
-def _from_validation_error(request: Request, error: Exception) -> ProblemResponse:
+def _from_validation_error(error: Exception) -> ProblemResponse:
     found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
-    if any(item["type"] == "json_invalid" for item in found):
-        return problem("invalid_json", "the body cannot be read as JSON in UTF-8")
-    if any(tuple(item["loc"]) == ("body",) for item in found) and not _is_json(request):
-        return problem(
-            "unsupported_media_type", "send JSON with the header Content-Type: application/json"
-        )
     errors = [
         FieldError(field=_field(item["loc"]), message=item["msg"].removeprefix("Value error, "))
         for item in found[:_MAX_FIELD_ERRORS]
@@ -218,11 +214,6 @@ def _from_validation_error(request: Request, error: Exception) -> ProblemRespons
     if len(found) > 3:
         detail += f"; and {len(found) - 3} more"
     return problem("invalid_request", detail, errors=errors)
-
-
-def _is_json(request: Request) -> bool:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return content_type == "application/json" or content_type.endswith("+json")
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -29,6 +29,10 @@ GENERATE_EXAMPLES: Any = {
         "summary": "The two best of a beam search",
         "value": {"prompt": "in the", "max_new_tokens": 20, "beam_size": 4, "n": 2},
     },
+    "stream": {
+        "summary": "A sample as it comes, in server-sent events",
+        "value": {"prompt": "the time", "max_new_tokens": 20, "seed": 1, "stream": True},
+    },
 }
 
 TRANSLATE_EXAMPLES: Any = {
@@ -36,6 +40,10 @@ TRANSLATE_EXAMPLES: Any = {
     "list": {
         "summary": "Two sentences, the three best of each",
         "value": {"text": ["I am cold.", "He is happy."], "num_hypotheses": 3},
+    },
+    "stream": {
+        "summary": "The greedy translation as it comes, in server-sent events",
+        "value": {"text": "I am cold.", "stream": True},
     },
 }
 
@@ -57,6 +65,41 @@ BLEU_EXAMPLES: Any = {
         },
     },
 }
+
+GENERATE_STREAM = """\
+event: token
+data: {"prompt_index":0,"index":0,"text":" t"}
+
+event: token
+data: {"prompt_index":0,"index":0,"text":"o"}
+
+event: finish
+data: {"prompt_index":0,"index":0,"finish_reason":"length","tokens":2,"logprob":-2.25,"seed":1}
+
+event: done
+data: {"model":"letters","usage":{"input_tokens":9,"output_tokens":2},\
+"timings":{"queue_ms":0.2,"first_token_ms":1.5,"total_ms":2.5}}
+
+"""
+"""A whole streamed answer of /generate."""
+
+TRANSLATE_STREAM = """\
+event: token
+data: {"text_index":0,"text":"J'ai"}
+
+event: token
+data: {"text_index":0,"text":" froid"}
+
+event: finish
+data: {"text_index":0,"score":-0.25,"tokens":3,"finish_reason":"end"}
+
+event: done
+data: {"model":"en-fr","source":"en","target":"fr",\
+"usage":{"input_tokens":5,"output_tokens":3},\
+"timings":{"queue_ms":0.2,"first_token_ms":1.5,"total_ms":3.5}}
+
+"""
+"""A whole streamed answer of /translate."""
 
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",

@@ -4,10 +4,8 @@ Starlette has a middleware of its own for this, but it answers in plain text whe
 is declared, and this service answers every error as ``application/problem+json``.
 """
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.body import BodyError
 from app.api.errors import OUTCOME_SCOPE_KEY, problem_of
 from app.exceptions import BodyTooLargeError
 
@@ -29,9 +27,8 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        too_large = BodyTooLargeError(f"the body has more than {self._max_body_bytes} bytes")
         if self._declared_bytes(scope) > self._max_body_bytes:
-            response = problem_of(too_large)
+            response = problem_of(self._too_large())
             scope[OUTCOME_SCOPE_KEY] = response.code
             await response(scope, receive, send)
             return
@@ -42,12 +39,17 @@ class BodyLimitMiddleware:
             message = await receive()
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._max_body_bytes:
-                raise BodyError(too_large)
+                raise self._too_large()
             return message
 
         await self._app(scope, receive_within_limit, send)
 
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"the body has more than {self._max_body_bytes} bytes")
+
     @staticmethod
     def _declared_bytes(scope: Scope) -> int:
-        value = Headers(scope=scope).get("content-length", "0")
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else 0
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return int(value) if value.isdigit() and len(value) < 20 else 0
+        return 0

@@ -3,15 +3,15 @@
 import asyncio
 import time
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.errors import OUTCOME_SCOPE_KEY
+from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY
 from app.metrics import NO_MODEL, Metrics
 
 MODEL_SCOPE_KEY = "gatehouse.model"
 """Where a route leaves the name of the model that answers: always that of a loaded one."""
 
-CANCELLED, OK = "cancelled", "ok"
+OK = "ok"
 COUNTED_PATHS = {"/generate": "generate", "/translate": "translate", "/bleu": "bleu"}
 _REJECTIONS = frozenset({"queue_full", "draining", "not_ready"})
 
@@ -35,21 +35,13 @@ class ObservationMiddleware:
             await self._app(scope, receive, send)
             return
         started_at = time.monotonic()
+        # Decided only at the end: an answer in events may fail when it has long begun.
         outcome = "internal_error"
-
-        async def send_and_look(message: Message) -> None:
-            nonlocal outcome
-            if message["type"] == "http.response.start":
-                outcome = scope.get(OUTCOME_SCOPE_KEY, OK)
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_and_look)
+            await self._app(scope, receive, send)
+            outcome = scope.get(OUTCOME_SCOPE_KEY, OK)
         except asyncio.CancelledError:
             outcome = CANCELLED
-            raise
-        except Exception:
-            outcome = "internal_error"
             raise
         finally:
             self._count(endpoint, scope.get(MODEL_SCOPE_KEY, NO_MODEL), outcome)

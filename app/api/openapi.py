@@ -1,17 +1,22 @@
 """The OpenAPI description: limits from the settings, errors with their codes, live examples."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from app.api.errors import ERROR_KINDS, MEDIA_TYPE, FieldError, Problem, problem
+from app.api.events import ERROR, GENERATE_EVENTS, TRANSLATE_EVENTS
 from app.api.examples import PROBLEM_DETAILS, PROBLEM_FIELD_ERRORS
 from app.runtime import Runtime
 from app.settings import Settings
 
-_PROBLEM_REF = "#/components/schemas/Problem"
+_SCHEMAS = "#/components/schemas/"
+_EVENTS = (*GENERATE_EVENTS.values(), *TRANSLATE_EVENTS.values())
 _RETRY_STATUSES = (429, 503)
 
 
@@ -28,7 +33,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
             "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
             "content": {
                 MEDIA_TYPE: {
-                    "schema": {"$ref": _PROBLEM_REF},
+                    "schema": {"$ref": f"{_SCHEMAS}Problem"},
                     "examples": {kind.code: _problem_example(kind.code) for kind in kinds},
                 }
             },
@@ -41,6 +46,46 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
                 }
             }
     return responses
+
+
+def event_stream(
+    events: Mapping[str, type[BaseModel]], example: str
+) -> dict[int | str, dict[str, Any]]:
+    """The other answer of an endpoint that streams.
+
+    Args:
+        events: what each event carries, by its name, the last one's at the end.
+        example: a whole stream.
+    """
+    described: dict[str, type[BaseModel]] = {**events, ERROR: Problem}
+    content = {
+        "schema": {
+            "type": "string",
+            "description": "With `stream`: server-sent events, each with a JSON object. "
+            + "; ".join(f"`{name}`: {data.__name__}" for name, data in described.items()),
+        },
+        # As OpenAPI 3.2 and FastAPI describe each of a stream's events.
+        "itemSchema": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "event": {"const": name},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": f"{_SCHEMAS}{data.__name__}"},
+                        },
+                    },
+                    "required": ["event", "data"],
+                    "additionalProperties": False,
+                }
+                for name, data in described.items()
+            ]
+        },
+        "example": example,
+    }
+    return {200: {"content": {"text/event-stream": content}}}
 
 
 def _problem_example(code: str) -> dict[str, Any]:
@@ -76,7 +121,7 @@ def install_openapi(app: FastAPI, runtime: Runtime) -> None:
 
 
 def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
-    """Describe problems where FastAPI describes errors of its own, which are never sent."""
+    """Describe problems where FastAPI describes errors of its own, and what it does not know."""
     for path in schema["paths"].values():
         for operation in path.values():
             described = operation["responses"].get("422", {}).get("content", {})
@@ -85,9 +130,11 @@ def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
     schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    described_problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(described_problem.pop("$defs"))
-    schemas["Problem"] = described_problem
+    models: tuple[type[BaseModel], ...] = (Problem, *_EVENTS)
+    _, described = models_json_schema(
+        [(model, "validation") for model in models], ref_template=f"{_SCHEMAS}{{model}}"
+    )
+    schemas.update(described["$defs"])
 
 
 def _fill_in_limits(node: Any, settings: Settings) -> None:

@@ -5,18 +5,23 @@ into the service, and name the field at fault.
 """
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from app.api.fields import (
+    BeamSize,
+    Language,
+    LengthPenalty,
+    MaxNewTokens,
+    ModelName,
+    OneOrManyStops,
+    OneOrManyTexts,
+    References,
+    Segments,
+    Texts,
+    TimeoutSeconds,
 )
-
 from app.engine.request import DEFAULT_LENGTH_PENALTY, MAX_ROWS_PER_REQUEST, DecodingParams
 from app.exceptions import InvalidRequestError
 from app.service.generation import GenerationRequest
@@ -25,69 +30,7 @@ from app.service.scoring import MetricName, ScoringRequest
 from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
 from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERATURE
 
-MAX_STOP_STRINGS = 16
-MAX_STOP_CHARACTERS = 200
-MAX_REFERENCES_PER_TEXT = 16
-
-_ONE, _MANY = "~one", "~many"
-UNION_TAGS = frozenset({_ONE, _MANY})
-"""Parts of an error's location that say which form of a field was tried; not for clients."""
-
 _DRAWN_SEED_BITS = 32
-
-
-def _one_or_many(value: Any) -> str:
-    return _MANY if isinstance(value, list | tuple) else _ONE
-
-
-def _limit(keyword: str, setting: str) -> dict[str, Any]:
-    """A JSON-Schema keyword whose value is a setting, filled in by :mod:`app.api.openapi`."""
-    return {"x-limit": {keyword: setting}}
-
-
-def _require_unicode(value: str) -> str:
-    """Refuse a lone surrogate, which JSON can spell but no encoding of Unicode holds."""
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("must be Unicode text, without lone surrogates")
-    return value
-
-
-_Text = Annotated[
-    str,
-    AfterValidator(_require_unicode),
-    Field(json_schema_extra=_limit("maxLength", "max_characters_per_text")),
-]
-_Texts = Annotated[
-    list[_Text],
-    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request")),
-]
-OneOrManyTexts = Annotated[
-    Annotated[_Text, Tag(_ONE)] | Annotated[_Texts, Tag(_MANY)], Discriminator(_one_or_many)
-]
-_Stop = Annotated[
-    str,
-    AfterValidator(_require_unicode),
-    Field(min_length=1, max_length=MAX_STOP_CHARACTERS),
-]
-_Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
-OneOrManyStops = Annotated[
-    Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
-]
-_References = Annotated[list[_Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
-OneOrManyReferences = Annotated[
-    Annotated[_Text, Tag(_ONE)] | Annotated[_References, Tag(_MANY)], Discriminator(_one_or_many)
-]
-_Segments = Annotated[
-    list[_Text],
-    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
-]
-ModelName = Annotated[str, Field(min_length=1, max_length=200)]
-Language = Annotated[str, Field(min_length=2, max_length=35)]
-BeamSize = Annotated[int, Field(ge=1, le=MAX_ROWS_PER_REQUEST)]
-LengthPenalty = Annotated[float, Field(ge=0, le=10)]
-MaxNewTokens = Annotated[
-    int, Field(ge=1, json_schema_extra=_limit("maximum", "max_new_tokens_limit"))
-]
 
 
 class _Body(BaseModel):
@@ -159,6 +102,14 @@ class GenerateBody(_Body):
         default=False, description="Whether to return each token with its log-probability."
     )
     echo: bool = Field(default=False, description="Whether texts begin with their prompt.")
+    stream: bool = Field(
+        default=False,
+        description="Whether to answer with events, one for each piece of text as it comes; only "
+        "without a beam.",
+    )
+    timeout_seconds: TimeoutSeconds | None = Field(
+        default=None, description="Time for the whole answer; null: the service's limit."
+    )
 
     @field_validator("temperature")
     @classmethod
@@ -199,11 +150,14 @@ class GenerateBody(_Body):
             ),
             stop=() if self.stop is None else _listed(self.stop),
             echo=self.echo,
+            logprobs=self.logprobs,
+            timeout_seconds=self.timeout_seconds,
         )
 
     def _check_beam(self) -> None:
         if self.beam_size == 1:
             return
+        _check_stream(self.stream, self.beam_size)
         for name, differs in (
             ("temperature", bool(self.temperature)),
             ("top_k", self.top_k != 0),
@@ -238,8 +192,10 @@ class TranslateBody(_Body):
         default=None,
         description="A translation model of GET /models; null: one that fits source and target.",
     )
-    beam_size: BeamSize = Field(
-        default=DEFAULT_BEAM_SIZE, description="Width of the beam search; 1 is greedy."
+    beam_size: BeamSize | None = Field(
+        default=None,
+        description="Width of the beam search; 1 is greedy. null: "
+        f"{DEFAULT_BEAM_SIZE}, or 1 with stream.",
     )
     length_penalty: LengthPenalty = Field(
         default=DEFAULT_LENGTH_PENALTY,
@@ -262,6 +218,14 @@ class TranslateBody(_Body):
         description="Whether to return the attention weights between source and target tokens, "
         "of which the service limits the number.",
     )
+    stream: bool = Field(
+        default=False,
+        description="Whether to answer with events, one for each piece of text as it comes; only "
+        "without a beam, so that there is one hypothesis.",
+    )
+    timeout_seconds: TimeoutSeconds | None = Field(
+        default=None, description="Time for the whole answer; null: the service's limit."
+    )
 
     def to_request(self) -> TranslationRequest:
         """Give every parameter its value.
@@ -269,22 +233,29 @@ class TranslateBody(_Body):
         Raises:
             InvalidRequestError: two fields contradict each other.
         """
-        if self.num_hypotheses is not None and self.num_hypotheses > self.beam_size:
+        beam_size = self.beam_size or (1 if self.stream else DEFAULT_BEAM_SIZE)
+        _check_stream(self.stream, beam_size)
+        if self.stream and self.num_hypotheses is not None:
+            raise InvalidRequestError(
+                "num_hypotheses", "a stream has one hypothesis of each text, and no list of them"
+            )
+        if self.num_hypotheses is not None and self.num_hypotheses > beam_size:
             raise InvalidRequestError(
                 "num_hypotheses",
                 f"num_hypotheses ({self.num_hypotheses}) is above beam_size "
-                f"({self.beam_size}): a beam has no more",
+                f"({beam_size}): a beam has no more",
             )
         return TranslationRequest(
             texts=_listed(self.text),
             model=self.model,
             source=self.source,
             target=self.target,
-            beam_size=self.beam_size,
+            beam_size=beam_size,
             length_penalty=self.length_penalty,
             num_hypotheses=self.num_hypotheses or 1,
             max_new_tokens=self.max_new_tokens,
             alignments=self.alignments,
+            timeout_seconds=self.timeout_seconds,
         )
 
 
@@ -294,16 +265,13 @@ _ONLY_WITH_SOURCES = ("model", "source", "target", "beam_size", "length_penalty"
 class BleuBody(_Body):
     """What to score: the body of ``POST /bleu``."""
 
-    hypotheses: _Segments | None = Field(
+    hypotheses: Segments | None = Field(
         default=None, description="Texts to score. Give either these or sources."
     )
-    sources: _Texts | None = Field(
+    sources: Texts | None = Field(
         default=None, description="Texts to translate first; their translations are scored."
     )
-    references: Annotated[
-        list[OneOrManyReferences],
-        Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
-    ] = Field(
+    references: References = Field(
         description="For each hypothesis the right text, or a list of right texts.",
     )
     metrics: list[MetricName] = Field(
@@ -338,6 +306,10 @@ class BleuBody(_Body):
     length_penalty: LengthPenalty = Field(
         default=DEFAULT_LENGTH_PENALTY,
         description="With sources: how hypotheses are ranked, as in /translate.",
+    )
+    timeout_seconds: TimeoutSeconds | None = Field(
+        default=None,
+        description="Time for the whole answer, translating included; null: the service's limit.",
     )
 
     def to_translation(self) -> TranslationRequest | None:
@@ -387,8 +359,18 @@ class BleuBody(_Body):
             smooth_method=self.smooth_method,
             sentence_level=self.sentence_level,
             textbook_max_order=self.textbook_max_order,
+            timeout_seconds=self.timeout_seconds,
         )
 
 
 def _listed(value: str | list[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _check_stream(stream: bool, beam_size: int) -> None:
+    if stream and beam_size > 1:
+        raise InvalidRequestError(
+            "beam_size",
+            f"beam_size {beam_size} (above 1) cannot be combined with stream: a beam search knows "
+            "no word of its answer before its end",
+        )

@@ -4,9 +4,11 @@ A field that was not asked for is left out, which is why only fields that are se
 are sent.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from app.catalog import Catalog, ServedModel
 from app.engine.request import FinishReason
@@ -14,17 +16,29 @@ from app.service.decoding import Timings, Usage
 from app.service.generation import GeneratedText, GenerationResult
 from app.service.scoring import MetricName, MetricScore
 from app.service.translation import (
+    Alignment,
     TranslationHypothesis,
     TranslationResult,
 )
 from models.config import LanguageModelConfig
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Base of all answers and of their parts."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class UsageAnswer(_Answer):
+class JsonResponse(Response):
+    """An answer on its way out; what was made here is not validated once more."""
+
+    media_type = "application/json"
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.model_dump_json(exclude_unset=True))
+
+
+class UsageAnswer(Answer):
     """Tokens read and written."""
 
     input_tokens: int = Field(description="Tokens that the model read, special ones included.")
@@ -36,7 +50,7 @@ class UsageAnswer(_Answer):
         return cls(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
 
-class TimingsAnswer(_Answer):
+class TimingsAnswer(Answer):
     """Times in milliseconds, from the moment the texts were handed to the engine."""
 
     queue_ms: float = Field(description="Until the first text was begun.")
@@ -53,14 +67,19 @@ class TimingsAnswer(_Answer):
         )
 
 
-class TokenLogprob(_Answer):
+class TokenLogprob(Answer):
     """A generated token."""
 
     token: str = Field(description="The token as text.")
     logprob: float = Field(description="The model's own log-probability of it.")
 
+    @classmethod
+    def list_of(cls, tokens: Iterable[tuple[str, float]]) -> "list[TokenLogprob]":
+        """Copy from the service's."""
+        return [cls(token=token, logprob=logprob) for token, logprob in tokens]
 
-class OutputAnswer(_Answer):
+
+class OutputAnswer(Answer):
     """One continuation of one prompt."""
 
     prompt_index: int = Field(description="Which prompt it continues.")
@@ -82,13 +101,11 @@ class OutputAnswer(_Answer):
     )
 
     @classmethod
-    def of(cls, text: GeneratedText, logprobs: bool) -> "OutputAnswer":
-        """Copy from the service's, with the tokens where asked for."""
+    def of(cls, text: GeneratedText) -> "OutputAnswer":
+        """Copy from the service's, with the tokens where there are any."""
         optional: dict[str, Any] = {}
-        if logprobs:
-            optional["token_logprobs"] = [
-                TokenLogprob(token=token, logprob=logprob) for token, logprob in text.token_logprobs
-            ]
+        if text.token_logprobs is not None:
+            optional["token_logprobs"] = TokenLogprob.list_of(text.token_logprobs)
         return cls(
             prompt_index=text.prompt_index,
             index=text.index,
@@ -101,7 +118,7 @@ class OutputAnswer(_Answer):
         )
 
 
-class GenerateAnswer(_Answer):
+class GenerateAnswer(Answer):
     """The answer of ``POST /generate``."""
 
     model: str
@@ -110,17 +127,17 @@ class GenerateAnswer(_Answer):
     timings: TimingsAnswer
 
     @classmethod
-    def of(cls, result: GenerationResult, logprobs: bool) -> "GenerateAnswer":
+    def of(cls, result: GenerationResult) -> "GenerateAnswer":
         """Copy from the service's."""
         return cls(
             model=result.model,
-            outputs=[OutputAnswer.of(text, logprobs) for text in result.outputs],
+            outputs=[OutputAnswer.of(text) for text in result.outputs],
             usage=UsageAnswer.of(result.usage),
             timings=TimingsAnswer.of(result.timings),
         )
 
 
-class AlignmentAnswer(_Answer):
+class AlignmentAnswer(Answer):
     """Where the model looked while it wrote."""
 
     source_tokens: list[str] = Field(description="Tokens of the source, <eos> included.")
@@ -129,8 +146,17 @@ class AlignmentAnswer(_Answer):
         description="For each target token one weight per source token; each row sums to 1."
     )
 
+    @classmethod
+    def of(cls, alignment: Alignment) -> "AlignmentAnswer":
+        """Copy from the service's."""
+        return cls(
+            source_tokens=list(alignment.source_tokens),
+            target_tokens=list(alignment.target_tokens),
+            weights=[list(row) for row in alignment.weights],
+        )
 
-class HypothesisAnswer(_Answer):
+
+class HypothesisAnswer(Answer):
     """One translation of one text."""
 
     text: str
@@ -149,11 +175,7 @@ class HypothesisAnswer(_Answer):
             "finish_reason": hypothesis.finish_reason,
         }
         if hypothesis.alignment is not None:
-            fields["alignment"] = AlignmentAnswer(
-                source_tokens=list(hypothesis.alignment.source_tokens),
-                target_tokens=list(hypothesis.alignment.target_tokens),
-                weights=[list(row) for row in hypothesis.alignment.weights],
-            )
+            fields["alignment"] = AlignmentAnswer.of(hypothesis.alignment)
         return fields
 
 
@@ -165,7 +187,7 @@ class TranslationAnswer(HypothesisAnswer):
     )
 
 
-class TranslateAnswer(_Answer):
+class TranslateAnswer(Answer):
     """The answer of ``POST /translate``."""
 
     model: str
@@ -195,7 +217,7 @@ class TranslateAnswer(_Answer):
         )
 
 
-class ScoreAnswer(_Answer):
+class ScoreAnswer(Answer):
     """One metric's score."""
 
     score: float = Field(description="In percent; textbook_bleu from 0 to 1.")
@@ -231,7 +253,7 @@ class ScoreAnswer(_Answer):
         return cls(**fields)
 
 
-class ScoresAnswer(_Answer):
+class ScoresAnswer(Answer):
     """The scores that were asked for."""
 
     bleu: ScoreAnswer | None = None
@@ -240,7 +262,7 @@ class ScoresAnswer(_Answer):
     textbook_bleu: ScoreAnswer | None = None
 
 
-class BleuAnswer(_Answer):
+class BleuAnswer(Answer):
     """The answer of ``POST /bleu``."""
 
     scores: ScoresAnswer
@@ -274,28 +296,28 @@ class BleuAnswer(_Answer):
         return cls(scores=ScoresAnswer(**entries), **optional)
 
 
-class LanguagesAnswer(_Answer):
+class LanguagesAnswer(Answer):
     """Direction of a translation model."""
 
     source: str
     target: str
 
 
-class QualityAnswer(_Answer):
+class QualityAnswer(Answer):
     """How good a model is."""
 
     metrics: dict[str, float]
     note: str = Field(description="How the metrics were measured.")
 
 
-class DataAnswer(_Answer):
+class DataAnswer(Answer):
     """A text that a model was trained on."""
 
     name: str
     origin: str
 
 
-class ModelAnswer(_Answer):
+class ModelAnswer(Answer):
     """A loaded model: the answer of ``GET /models/{name}``."""
 
     name: str
@@ -352,13 +374,13 @@ class ModelAnswer(_Answer):
         )
 
 
-class ModelsAnswer(_Answer):
+class ModelsAnswer(Answer):
     """The answer of ``GET /models``."""
 
     models: list[ModelAnswer] = Field(description="By name.")
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(Answer):
     """The answer of the health pages."""
 
     status: Literal["alive", "ready"]

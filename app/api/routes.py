@@ -2,27 +2,40 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Path, Request
+from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
-from app.api.examples import BLEU_EXAMPLES, GENERATE_EXAMPLES, TRANSLATE_EXAMPLES
+from app.api.events import (
+    GENERATE_EVENTS,
+    TRANSLATE_EVENTS,
+    encode_generation,
+    encode_translation,
+)
+from app.api.examples import (
+    BLEU_EXAMPLES,
+    GENERATE_EXAMPLES,
+    GENERATE_STREAM,
+    TRANSLATE_EXAMPLES,
+    TRANSLATE_STREAM,
+)
 from app.api.observation import MODEL_SCOPE_KEY
-from app.api.openapi import problems
+from app.api.openapi import event_stream, problems
 from app.api.requests import BleuBody, GenerateBody, TranslateBody
 from app.api.responses import (
     BleuAnswer,
     GenerateAnswer,
     HealthAnswer,
+    JsonResponse,
     ModelAnswer,
     ModelsAnswer,
     TranslateAnswer,
 )
+from app.api.streaming import EventStreamResponse
 from app.exceptions import NotReadyError
 from app.runtime import Runtime
-from app.service.service import Service
 
 router = APIRouter(route_class=StrictBodyRoute)
 
@@ -46,78 +59,82 @@ def _runtime(request: Request) -> Runtime:
     return runtime
 
 
-def _service(runtime: Annotated[Runtime, Depends(_runtime)]) -> Service:
-    return runtime.service()
-
-
-RuntimeDependency = Annotated[Runtime, Depends(_runtime)]
-ServiceDependency = Annotated[Service, Depends(_service)]
-
-
 @router.post(
     "/generate",
     tags=["text"],
     summary="Continue texts with a language model",
-    response_model_exclude_unset=True,
-    responses=problems(*_BODY_PROBLEMS, "unknown_model", "unsupported_model"),
+    response_model=GenerateAnswer,
+    responses={
+        **event_stream(GENERATE_EVENTS, GENERATE_STREAM),
+        **problems(*_BODY_PROBLEMS, "unknown_model", "unsupported_model"),
+    },
 )
 async def generate(
-    request: Request,
-    service: ServiceDependency,
-    body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)],
-) -> GenerateAnswer:
+    request: Request, body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)]
+) -> Response:
     """Continue one prompt or a list of prompts: greedy, sampled, or by beam search."""
+    runtime = _runtime(request)
+    service = runtime.service()
     generation = body.to_request(service.limits)
     request.scope[MODEL_SCOPE_KEY] = service.catalog.for_generation(body.model).name
-    result = await while_connected(request, service.generate(generation))
-    return GenerateAnswer.of(result, body.logprobs)
+    if body.stream:
+        stream = service.stream_generation(generation)
+        keepalive_seconds = runtime.settings.stream_keepalive_seconds
+        return EventStreamResponse(stream, encode_generation, keepalive_seconds)
+    result = await while_connected(request.receive, service.generate(generation))
+    return JsonResponse(GenerateAnswer.of(result))
 
 
 @router.post(
     "/translate",
     tags=["text"],
     summary="Translate texts",
-    response_model_exclude_unset=True,
-    responses=problems(
-        *_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
-    ),
+    response_model=TranslateAnswer,
+    responses={
+        **event_stream(TRANSLATE_EVENTS, TRANSLATE_STREAM),
+        **problems(*_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
+    },
 )
 async def translate(
-    request: Request,
-    service: ServiceDependency,
-    body: Annotated[TranslateBody, Body(openapi_examples=TRANSLATE_EXAMPLES)],
-) -> TranslateAnswer:
+    request: Request, body: Annotated[TranslateBody, Body(openapi_examples=TRANSLATE_EXAMPLES)]
+) -> Response:
     """Translate one text or a list of texts, with the n best and alignments where asked for."""
+    runtime = _runtime(request)
+    service = runtime.service()
     translation = body.to_request()
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
-    result = await while_connected(request, service.translate(translation))
-    return TranslateAnswer.of(result, with_hypotheses=body.num_hypotheses is not None)
+    if body.stream:
+        stream = service.stream_translation(translation)
+        keepalive_seconds = runtime.settings.stream_keepalive_seconds
+        return EventStreamResponse(stream, encode_translation, keepalive_seconds)
+    result = await while_connected(request.receive, service.translate(translation))
+    return JsonResponse(TranslateAnswer.of(result, with_hypotheses=body.num_hypotheses is not None))
 
 
 @router.post(
     "/bleu",
     tags=["text"],
     summary="Score translations",
-    response_model_exclude_unset=True,
+    response_model=BleuAnswer,
     responses=problems(
         *_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
     ),
 )
 async def bleu(
-    request: Request,
-    service: ServiceDependency,
-    body: Annotated[BleuBody, Body(openapi_examples=BLEU_EXAMPLES)],
-) -> BleuAnswer:
+    request: Request, body: Annotated[BleuBody, Body(openapi_examples=BLEU_EXAMPLES)]
+) -> Response:
     """Score given hypotheses, or the served model's translations of given sources."""
+    service = _runtime(request).service()
     translation, scoring = body.to_translation(), body.to_scoring()
     if translation is None:
-        return BleuAnswer.of(await while_connected(request, service.score(scoring)), None)
+        scores = await while_connected(request.receive, service.score(scoring))
+        return JsonResponse(BleuAnswer.of(scores, None))
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
     work = service.translate_and_score(translation, scoring)
-    result, scores = await while_connected(request, work)
-    return BleuAnswer.of(scores, result)
+    result, scores = await while_connected(request.receive, work)
+    return JsonResponse(BleuAnswer.of(scores, result))
 
 
 @router.get(
@@ -126,9 +143,9 @@ async def bleu(
     summary="List the loaded models",
     responses=problems("not_ready", "draining", "internal_error"),
 )
-async def models(service: ServiceDependency) -> ModelsAnswer:
+async def models(request: Request) -> ModelsAnswer:
     """Every loaded model: what it can do, where it runs, how good it is, whose data it saw."""
-    catalog = service.catalog
+    catalog = _runtime(request).service().catalog
     return ModelsAnswer(models=[ModelAnswer.of(model, catalog) for model in catalog.models])
 
 
@@ -139,11 +156,12 @@ async def models(service: ServiceDependency) -> ModelsAnswer:
     responses=problems("unknown_model", "not_ready", "draining", "internal_error"),
 )
 async def model(
-    service: ServiceDependency,
+    request: Request,
     name: Annotated[str, Path(description="Name of a model that GET /models lists.")],
 ) -> ModelAnswer:
     """One loaded model."""
-    return ModelAnswer.of(service.catalog.get(name), service.catalog)
+    catalog = _runtime(request).service().catalog
+    return ModelAnswer.of(catalog.get(name), catalog)
 
 
 @router.get("/health/live", tags=["operation"], summary="Does the process run?")
@@ -158,9 +176,9 @@ async def live() -> HealthAnswer:
     summary="Can it serve?",
     responses=problems("not_ready", "internal_error"),
 )
-async def ready(runtime: RuntimeDependency) -> HealthAnswer:
+async def ready(request: Request) -> HealthAnswer:
     """Every configured model is loaded, and the engine did a real step a moment ago."""
-    reason = runtime.not_ready_because()
+    reason = _runtime(request).not_ready_because()
     if reason is not None:
         raise NotReadyError(reason)
     return HealthAnswer(status="ready")
@@ -173,11 +191,10 @@ async def ready(runtime: RuntimeDependency) -> HealthAnswer:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(runtime: RuntimeDependency) -> Response:
+async def metrics(request: Request) -> Response:
     """All metrics in Prometheus' text format; docs/metrics.md describes them."""
-    return Response(
-        generate_latest(runtime.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    text = generate_latest(_runtime(request).metrics.registry)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 @router.get("/", include_in_schema=False)

@@ -1,13 +1,18 @@
 """The asyncio side of the engine: the narrow interface that the service sees."""
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
-from app.engine.request import DecodeRequest, EngineStats, Event
+from app.engine.request import DecodeRequest, EndEvent, EngineStats, Event
 
 
 class EngineClient(Protocol):
-    """Submit requests, receive their events, cancel, look at the books, drain."""
+    """Submit requests, receive their events, cancel, look at the books, drain.
+
+    All of it belongs to one event loop and is called on its thread.
+    """
 
     def submit(self, requests: Sequence[DecodeRequest]) -> AsyncIterator[Event]:
         """Queue all of the requests or none, at once.
@@ -19,7 +24,7 @@ class EngineClient(Protocol):
         Raises:
             QueueFullError: the queue has no room for all of them.
             DrainingError: the engine takes no more requests.
-            NotReadyError: the engine has not started or has died.
+            NotReadyError: the engine has not started, or has died and is not back yet.
         """
         ...
 
@@ -37,3 +42,38 @@ class EngineClient(Protocol):
     async def drain(self, timeout_seconds: float) -> None:
         """Take no more requests, finish what was accepted, cancel the rest at the timeout."""
         ...
+
+
+class EventStream(AsyncIterator[Event]):
+    """Events of one :meth:`EngineClient.submit`, for one reader.
+
+    A deque and at most one future: no task, queue or lock for each token.
+
+    Args:
+        open_requests: how many requests were submitted together.
+    """
+
+    def __init__(self, open_requests: int) -> None:
+        self._open_requests = open_requests
+        self._events: deque[Event] = deque()
+        self._reader: asyncio.Future[None] | None = None
+
+    def deliver(self, event: Event) -> None:
+        """Hand over an event; to be called on the reader's event loop."""
+        self._events.append(event)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._open_requests == 0:
+                raise StopAsyncIteration
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        event = self._events.popleft()
+        if isinstance(event, EndEvent):
+            self._open_requests -= 1
+        return event

@@ -1,73 +1,109 @@
-"""Loading weights and starting the engine over them."""
+"""Loading weights and building the engine over them."""
 
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from app.engine.client import EngineClient
-from app.engine.device import resolve_device
-from app.engine.request import DecodingParams
-from app.engine.worker import WorkerEngine, WorkerModel
+from app.engine.device import resolve_device, resolve_precision
+from app.engine.engine import Engine
+from app.engine.graphs import CudaCapture, GraphedModel
+from app.engine.runner import Runner
 from app.exceptions import StartupError
-from models.checkpoint import CheckpointError, CheckpointInfo, Model, load_model
+from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
 from models.config import LanguageModelConfig
-from models.decoding.params import Emission
-from models.decoding.reference import decode_reference
+from models.precision import set_precision
 from models.vocabulary import BOS_ID, EOS_ID
+
+_MOST_THREADS = 8
+"""More of them wait for each other longer than they compute, in steps as small as these."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine is to run.
+
+    Attributes:
+        checkpoints: folders.
+        device: the setting: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: the setting: ``auto`` or a :data:`models.precision.Precision`.
+        num_threads: threads of one tensor operation; None: see :func:`default_threads`.
+        row_budget: rows of each model that may run at once.
+    """
+
+    checkpoints: tuple[Path, ...]
+    device: str
+    precision: str
+    num_threads: int | None
+    row_budget: int
 
 
 @dataclass(frozen=True)
-class StartedEngine:
-    """A running engine and what became of the models.
+class LoadedEngine:
+    """An engine and what became of the models.
 
     Attributes:
-        client: how to reach it.
+        engine: ready to step.
         device: where the models are.
         precision: what they compute in.
         load_seconds: how long each took to load, by name.
     """
 
-    client: EngineClient
+    engine: Engine
     device: str
     precision: str
     load_seconds: Mapping[str, float]
 
 
-def start_engine(
-    checkpoints: Sequence[CheckpointInfo],
-    *,
-    device: str,
-    num_threads: int | None,
-    queue_capacity: int,
-) -> StartedEngine:
-    """Load the weights of the checkpoints and start an engine over them.
-
-    Takes as long as loading takes: call it in a thread.
+def load_engine(spec: EngineSpec) -> LoadedEngine:
+    """Load the weights of the checkpoints and build an engine over them.
 
     Raises:
-        StartupError: the device is not there or a checkpoint is damaged.
+        StartupError: the device is not there, it cannot run the precision, or a checkpoint is
+            damaged.
     """
-    torch_device = resolve_device(device)
-    if torch_device.type == "cuda":
+    device = resolve_device(spec.device)
+    precision = resolve_precision(spec.precision, device)
+    capture = None
+    if device.type == "cuda":
         _keep_float32_exact()
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    models: dict[str, WorkerModel] = {}
+        capture = CudaCapture(device)
+    torch.set_num_threads(spec.num_threads or default_threads())
+    runners: list[Runner] = []
     load_seconds: dict[str, float] = {}
-    for info in checkpoints:
+    for folder in spec.checkpoints:
         started_at = time.monotonic()
         try:
-            model = load_model(info, torch_device)
+            info = read_checkpoint(folder)
+            model = set_precision(load_model(info, device), precision)
         except CheckpointError as error:
             raise StartupError(f"damaged checkpoint: {error}") from error
         load_seconds[info.name] = time.monotonic() - started_at
-        if worker_model := _worker_model(info, model):
-            models[info.name] = worker_model
-    engine = WorkerEngine(models, queue_capacity=queue_capacity)
-    engine.start()
-    return StartedEngine(engine, str(torch_device), "float32", load_seconds)
+        if _can_decode(info):
+            is_language_model = isinstance(info.config, LanguageModelConfig)
+            runner = Runner(
+                info.name,
+                model if capture is None else GraphedModel(model, capture),
+                heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
+                row_budget=spec.row_budget,
+                single_lane=capture is not None,
+            )
+            runner.warm_up()
+            runners.append(runner)
+    return LoadedEngine(Engine(runners), str(device), precision, load_seconds)
+
+
+def default_threads() -> int:
+    """One less than the processor has cores, which leaves one for the HTTP side; at most 8."""
+    return min(max((os.cpu_count() or 1) - 1, 1), _MOST_THREADS)
+
+
+def _can_decode(info: CheckpointInfo) -> bool:
+    """Not a bidirectional language model, which has nothing to decode."""
+    return not (isinstance(info.config, LanguageModelConfig) and info.config.bidirectional)
 
 
 def _keep_float32_exact() -> None:
@@ -79,15 +115,3 @@ def _keep_float32_exact() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     # Setting `fp32_precision` of single operators instead would have `cudnn.flags()` raise.
     torch.backends.cudnn.allow_tf32 = False
-
-
-def _worker_model(info: CheckpointInfo, model: Model) -> WorkerModel | None:
-    """None for a bidirectional language model, which has nothing to decode."""
-    if isinstance(info.config, LanguageModelConfig) and info.config.bidirectional:
-        return None
-
-    def decode(prompt: Sequence[int], params: DecodingParams) -> Iterator[list[Emission]]:
-        return decode_reference(model, prompt, params)
-
-    is_language_model = isinstance(info.config, LanguageModelConfig)
-    return WorkerModel(decode, (BOS_ID,) if is_language_model else (EOS_ID,))

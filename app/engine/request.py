@@ -1,9 +1,10 @@
 """What goes into the engine and what comes out: frozen data that knows neither HTTP nor text."""
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from models.decoding.params import DecodingParams, FinishReason, GeneratedToken
+from models.decoding.params import DecodingParams, FinishReason
 
 __all__ = [
     "DEFAULT_LENGTH_PENALTY",
@@ -15,8 +16,9 @@ __all__ = [
     "EngineStats",
     "Event",
     "FinishReason",
-    "GeneratedToken",
-    "TokenEvent",
+    "Progress",
+    "StepReport",
+    "TokensEvent",
 ]
 
 MAX_ROWS_PER_REQUEST = 16
@@ -36,32 +38,47 @@ class DecodeRequest:
         prompt: token ids as the model reads them: a language model's prompt with ``<bos>``
             in front, or a source sentence with ``<eos>`` behind.
         params: how to choose tokens.
+        timeout_seconds: the engine drops the request when it is not finished so long after it
+            was submitted.
+        stream: whether tokens are wanted as they are chosen, or each output as a whole.
     """
 
     request_id: int
     model: str
     prompt: tuple[int, ...]
     params: DecodingParams
+    timeout_seconds: float = float("inf")
+    stream: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch that it takes at most."""
+        return max(self.params.beam_size, self.params.num_outputs)
 
 
 @dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """One token of one output.
+class TokensEvent:
+    """The next tokens of one output, at least one.
 
-    Greedy and sampled outputs send each token as it is chosen. A beam search sends the tokens
-    of its best hypotheses, best first, when it is over.
+    A streamed request gets one event for each token of each output, any other request one for
+    each whole output. A beam search cannot be streamed: it sends its best hypotheses, best
+    first, when it is over.
 
     Attributes:
         request_id: of the :class:`DecodeRequest`.
         output_index: which of the request's outputs.
-        token: the token with its log-probability.
-        finish_reason: set on the last token of an output.
+        tokens: token ids.
+        logprobs: the model's own log-probability of each.
+        finish_reason: set where the last of the tokens ends the output.
+        attention: for each token the weight of each source token, where asked for.
     """
 
     request_id: int
     output_index: int
-    token: GeneratedToken
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
     finish_reason: FinishReason | None
+    attention: tuple[tuple[float, ...], ...] | None = None
 
 
 class EndReason(enum.StrEnum):
@@ -69,6 +86,8 @@ class EndReason(enum.StrEnum):
 
     FINISHED = "finished"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """Its time was up."""
     FAILED = "failed"
 
 
@@ -79,17 +98,57 @@ class EndEvent:
     Attributes:
         request_id: of the :class:`DecodeRequest`.
         reason: how it ended.
-        queue_seconds: how long it waited before its first step.
+        queue_seconds: how long it waited for its rows.
+        first_token_seconds: from its submission to its first token, or None without one.
         message: for a failed request, what went wrong.
     """
 
     request_id: int
     reason: EndReason
     queue_seconds: float
+    first_token_seconds: float | None = None
     message: str = ""
 
 
-Event = TokenEvent | EndEvent
+Event = TokensEvent | EndEvent
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step of one model did, for the metrics.
+
+    Attributes:
+        model: whose step it was.
+        rows: rows that advanced by one token.
+        seconds: how long it took, reading prompts and sources included.
+        positions_read: positions of prompts and sources that were read.
+        positions_attended: source positions that the attention looked at, padding included.
+        padding_attended: how many of them are padding.
+    """
+
+    model: str
+    rows: int
+    seconds: float
+    positions_read: int = 0
+    positions_attended: int = 0
+    padding_attended: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one turn of the engine brought.
+
+    Attributes:
+        started: ids of the requests that got their rows.
+        events: what is to be told to whom, in order.
+        steps: what the models did.
+        rows_running: rows in use after it, by model.
+    """
+
+    started: tuple[int, ...] = ()
+    events: tuple[Event, ...] = ()
+    steps: tuple[StepReport, ...] = ()
+    rows_running: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +158,25 @@ class EngineStats:
     ``accepted == finished + failed + cancelled + running + waiting`` always holds.
 
     Attributes:
-        waiting: requests in the queue.
-        running: requests being decoded.
-        rows_running: rows of the batch in use.
-        row_budget: rows that can run at once.
+        waiting: requests without rows yet.
+        running: requests with rows.
+        rows_running: rows in use, by model.
+        row_budget: rows that one model can have at once.
         accepted: requests ever accepted.
         finished: requests that ran to their end.
         failed: requests that ended with an error.
-        cancelled: requests that were cancelled.
+        cancelled: requests that were dropped, by their client or because their time was up.
+        restarts: how often the engine was started anew after it had died.
         last_step_age_seconds: time since the engine last finished a real step.
     """
 
     waiting: int
     running: int
-    rows_running: int
+    rows_running: Mapping[str, int]
     row_budget: int
     accepted: int
     finished: int
     failed: int
     cancelled: int
+    restarts: int
     last_step_age_seconds: float

@@ -7,16 +7,21 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from app.engine.client import EngineClient
-from app.engine.request import DecodeRequest, DecodingParams, EndEvent, EndReason, TokenEvent
+from app.engine.request import DecodeRequest, DecodingParams, EndEvent, EndReason, TokensEvent
 from app.exceptions import DrainingError, EngineFailedError
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 
 logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 1.0
+"""How much later than here a deadline comes in the engine: it is told the client from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class Timings:
 
     Attributes:
         queue_seconds: from submitting until the first of the texts was begun.
-        first_token_seconds: from submitting until the first token arrived.
+        first_token_seconds: from submitting until the first token was chosen; the whole time
+            where there was none.
         total_seconds: from submitting until the answer was complete.
     """
 
@@ -60,22 +66,50 @@ class Decoder:
         self._metrics = metrics
         self._ids = itertools.count(1)
 
-    def request(self, model: str, prompt: Sequence[int], params: DecodingParams) -> DecodeRequest:
-        """A decode request with an id of its own."""
-        return DecodeRequest(next(self._ids), model, tuple(prompt), params)
+    def request(
+        self,
+        model: str,
+        prompt: Sequence[int],
+        params: DecodingParams,
+        deadline: Deadline,
+        *,
+        stream: bool,
+    ) -> DecodeRequest:
+        """A decode request with an id of its own, to be submitted now.
+
+        Args:
+            model: name of the model.
+            prompt: token ids as the model reads them.
+            params: how to choose tokens.
+            deadline: of the client's request.
+            stream: whether tokens are wanted one by one, or each output whole.
+        """
+        timeout_seconds = deadline.remaining_seconds() + _GRACE_SECONDS
+        return DecodeRequest(next(self._ids), model, tuple(prompt), params, timeout_seconds, stream)
 
     def start(
         self, model: str, requests: Sequence[DecodeRequest], deadline: Deadline
     ) -> "Decoding":
-        """The decoding of one client's request; nothing is submitted before its first token."""
+        """Submit all texts of one client's request, or none.
+
+        Raises:
+            QueueFullError: the queue has no room for all of the requests.
+            DrainingError: the service shuts down.
+            NotReadyError: the engine is not running.
+        """
         return Decoding(self._client, self._metrics, model, requests, deadline)
 
 
 class Decoding:
     """One client's request while it is decoded: all of its texts, one deadline.
 
-    Use :meth:`tokens` once, inside :func:`contextlib.aclosing`, so that whatever happens to the
-    caller (an error, its client goes away) drops what the engine still works on.
+    To be walked over once, inside ``with``, which drops what the engine still works on
+    whatever happens to the caller: an error, its client goes away. It gives the tokens as they
+    come, but those of released requests, and raises:
+
+    - EngineFailedError: the engine failed at one of the texts;
+    - DrainingError: the service shut down;
+    - DeadlineError: the time is up.
 
     Attributes:
         requests: the decode requests of its texts, possibly none.
@@ -89,18 +123,35 @@ class Decoding:
         requests: Sequence[DecodeRequest],
         deadline: Deadline,
     ) -> None:
+        self.requests = tuple(requests)
         self._client = client
         self._metrics = metrics
         self._model = model
-        self.requests = tuple(requests)
         self._deadline = deadline
         self._open = {request.request_id for request in requests}
-        self._beams = {request.request_id for request in requests if request.params.is_beam}
+        self._streamed = {request.request_id for request in requests if request.stream}
         self._released: set[int] = set()
         self._started_at = time.monotonic()
         self._queue_seconds: list[float] = []
-        self._first_token_at: float | None = None
+        self._first_token_seconds: list[float] = []
+        self._interval_seconds = metrics.token_interval_seconds.labels(model)
         self._last_token_at: dict[tuple[int, int], float] = {}
+        if requests:
+            self._events = aiter(client.submit(requests))
+            input_tokens = sum(len(request.prompt) for request in requests)
+            metrics.input_tokens.labels(model).inc(input_tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._open:
+            self._client.cancel(self._open)
 
     def release(self, request_id: int) -> None:
         """Stop decoding one of the requests, because its outputs are complete as they are."""
@@ -110,66 +161,51 @@ class Decoding:
     def timings(self) -> Timings:
         """Times until now."""
         total_seconds = time.monotonic() - self._started_at
-        first_token_at = self._first_token_at
         return Timings(
             queue_seconds=min(self._queue_seconds, default=0.0),
-            first_token_seconds=(
-                total_seconds if first_token_at is None else first_token_at - self._started_at
-            ),
+            first_token_seconds=min(self._first_token_seconds, default=total_seconds),
             total_seconds=total_seconds,
         )
 
-    async def tokens(self) -> AsyncGenerator[TokenEvent, None]:
-        """Submit everything and yield the tokens as they come, those of released requests not.
+    def __aiter__(self) -> Self:
+        return self
 
-        Raises:
-            QueueFullError: the queue has no room for all of the requests.
-            DrainingError: the service shuts down.
-            NotReadyError: the engine is not running.
-            EngineFailedError: the engine failed at one of them.
-            DeadlineError: the time is up.
-        """
-        if not self.requests:
-            return
-        events = self._client.submit(self.requests)
-        self._metrics.input_tokens.labels(self._model).inc(
-            sum(len(request.prompt) for request in self.requests)
-        )
-        try:
-            while self._open:
-                # The timeout holds for the wait alone: around a `yield` it would interrupt
-                # the caller's own code.
+    async def __anext__(self) -> TokensEvent:
+        while self._open:
+            try:
+                # The timeout holds for the wait alone, never for the caller's own work.
                 async with asyncio.timeout_at(self._deadline.at_seconds):
-                    event = await anext(events)
-                if isinstance(event, EndEvent):
-                    self._close(event)
-                elif event.request_id not in self._released:
-                    self._observe(event)
-                    yield event
-        except TimeoutError:
-            raise self._deadline.error() from None
-        finally:
-            if self._open:
-                self._client.cancel(self._open)
+                    event = await anext(self._events)
+            except TimeoutError:
+                raise self._deadline.error() from None
+            if isinstance(event, EndEvent):
+                self._close(event)
+            elif event.request_id not in self._released:
+                if event.request_id in self._streamed:
+                    self._observe_interval(event)
+                return event
+        raise StopAsyncIteration
 
     def _close(self, event: EndEvent) -> None:
         self._open.discard(event.request_id)
         self._queue_seconds.append(event.queue_seconds)
         self._metrics.queue_seconds.labels(self._model).observe(event.queue_seconds)
-        if event.reason is EndReason.FAILED:
-            logger.error("the engine failed at request %d: %s", event.request_id, event.message)
-            raise EngineFailedError("the engine failed while it worked on the request")
-        if event.reason is EndReason.CANCELLED and event.request_id not in self._released:
+        if event.first_token_seconds is not None:
+            self._first_token_seconds.append(event.first_token_seconds)
+        if not self._open and self._first_token_seconds:
+            first_token_seconds = min(self._first_token_seconds)
+            self._metrics.first_token_seconds.labels(self._model).observe(first_token_seconds)
+        if event.reason is EndReason.FINISHED or event.request_id in self._released:
+            return
+        if event.reason is EndReason.EXPIRED:
+            raise self._deadline.error()
+        if event.reason is EndReason.CANCELLED:
             raise DrainingError("the service shut down before the request was finished")
+        logger.error("the engine failed at request %d: %s", event.request_id, event.message)
+        raise EngineFailedError("the engine failed while it worked on the request")
 
-    def _observe(self, event: TokenEvent) -> None:
-        now = time.monotonic()
-        if self._first_token_at is None:
-            self._first_token_at = now
-            self._metrics.first_token_seconds.labels(self._model).observe(now - self._started_at)
-        key = (event.request_id, event.output_index)
-        last_token_at = self._last_token_at.get(key)
-        # A beam search sends all of its tokens at once: there is no time between them.
-        if last_token_at is not None and event.request_id not in self._beams:
-            self._metrics.token_interval_seconds.labels(self._model).observe(now - last_token_at)
+    def _observe_interval(self, event: TokensEvent) -> None:
+        now, key = time.monotonic(), (event.request_id, event.output_index)
+        if key in self._last_token_at:
+            self._interval_seconds.observe(now - self._last_token_at[key])
         self._last_token_at[key] = now

@@ -1,6 +1,7 @@
 """Text generation: prompts in, continuations out."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from app.catalog import Catalog, ServedModel
@@ -8,12 +9,15 @@ from app.engine.request import DecodeRequest, DecodingParams, FinishReason
 from app.exceptions import InvalidRequestError
 from app.metrics import Metrics
 from app.service.deadline import Deadline
-from app.service.decoding import Decoder, Timings, Usage
+from app.service.decoding import Decoder, Decoding, Timings, Usage
 from app.service.limits import Limits
-from app.service.outputs import Output, collect_outputs
+from app.service.outputs import Output, Outputs
 from models.tokenizers import BOS_ID, Tokenizer
 
 _MAX_CHARACTERS_NAMED = 10
+
+TokenLogprobs = tuple[tuple[str, float], ...]
+"""Tokens as text, each with its log-probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class GenerationRequest:
             exist where a beam finds fewer.
         stop: strings that end an output; not for beam search.
         echo: whether outputs begin with their prompt.
+        logprobs: whether tokens are wanted with their log-probabilities.
+        timeout_seconds: time for the whole request, or None for the service's limit.
     """
 
     prompts: tuple[str, ...]
@@ -34,6 +40,25 @@ class GenerationRequest:
     params: DecodingParams
     stop: tuple[str, ...] = ()
     echo: bool = False
+    logprobs: bool = False
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPiece:
+    """The next piece of a streamed continuation.
+
+    Attributes:
+        prompt_index: which prompt.
+        index: which of the prompt's outputs.
+        text: what it adds to the text; possibly nothing where it only brings tokens.
+        token_logprobs: the tokens since the last piece, where asked for; else None.
+    """
+
+    prompt_index: int
+    index: int
+    text: str
+    token_logprobs: TokenLogprobs | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +73,7 @@ class GeneratedText:
         tokens: tokens generated, ``<eos>`` or those of the stop string included.
         logprob: sum of the model's own log-probabilities of these tokens.
         seed: reproduces it alone; None where nothing was drawn.
-        token_logprobs: each token as text, with its log-probability.
+        token_logprobs: all of these tokens, where asked for; else None.
     """
 
     prompt_index: int
@@ -58,7 +83,7 @@ class GeneratedText:
     tokens: int
     logprob: float
     seed: int | None
-    token_logprobs: tuple[tuple[str, float], ...]
+    token_logprobs: TokenLogprobs | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +94,20 @@ class GenerationResult:
     outputs: tuple[GeneratedText, ...]
     usage: Usage
     timings: Timings
+
+
+GenerationEvent = GeneratedPiece | GeneratedText | GenerationResult
+"""What a stream consists of: pieces of texts, each text when it is complete, and last of all
+the whole result."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A decode request, for which prompt it is, and which of the prompt's outputs is its first."""
+
+    decode: DecodeRequest
+    prompt_index: int
+    first_index: int
 
 
 class GenerationService:
@@ -90,37 +129,46 @@ class GenerationService:
             UnavailableError: it cannot be served now.
             DeadlineError: it took too long.
         """
+        with self.start(request, deadline, stream=False) as generation:
+            return await generation.result()
+
+    @contextmanager
+    def start(
+        self, request: GenerationRequest, deadline: Deadline, *, stream: bool
+    ) -> Iterator["Generation"]:
+        """Begin to continue every prompt; at the end drop what is not finished.
+
+        Args:
+            request: what to generate.
+            deadline: by when.
+            stream: whether tokens are wanted as they come.
+
+        Raises:
+            RequestError: the request cannot be served as it stands.
+            UnavailableError: it cannot be served now.
+        """
         model = self._catalog.for_generation(request.model)
         self._limits.check_texts("prompt", request.prompts)
         self._limits.check_new_tokens(request.params.max_new_tokens)
-        plan = self._plan(model, request)
-        decoding = self._decoder.start(model.name, [decode for decode, _, _ in plan], deadline)
-        outputs = await collect_outputs(
-            decoding, model.target_tokenizer, continues_prompt=True, stop=request.stop
-        )
-        texts = tuple(
-            _finish(request, prompt_index, index, output)
-            for decode, prompt_index, first in plan
-            for index, output in enumerate(outputs[decode.request_id], start=first)
-        )
-        usage = Usage(
-            input_tokens=sum(len(d.prompt) for d, _, first in plan if first == 0),
-            output_tokens=sum(text.tokens for text in texts),
-        )
-        self._metrics.output_tokens.labels(model.name).inc(usage.output_tokens)
-        return GenerationResult(model.name, texts, usage, decoding.timings())
+        # A stop string must be seen as soon as it is there.
+        plan = self._plan(model, request, deadline, stream or bool(request.stop))
+        decodes = [each.decode for each in plan]
+        with self._decoder.start(model.name, decodes, deadline) as decoding:
+            yield Generation(request, model, plan, decoding, self._metrics)
 
     def _plan(
-        self, model: ServedModel, request: GenerationRequest
-    ) -> list[tuple[DecodeRequest, int, int]]:
-        """Decode requests, each with its prompt's index and the index of its first output."""
+        self, model: ServedModel, request: GenerationRequest, deadline: Deadline, stream: bool
+    ) -> list[_Planned]:
+        def planned(
+            prompt: Sequence[int], params: DecodingParams, prompt_index: int, index: int
+        ) -> _Planned:
+            decode = self._decoder.request(model.name, prompt, params, deadline, stream=stream)
+            return _Planned(decode, prompt_index, index)
+
         prompts = encode_prompts(model.source_tokenizer, request.prompts)
         params = request.params
         if not request.stop or params.num_outputs == 1:
-            return [
-                (self._decoder.request(model.name, prompt, params), prompt_index, 0)
-                for prompt_index, prompt in enumerate(prompts)
-            ]
+            return [planned(prompt, params, i, 0) for i, prompt in enumerate(prompts)]
         # Outputs that end at stop strings end one by one: each is a decode request of its own,
         # so that the engine can be told to leave the one and go on with the others.
         count = len(prompts) * params.num_outputs
@@ -130,12 +178,106 @@ class GenerationService:
                 f"{len(prompts)} prompts with n {params.num_outputs} and stop strings are {count} "
                 f"decodings, more than the {self._limits.max_decodings} that can wait at once",
             )
-        return [
-            (self._decoder.request(model.name, prompt, single), prompt_index, index)
-            for prompt_index, prompt in enumerate(prompts)
+        singles = [
+            replace(params, seed=params.output_seed(index), num_outputs=1)
             for index in range(params.num_outputs)
-            for single in (replace(params, seed=params.output_seed(index), num_outputs=1),)
         ]
+        return [
+            planned(prompt, single, i, index)
+            for i, prompt in enumerate(prompts)
+            for index, single in enumerate(singles)
+        ]
+
+
+class Generation:
+    """One request under way: await its result, or walk over its events."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        model: ServedModel,
+        plan: Sequence[_Planned],
+        decoding: Decoding,
+        metrics: Metrics,
+    ) -> None:
+        self._request = request
+        self._model = model
+        self._plan = {each.decode.request_id: each for each in plan}
+        self._decoding = decoding
+        self._metrics = metrics
+        self._tokenizer = model.target_tokenizer
+        self._outputs = Outputs(decoding, self._tokenizer, continues_prompt=True, stop=request.stop)
+
+    async def result(self) -> GenerationResult:
+        """All continuations when they are complete.
+
+        Raises:
+            UnavailableError: the engine failed or shuts down.
+            DeadlineError: it took too long.
+        """
+        await self._outputs.complete()
+        texts = tuple(
+            self._finished(planned, index, output)
+            for planned in self._plan.values()
+            for index, output in enumerate(
+                self._outputs.of(planned.decode.request_id), start=planned.first_index
+            )
+        )
+        usage = Usage(
+            input_tokens=sum(
+                len(each.decode.prompt) for each in self._plan.values() if each.first_index == 0
+            ),
+            output_tokens=sum(text.tokens for text in texts),
+        )
+        self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
+        return GenerationResult(self._model.name, texts, usage, self._decoding.timings())
+
+    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
+        """The continuations as they come.
+
+        Raises:
+            UnavailableError: the engine failed or shuts down.
+            DeadlineError: it took too long.
+        """
+        for prompt_index, prompt in enumerate(self._request.prompts if self._request.echo else ()):
+            for index in range(self._request.params.num_outputs if prompt else 0):
+                yield GeneratedPiece(prompt_index, index, prompt, self._token_logprobs([], []))
+        told: dict[Output, int] = {}
+        async for event in self._decoding:
+            output, text = self._outputs.add(event)
+            planned = self._plan[event.request_id]
+            index = planned.first_index + event.output_index
+            first = told.get(output, 0)
+            is_last = output.finish_reason is not None
+            if text or (is_last and self._request.logprobs and first < len(output.tokens)):
+                told[output] = len(output.tokens)
+                logprobs = self._token_logprobs(output.tokens[first:], output.logprobs[first:])
+                yield GeneratedPiece(planned.prompt_index, index, text, logprobs)
+            if is_last:
+                yield self._finished(planned, index, output)
+        yield await self.result()
+
+    def _finished(self, planned: _Planned, index: int, output: Output) -> GeneratedText:
+        assert output.finish_reason is not None
+        request, params = self._request, self._request.params
+        return GeneratedText(
+            prompt_index=planned.prompt_index,
+            index=index,
+            text=(request.prompts[planned.prompt_index] if request.echo else "") + output.text,
+            finish_reason=output.finish_reason,
+            tokens=len(output.tokens),
+            logprob=output.logprob,
+            seed=params.output_seed(index) if params.is_sampled else None,
+            token_logprobs=self._token_logprobs(output.tokens, output.logprobs),
+        )
+
+    def _token_logprobs(
+        self, tokens: Sequence[int], logprobs: Sequence[float]
+    ) -> TokenLogprobs | None:
+        if not self._request.logprobs:
+            return None
+        names = map(self._tokenizer.token, tokens)
+        return tuple(zip(names, logprobs, strict=True))
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
@@ -161,22 +303,3 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[in
 def _name(character: str) -> str:
     code = f"U+{ord(character):04X}"
     return f"{character!r} ({code})" if character.isprintable() else code
-
-
-def _finish(
-    request: GenerationRequest, prompt_index: int, index: int, output: Output
-) -> GeneratedText:
-    assert output.finish_reason is not None
-    params = request.params
-    return GeneratedText(
-        prompt_index=prompt_index,
-        index=index,
-        text=(request.prompts[prompt_index] if request.echo else "") + output.text,
-        finish_reason=output.finish_reason,
-        tokens=len(output.tokens),
-        logprob=output.logprob,
-        seed=params.output_seed(index) if params.is_sampled else None,
-        token_logprobs=tuple(
-            (output.tokenizer.token(token.token), token.logprob) for token in output.tokens
-        ),
-    )

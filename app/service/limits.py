@@ -18,7 +18,7 @@ class Limits:
         default_max_new_tokens: what ``/generate`` writes when the request says nothing.
         max_alignment_cells: attention weights that the alignments of one request may have.
         max_decodings: decoding requests that the engine's queue can hold.
-        timeout_seconds: time for the whole request.
+        timeout_seconds: time for the whole request, unless its client gives it less.
     """
 
     max_texts: int
@@ -63,6 +63,21 @@ class Limits:
                 "max_new_tokens",
                 f"{max_new_tokens} is more than the {self.max_new_tokens} allowed",
             )
+
+    def timeout_of(self, timeout_seconds: float | None) -> float:
+        """The time that a request gets which asks for this much; None asks for all there is.
+
+        Raises:
+            InvalidRequestError: it asks for more.
+        """
+        if timeout_seconds is None:
+            return self.timeout_seconds
+        if timeout_seconds > self.timeout_seconds:
+            raise InvalidRequestError(
+                "timeout_seconds",
+                f"{timeout_seconds:g} is more than the {self.timeout_seconds:g} allowed",
+            )
+        return timeout_seconds
 
     def check_alignment_cells(self, cells: int) -> None:
         """Hold the size that a request's alignments may reach against the limit.

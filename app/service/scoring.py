@@ -49,6 +49,7 @@ class ScoringRequest:
         smooth_method: BLEU's smoothing of orders without a match.
         sentence_level: whether every hypothesis gets its own score, too.
         textbook_max_order: longest n-gram of the textbook's BLEU.
+        timeout_seconds: time for the whole request, or None for the service's limit.
     """
 
     hypotheses: tuple[str, ...]
@@ -59,6 +60,7 @@ class ScoringRequest:
     smooth_method: str = "exp"
     sentence_level: bool = False
     textbook_max_order: int = 4
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

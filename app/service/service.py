@@ -1,8 +1,8 @@
 """One object for all that the service can do, shared by every API dialect and the command line."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from app.catalog import Catalog
@@ -10,10 +10,21 @@ from app.engine.client import EngineClient
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder
-from app.service.generation import GenerationRequest, GenerationResult, GenerationService
+from app.service.generation import (
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    GenerationService,
+)
 from app.service.limits import Limits
 from app.service.scoring import MetricName, MetricScore, ScoringRequest, ScoringService
-from app.service.translation import TranslationRequest, TranslationResult, TranslationService
+from app.service.streaming import AnswerStream, Event, EventSource
+from app.service.translation import (
+    TranslationEvent,
+    TranslationRequest,
+    TranslationResult,
+    TranslationService,
+)
 from app.settings import Settings
 
 
@@ -43,13 +54,37 @@ class Service:
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
         """See :meth:`app.service.generation.GenerationService.generate`."""
-        with self._request() as deadline:
+        with self._request(request.timeout_seconds) as deadline:
             return await self._generation.generate(request, deadline)
+
+    def stream_generation(self, request: GenerationRequest) -> AnswerStream[GenerationEvent]:
+        """Begin to generate; what can be refused is refused here.
+
+        Raises:
+            RequestError: the request cannot be served as it stands.
+            UnavailableError: it cannot be served now.
+        """
+        return self._stream(
+            request.timeout_seconds,
+            lambda deadline: self._generation.start(request, deadline, stream=True),
+        )
 
     async def translate(self, request: TranslationRequest) -> TranslationResult:
         """See :meth:`app.service.translation.TranslationService.translate`."""
-        with self._request() as deadline:
+        with self._request(request.timeout_seconds) as deadline:
             return await self._translation.translate(request, deadline)
+
+    def stream_translation(self, request: TranslationRequest) -> AnswerStream[TranslationEvent]:
+        """Begin to translate; what can be refused is refused here.
+
+        Raises:
+            RequestError: the request cannot be served as it stands.
+            UnavailableError: it cannot be served now.
+        """
+        return self._stream(
+            request.timeout_seconds,
+            lambda deadline: self._translation.start(request, deadline, stream=True),
+        )
 
     async def score(self, request: ScoringRequest) -> dict[MetricName, MetricScore]:
         """Score given hypotheses.
@@ -59,7 +94,7 @@ class Service:
             UnavailableError: it cannot be served now.
             DeadlineError: it took too long.
         """
-        with self._request() as deadline:
+        with self._request(request.timeout_seconds) as deadline:
             self._scoring.check(request)
             return await self._scoring.score(request, deadline)
 
@@ -72,7 +107,8 @@ class Service:
 
         Args:
             translation: what comes first.
-            scoring: without hypotheses: the translations take their place.
+            scoring: without hypotheses: the translations take their place. Its time is that of
+                the whole request.
 
         Raises:
             RequestError: the request cannot be served as it stands, or a translation turned
@@ -80,7 +116,7 @@ class Service:
             UnavailableError: it cannot be served now.
             DeadlineError: it took too long, all in all.
         """
-        with self._request() as deadline:
+        with self._request(scoring.timeout_seconds) as deadline:
             self._scoring.check_references(scoring, len(translation.texts))
             result = await self._translation.translate(translation, deadline)
             hypotheses = tuple(best[0].text for best in result.translations)
@@ -99,13 +135,24 @@ class Service:
         self._scoring.close()
         await self._client.drain(0)
 
+    def _stream(
+        self,
+        timeout_seconds: float | None,
+        start: Callable[[Deadline], AbstractContextManager[EventSource[Event]]],
+    ) -> AnswerStream[Event]:
+        with ExitStack() as stack:
+            deadline = stack.enter_context(self._request(timeout_seconds))
+            running = stack.enter_context(start(deadline))
+            return AnswerStream(running.events(), stack.pop_all())
+
     @contextmanager
-    def _request(self) -> Iterator[Deadline]:
+    def _request(self, timeout_seconds: float | None) -> Iterator[Deadline]:
         """One request in flight, and its deadline."""
+        deadline = Deadline.after(self.limits.timeout_of(timeout_seconds))
         self._in_flight += 1
         self._idle.clear()
         try:
-            yield Deadline.after(self.limits.timeout_seconds)
+            yield deadline
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

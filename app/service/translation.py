@@ -1,6 +1,7 @@
 """Translation: source texts in, target texts out."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.catalog import Catalog, ServedModel
@@ -9,14 +10,13 @@ from app.engine.request import (
     DecodeRequest,
     DecodingParams,
     FinishReason,
-    GeneratedToken,
 )
 from app.exceptions import UnsupportedModelError
 from app.metrics import Metrics
 from app.service.deadline import Deadline
-from app.service.decoding import Decoder, Timings, Usage
+from app.service.decoding import Decoder, Decoding, Timings, Usage
 from app.service.limits import Limits
-from app.service.outputs import Output, collect_outputs
+from app.service.outputs import Output, Outputs
 from models.decoding.params import normalised_score
 from models.tokenizers import EOS_ID
 
@@ -44,6 +44,7 @@ class TranslationRequest:
             source's tokens and 16 more, within the service's limit.
         alignments: whether attention weights are wanted.
         field: the field that the texts came in, for error messages.
+        timeout_seconds: time for the whole request, or None for the service's limit.
     """
 
     texts: tuple[str, ...]
@@ -56,6 +57,7 @@ class TranslationRequest:
     max_new_tokens: int | None = None
     alignments: bool = False
     field: str = "text"
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,27 @@ class TranslationResult:
     timings: Timings
 
 
+@dataclass(frozen=True, slots=True)
+class TranslatedPiece:
+    """The next piece of a streamed translation: what it adds to the text, never nothing."""
+
+    text_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTranslation:
+    """A streamed translation that is complete."""
+
+    text_index: int
+    translation: TranslationHypothesis
+
+
+TranslationEvent = TranslatedPiece | FinishedTranslation | TranslationResult
+"""What a stream consists of: pieces of texts, each text when it is complete, and last of all
+the whole result."""
+
+
 class TranslationService:
     """Answers :class:`TranslationRequest`."""
 
@@ -123,38 +146,46 @@ class TranslationService:
             UnavailableError: it cannot be served now.
             DeadlineError: it took too long.
         """
+        with self.start(request, deadline, stream=False) as translation:
+            return await translation.result()
+
+    @contextmanager
+    def start(
+        self, request: TranslationRequest, deadline: Deadline, *, stream: bool
+    ) -> Iterator["Translation"]:
+        """Begin to translate every text; at the end drop what is not finished.
+
+        Args:
+            request: what to translate.
+            deadline: by when.
+            stream: whether tokens are wanted as they come; those of a beam come at its end.
+
+        Raises:
+            RequestError: the request cannot be served as it stands.
+            UnavailableError: it cannot be served now.
+        """
         model = self._catalog.for_translation(request.model, request.source, request.target)
         if request.alignments and not model.has_attention:
             raise UnsupportedModelError(f"{model.name} has no attention: it cannot give alignments")
         self._limits.check_texts(request.field, request.texts)
         if request.max_new_tokens is not None:
             self._limits.check_new_tokens(request.max_new_tokens)
-        # Blank texts stay None: there is nothing to decode.
-        plan = [self._plan(model, request, text) for text in request.texts]
-        requests = [decode for decode in plan if decode is not None]
+        plan = [self._plan(model, request, text, deadline, stream) for text in request.texts]
+        decodes = [decode for decode in plan if decode is not None]
         if request.alignments:
-            self._limits.check_alignment_cells(sum(map(_alignment_cells, requests)))
-        decoding = self._decoder.start(model.name, requests, deadline)
-        outputs = await collect_outputs(decoding, model.target_tokenizer, continues_prompt=False)
-        translations = tuple(
-            (_blank(request),)
-            if decode is None
-            else tuple(_finish(model, decode, output) for output in outputs[decode.request_id])
-            for decode in plan
-        )
-        usage = Usage(
-            input_tokens=sum(len(decode.prompt) for decode in requests),
-            output_tokens=sum(h.tokens for hypotheses in translations for h in hypotheses),
-        )
-        self._metrics.output_tokens.labels(model.name).inc(usage.output_tokens)
-        source, target = model.languages or ("", "")
-        return TranslationResult(
-            model.name, source, target, translations, usage, decoding.timings()
-        )
+            self._limits.check_alignment_cells(sum(map(_alignment_cells, decodes)))
+        with self._decoder.start(model.name, decodes, deadline) as decoding:
+            yield Translation(request, model, plan, decoding, self._metrics)
 
     def _plan(
-        self, model: ServedModel, request: TranslationRequest, text: str
+        self,
+        model: ServedModel,
+        request: TranslationRequest,
+        text: str,
+        deadline: Deadline,
+        stream: bool,
     ) -> DecodeRequest | None:
+        """What to decode for a text; None for a blank one: there is nothing to decode."""
         tokens = model.source_tokenizer.encode(text)
         if not tokens or text.isspace():
             return None
@@ -169,36 +200,98 @@ class TranslationService:
             length_penalty=request.length_penalty,
             return_attention=request.alignments,
         )
-        return self._decoder.request(model.name, prompt, params)
+        return self._decoder.request(model.name, prompt, params, deadline, stream=stream)
 
 
-def _blank(request: TranslationRequest) -> TranslationHypothesis:
-    alignment = Alignment((), (), ()) if request.alignments else None
-    return TranslationHypothesis("", 0.0, 0, FinishReason.END, alignment)
+class Translation:
+    """One request under way: await its result, or walk over its events."""
+
+    def __init__(
+        self,
+        request: TranslationRequest,
+        model: ServedModel,
+        plan: Sequence[DecodeRequest | None],
+        decoding: Decoding,
+        metrics: Metrics,
+    ) -> None:
+        self._request = request
+        self._model = model
+        self._plan = plan
+        self._decoding = decoding
+        self._metrics = metrics
+        self._outputs = Outputs(decoding, model.target_tokenizer, continues_prompt=False)
+
+    async def result(self) -> TranslationResult:
+        """The hypotheses of every text when they are complete.
+
+        Raises:
+            UnavailableError: the engine failed or shuts down.
+            DeadlineError: it took too long.
+        """
+        await self._outputs.complete()
+        translations = tuple(
+            (self._blank(),)
+            if decode is None
+            else tuple(
+                self._finished(decode, output) for output in self._outputs.of(decode.request_id)
+            )
+            for decode in self._plan
+        )
+        usage = Usage(
+            input_tokens=sum(len(decode.prompt) for decode in self._plan if decode is not None),
+            output_tokens=sum(h.tokens for hypotheses in translations for h in hypotheses),
+        )
+        self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
+        source, target = self._model.languages or ("", "")
+        return TranslationResult(
+            self._model.name, source, target, translations, usage, self._decoding.timings()
+        )
+
+    async def events(self) -> AsyncGenerator[TranslationEvent, None]:
+        """The translations as they come.
+
+        Raises:
+            UnavailableError: the engine failed or shuts down.
+            DeadlineError: it took too long.
+        """
+        places: dict[int, tuple[int, DecodeRequest]] = {}
+        for text_index, decode in enumerate(self._plan):
+            if decode is None:
+                yield FinishedTranslation(text_index, self._blank())
+            else:
+                places[decode.request_id] = text_index, decode
+        async for event in self._decoding:
+            output, text = self._outputs.add(event)
+            text_index, decode = places[event.request_id]
+            if text:
+                yield TranslatedPiece(text_index, text)
+            if output.finish_reason is not None:
+                yield FinishedTranslation(text_index, self._finished(decode, output))
+        yield await self.result()
+
+    def _blank(self) -> TranslationHypothesis:
+        alignment = Alignment((), (), ()) if self._request.alignments else None
+        return TranslationHypothesis("", 0.0, 0, FinishReason.END, alignment)
+
+    def _finished(self, decode: DecodeRequest, output: Output) -> TranslationHypothesis:
+        assert output.finish_reason is not None
+        params = decode.params
+        return TranslationHypothesis(
+            text=output.text,
+            score=normalised_score(output.logprob, len(output.tokens), params.length_penalty),
+            tokens=len(output.tokens),
+            finish_reason=output.finish_reason,
+            alignment=self._align(decode, output) if params.return_attention else None,
+        )
+
+    def _align(self, decode: DecodeRequest, output: Output) -> Alignment:
+        return Alignment(
+            source_tokens=tuple(map(self._model.source_tokenizer.token, decode.prompt)),
+            target_tokens=tuple(map(self._model.target_tokenizer.token, output.tokens)),
+            weights=tuple(output.attention),
+        )
 
 
 def _alignment_cells(decode: DecodeRequest) -> int:
     """Attention weights of a request whose hypotheses all grow to their full length."""
     return decode.params.num_outputs * decode.params.max_new_tokens * len(decode.prompt)
-
-
-def _finish(model: ServedModel, decode: DecodeRequest, output: Output) -> TranslationHypothesis:
-    assert output.finish_reason is not None
-    params = decode.params
-    return TranslationHypothesis(
-        text=output.text,
-        score=normalised_score(output.logprob, len(output.tokens), params.length_penalty),
-        tokens=len(output.tokens),
-        finish_reason=output.finish_reason,
-        alignment=_align(model, decode, output.tokens) if params.return_attention else None,
-    )
-
-
-def _align(
-    model: ServedModel, decode: DecodeRequest, tokens: Sequence[GeneratedToken]
-) -> Alignment:
-    return Alignment(
-        source_tokens=tuple(model.source_tokenizer.token(token) for token in decode.prompt),
-        target_tokens=tuple(model.target_tokenizer.token(token.token) for token in tokens),
-        weights=tuple(token.attention or () for token in tokens),
-    )

@@ -1,7 +1,7 @@
 """Beam search: one expansion of the live hypotheses, and when the search is over.
 
-*Dive into Deep Learning*, section 10.8. Shape legend: ``K`` live hypotheses, ``V`` vocabulary
-size. Cumulative log-probabilities are float64, so that the sum does not depend on who adds it.
+*Dive into Deep Learning*, section 10.8. Sums of log-probabilities are Python floats (float64),
+so that they do not depend on who adds them.
 
 The rules, which :mod:`models.decoding.reference` follows too:
 
@@ -15,49 +15,49 @@ The rules, which :mod:`models.decoding.reference` follows too:
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from models.decoding.params import DecodingParams, Hypothesis, normalised_score
-from models.decoding.sampling import suppress_special
+
+_NEGATIVE_INFINITY = float("-inf")
 
 
-class Expansion(NamedTuple):
-    """The continuations that an expansion keeps, best first.
+class Candidate(NamedTuple):
+    """A continuation of a live hypothesis. Candidates sort by the rules: the best one first.
 
     Attributes:
-        cumulative: sum of log-probabilities of each.
-        parents: index of the live hypothesis that each continues.
-        tokens: the token that each adds.
+        negative_total: its sum of log-probabilities, negated.
+        parent: index of the live hypothesis that it continues.
+        token: the token that it adds.
+        logprob: that token's log-probability.
     """
 
-    cumulative: list[float]
-    parents: list[int]
-    tokens: list[int]
+    negative_total: float
+    parent: int
+    token: int
+    logprob: float
 
 
-def expand(logprobs: Tensor, cumulative: Sequence[float], width: int) -> Expansion:
+def expand(
+    cumulative: Sequence[float],
+    logprobs: Sequence[Sequence[float]],
+    tokens: Sequence[Sequence[int]],
+    width: int,
+) -> list[Candidate]:
     """The best ``width`` continuations of the live hypotheses, or all where there are fewer.
 
     Args:
-        logprobs: ``[K, V]``, of each next token, in the order of the hypotheses.
         cumulative: sum of log-probabilities of each live hypothesis.
+        logprobs: of each, those of its best ``width`` next tokens or more.
+        tokens: these tokens.
         width: how many to keep.
     """
-    sums = torch.tensor(cumulative, dtype=torch.float64, device=logprobs.device)
-    totals = (suppress_special(logprobs).double() + sums[:, None]).flatten()
-    # topk breaks ties as it likes. Its last value is sound, though: everything at least as good
-    # comes out of nonzero in the order of parents and tokens, and a stable sort keeps that order.
-    threshold = totals.topk(min(width, len(totals))).values[-1]
-    candidates = ((totals >= threshold) & totals.isfinite()).nonzero()[:, 0]
-    scores, order = torch.sort(totals[candidates], descending=True, stable=True)
-    chosen = candidates[order][:width]
-    size = logprobs.shape[1]
-    return Expansion(
-        cumulative=scores[:width].tolist(),
-        parents=(chosen // size).tolist(),
-        tokens=(chosen % size).tolist(),
-    )
+    candidates = [
+        Candidate(-(total + logprob), parent, token, logprob)
+        for parent, (total, row, ids) in enumerate(zip(cumulative, logprobs, tokens, strict=True))
+        for logprob, token in zip(row, ids, strict=True)
+        if logprob > _NEGATIVE_INFINITY
+    ]
+    candidates.sort()
+    return candidates[:width]
 
 
 def can_improve(best_live: float, finished: Sequence[Hypothesis], params: DecodingParams) -> bool:

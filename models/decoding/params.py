@@ -108,8 +108,7 @@ class DecodingParams:
         return (self.seed + output_index) % (MAX_SEED + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedToken:
+class GeneratedToken(NamedTuple):
     """One chosen token of one output.
 
     Attributes:
@@ -150,32 +149,24 @@ class Hypothesis:
 
 
 class Emission(NamedTuple):
-    """One token of one output of a request, as decoding hands it out.
-
-    Greedy and sampled outputs emit each token as it is chosen; a beam search emits the tokens
-    of its best hypotheses, best first, when it is over.
+    """The next tokens of one output of a request, as decoding hands them out.
 
     Attributes:
         output_index: which of the request's outputs.
-        token: the token.
-        finish_reason: set on the last token of the output.
+        tokens: at least one. A beam search emits whole hypotheses, best first, at its end.
+        finish_reason: set where the last of the tokens ends the output.
     """
 
     output_index: int
-    token: GeneratedToken
+    tokens: tuple[GeneratedToken, ...]
     finish_reason: FinishReason | None
 
 
 def emit_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[Emission]:
     """The emissions of complete outputs, in their order."""
     return [
-        Emission(index, token, hypothesis.finish_reason if last else None)
+        Emission(index, hypothesis.tokens, hypothesis.finish_reason)
         for index, hypothesis in enumerate(hypotheses)
-        for token, last in zip(
-            hypothesis.tokens,
-            [False] * (len(hypothesis.tokens) - 1) + [True],
-            strict=True,
-        )
     ]
 
 
@@ -184,7 +175,7 @@ def collect_hypotheses(emissions: Iterable[Emission], length_penalty: float) -> 
     tokens: dict[int, list[GeneratedToken]] = {}
     reasons: dict[int, FinishReason] = {}
     for emission in emissions:
-        tokens.setdefault(emission.output_index, []).append(emission.token)
+        tokens.setdefault(emission.output_index, []).extend(emission.tokens)
         if emission.finish_reason is not None:
             reasons[emission.output_index] = emission.finish_reason
     return [

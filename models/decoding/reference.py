@@ -22,7 +22,7 @@ from models.decoding.params import (
     emit_hypotheses,
 )
 from models.decoding.sampling import NEVER_GENERATED, choose_tokens, uniform_number
-from models.encoder_decoder import StepModel
+from models.encoder_decoder import StepModel, read_at_once
 from models.state import DecodeState
 from models.tokenizers import EOS_ID
 
@@ -35,7 +35,7 @@ def decode_reference(
 
     Args:
         model: in evaluation mode.
-        prompt: token ids as :meth:`StepModel.start` reads them.
+        prompt: token ids as :meth:`StepModel.read` takes them.
         params: how to choose tokens.
 
     Yields:
@@ -53,7 +53,7 @@ def decode_reference(
 def _one_output(
     model: StepModel, prompt: Sequence[int], params: DecodingParams, output_index: int
 ) -> Iterator[Emission]:
-    tokens, state = model.start([prompt])
+    tokens, state = read_at_once(model, [prompt])
     text = list(prompt) if model.continues_prompt else []
     seed = params.output_seed(output_index)
     for position in range(params.max_new_tokens):
@@ -63,9 +63,8 @@ def _one_output(
         token = int(tokens)
         text.append(token)
         reason = _finish_reason(token, position + 1, params)
-        yield Emission(
-            output_index, _generated(token, _logprobs(logits), attention, params), reason
-        )
+        generated = _generated(token, _logprobs(logits), attention, params)
+        yield Emission(output_index, (generated,), reason)
         if reason is not None:
             return
 
@@ -81,7 +80,7 @@ class _Live:
 def _beam_search(
     model: StepModel, prompt: Sequence[int], params: DecodingParams
 ) -> Iterator[list[Emission]]:
-    first, state = model.start([prompt])
+    first, state = read_at_once(model, [prompt])
     live = [_Live((), 0.0, first, state)]
     finished: list[Hypothesis] = []
     for length in range(1, params.max_new_tokens + 1):
@@ -120,7 +119,7 @@ def exhaustive_search(
 
     Args:
         model: in evaluation mode, with a small vocabulary.
-        prompt: token ids as :meth:`StepModel.start` reads them.
+        prompt: token ids as :meth:`StepModel.read` takes them.
         params: ``max_new_tokens``, ``length_penalty`` and ``num_outputs`` are used.
     """
     found: list[Hypothesis] = []
@@ -139,7 +138,7 @@ def exhaustive_search(
                 found.append(complete_hypothesis(longer, reason, params.length_penalty))
 
     with torch.inference_mode():
-        visit((), *model.start([prompt]))
+        visit((), *read_at_once(model, [prompt]))
     return rank(found, params.num_outputs)
 
 

@@ -13,11 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
+from models.placement import on_device
 from models.tokenizers import BOS_ID, PAD_ID, UNK_ID
 
 NEVER_GENERATED = (PAD_ID, BOS_ID, UNK_ID)
 _NEGATIVE_INFINITY = float("-inf")
+_FIRST_LOOK, _LOOK_FURTHER = 128, 8
+"""Candidates that top-p looks at first, and how many times as many when they do not suffice."""
 
 
 def uniform_number(seed: int, position: int) -> float:
@@ -34,10 +38,11 @@ def uniform_number(seed: int, position: int) -> float:
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
-def suppress_special(scores: Tensor) -> Tensor:
+def suppress_special(scores: Tensor, *, in_place: bool = False) -> Tensor:
     """Scores ``[N, V]`` with ``<pad>``, ``<bos>`` and ``<unk>`` at minus infinity."""
-    suppressed = scores.clone()
-    suppressed[:, list(NEVER_GENERATED)] = _NEGATIVE_INFINITY
+    suppressed = scores if in_place else scores.clone()
+    for token in NEVER_GENERATED:
+        suppressed[:, token] = _NEGATIVE_INFINITY
     return suppressed
 
 
@@ -53,26 +58,53 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor
     return torch.where(seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
 
 
-def keep_top(scores: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+def keep_top(scores: Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> Tensor:
     """Minus infinity for all but the most probable tokens (Fan et al. 2018; Holtzman et al. 2020).
 
     Of equal scores the lower token id counts as the more probable.
 
     Args:
         scores: ``[N, V]``, after the temperature.
-        top_k: ``[N]`` int64, tokens to keep; 0 keeps all.
-        top_p: ``[N]``, keep the fewest of those whose probabilities (renormalised after
+        top_k: of each row, tokens to keep; 0 keeps all.
+        top_p: of each row, keep the fewest of those whose probabilities (renormalised after
             ``top_k``) sum to this; 1 keeps all.
     """
-    ordered, order = torch.sort(scores, dim=-1, descending=True, stable=True)
-    rank = torch.arange(scores.shape[-1], device=scores.device)
-    keep = (rank < top_k[:, None]) | (top_k[:, None] == 0)
-    probabilities = torch.softmax(ordered.masked_fill(~keep, _NEGATIVE_INFINITY), dim=-1)
-    mass_before = probabilities.cumsum(-1) - probabilities
-    keep &= (mass_before < top_p[:, None]) | (top_p[:, None] >= 1)
-    keep[:, 0] = True  # the sum before the first may round away from 0
-    mask = torch.zeros_like(keep).scatter(-1, order, keep)
-    return scores.masked_fill(~mask, _NEGATIVE_INFINITY)
+    device, size = scores.device, scores.shape[1]
+    limits = [min(k, size) if k else size for k in top_k]
+    if any(limit < size for limit in limits):
+        widest = max(limit for limit in limits if limit < size)
+        scores = _keep_first(scores, on_device(limits, device), widest)
+    if all(p >= 1 for p in top_p):
+        return scores
+    probabilities = torch.softmax(scores, dim=-1)
+    # Behind the first `last` tokens there is no probability left to look for.
+    last = max(limit for limit, p in zip(limits, top_p, strict=True) if p < 1)
+    wanted = on_device(top_p, device, torch.float64)[:, None]
+    # A GPU sorts them all in less time than the host takes to ask whether fewer suffice.
+    width = min(_FIRST_LOOK, last) if device.type == "cpu" else last
+    while True:
+        # The sums of a longer look begin with those of a shorter one: the answer is the same.
+        best, _ = top_candidates(probabilities, width)
+        before = best.double().cumsum(-1) - best
+        counts = (before < wanted).sum(-1).clamp_(min=1)
+        counts = torch.where(wanted[:, 0] < 1, counts, size)
+        if width == last or all(count < width or count == size for count in counts.tolist()):
+            return _keep_first(scores, counts, width)
+        width = min(width * _LOOK_FURTHER, last)
+
+
+def _keep_first(scores: Tensor, counts: Tensor, width: int) -> Tensor:
+    """Minus infinity for all but the best ``counts[n]`` of row n.
+
+    ``width`` bounds the counts that are not the whole vocabulary.
+    """
+    size = scores.shape[1]
+    best, tokens = top_candidates(scores, width)
+    last = counts.clamp(max=width)[:, None] - 1
+    worst, token = best.gather(1, last), tokens.gather(1, last)
+    positions = torch.arange(size, device=scores.device)
+    keep = (scores > worst) | ((scores == worst) & (positions <= token))
+    return scores.masked_fill(~(keep | (counts >= size)[:, None]), _NEGATIVE_INFINITY)
 
 
 def invert_distribution(scores: Tensor, uniforms: Tensor) -> Tensor:
@@ -95,14 +127,6 @@ def invert_distribution(scores: Tensor, uniforms: Tensor) -> Tensor:
     return torch.minimum(tokens, last)
 
 
-def most_probable(scores: Tensor) -> Tensor:
-    """The highest score's token, the lowest id among equals: ``[N, V]`` to ``[N]`` int64."""
-    size = scores.shape[-1]
-    positions = torch.arange(size, device=scores.device)
-    best = scores == scores.amax(-1, keepdim=True)
-    return torch.where(best, positions, size).amin(-1)
-
-
 def choose_tokens(
     logits: Tensor,
     params: Sequence[DecodingParams],
@@ -120,26 +144,40 @@ def choose_tokens(
     Returns:
         ``[N]`` int64.
     """
-    device = logits.device
-    scores = logits.clone()
+    scores = logits
     penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
     if penalised:
-        mask = torch.zeros(len(penalised), logits.shape[1], dtype=torch.bool, device=device)
-        for index, row in enumerate(penalised):
-            mask[index, list(seen[row])] = True
-        penalty = torch.tensor([params[row].repetition_penalty for row in penalised], device=device)
-        scores[penalised] = penalise_repetition(scores[penalised], mask, penalty)
+        rows = on_device(penalised, logits.device)
+        mask = _mark_seen([seen[row] for row in penalised], logits)
+        penalties = [params[row].repetition_penalty for row in penalised]
+        penalty = on_device(penalties, logits.device, torch.float32)
+        changed = penalise_repetition(logits.index_select(0, rows), mask, penalty)
+        scores = logits.index_copy(0, rows, changed)
     scores = suppress_special(scores)
-    tokens = most_probable(scores)
     sampled = [row for row, p in enumerate(params) if p.is_sampled]
-    if sampled:
-        settings = [params[row] for row in sampled]
-        temperature = torch.tensor([p.temperature for p in settings], device=device)
-        warm = scores[sampled] / temperature[:, None]
-        if any(p.top_k or p.top_p < 1 for p in settings):
-            top_k = torch.tensor([p.top_k for p in settings], device=device)
-            top_p = torch.tensor([p.top_p for p in settings], device=device)
-            warm = keep_top(warm, top_k, top_p)
-        draws = torch.tensor([uniforms[row] for row in sampled], dtype=torch.float64, device=device)
-        tokens[sampled] = invert_distribution(warm, draws)
-    return tokens
+    if not sampled:
+        return most_probable(scores)
+    settings, draws = [params[row] for row in sampled], [uniforms[row] for row in sampled]
+    if len(sampled) == len(params):
+        return _draw(scores, settings, draws)
+    rows = on_device(sampled, logits.device)
+    drawn = _draw(scores.index_select(0, rows), settings, draws)
+    return most_probable(scores).index_copy(0, rows, drawn)
+
+
+def _mark_seen(seen: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
+    """``[R, V]`` bool: the tokens that stand in each of R texts."""
+    size = logits.shape[1]
+    cells = [row * size + token for row, tokens in enumerate(seen) for token in tokens]
+    mask = torch.zeros(len(seen) * size, dtype=torch.bool, device=logits.device)
+    return mask.index_fill_(0, on_device(cells, logits.device), True).view(len(seen), size)
+
+
+def _draw(scores: Tensor, params: Sequence[DecodingParams], uniforms: Sequence[float]) -> Tensor:
+    """Sample the next token ``[N]`` of each row by its settings and its random number."""
+    device = scores.device
+    temperature = on_device([p.temperature for p in params], device, torch.float32)
+    warm = scores / temperature[:, None]
+    if any(p.top_k or p.top_p < 1 for p in params):
+        warm = keep_top(warm, [p.top_k for p in params], [p.top_p for p in params])
+    return invert_distribution(warm, on_device(uniforms, device, torch.float64))

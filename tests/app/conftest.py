@@ -1,6 +1,7 @@
 """Tiny random checkpoints, and services over them: in this process and in one of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +149,7 @@ def make_settings(checkpoints_dir: Path, **overrides: Any) -> Settings:
     defaults: dict[str, Any] = {
         "checkpoints_dir": checkpoints_dir,
         "device": "cpu",
+        "engine": "inline",
         "num_threads": 1,
         "drain_timeout_seconds": 5,
     }
@@ -202,7 +204,8 @@ class Server:
 
     def __init__(self, checkpoints_dir: Path, folder: Path, **settings: str) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
-        environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error", **settings}
+        environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error"}
+        environment |= {"GATEHOUSE_NUM_THREADS": "1", **settings}
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--device", "cpu"]
         self.log = folder / "log"
         with self.log.open("w") as log:
@@ -228,6 +231,27 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(self.log.read_text())
 
+    def engine_pid(self) -> int:
+        """Of the engine's process, which the server has started."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return int(children)
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric's samples."""
+        lines = self.client.get("/metrics").text.splitlines()
+        found = [line for line in lines if re.match(rf"{name}[ {{]", line)]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.005)
+
+    def wait_until_it_decodes(self) -> None:
+        self.wait_for(lambda: self.metric("gatehouse_texts_running") > 0)
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_SECONDS)
@@ -241,11 +265,38 @@ class Server:
         self.process.stdout.close()
 
 
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture
+def start_server(checkpoints_dir: Path, tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers over the tiny checkpoints, ready unless told otherwise."""
+    with ExitStack() as stack:
+
+        def start(*, ready: bool = True, **settings: str) -> Server:
+            server = Server(checkpoints_dir, tmp_path, **settings)
+            stack.callback(server.close)
+            if ready:
+                server.wait_until_ready()
+            return server
+
+        yield start
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet counts as dead."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 @pytest.fixture(scope="module")
 def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ready server over the tiny checkpoints, over a real socket."""
     folder = tmp_path_factory.mktemp("server")
-    server = Server(checkpoints_dir, folder, GATEHOUSE_NUM_THREADS="1")
+    server = Server(checkpoints_dir, folder)
     try:
         server.wait_until_ready()
         yield server

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.core import Metric
 
-from app.api.errors import ERROR_KINDS
-from app.api.observation import CANCELLED, OK
+from app.api.errors import CANCELLED, ERROR_KINDS
+from app.api.observation import OK
+from app.engine.request import EngineStats
 from app.metrics import Metrics
 from app.settings import PROJECT_DIR, Settings, variable_name
 
@@ -24,7 +26,7 @@ def rows(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if match := re.match(r"\| `([^`]+)` \|", line):
-            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
             assert match[1] not in found, f"{match[1]} is documented twice"
             found[match[1]] = cells
     return found
@@ -61,23 +63,47 @@ def test_errors() -> None:
         assert documented[code][1] == str(kind.status)
 
 
-def test_metrics(client: TestClient) -> None:
+STATS = EngineStats(
+    waiting=0,
+    running=0,
+    rows_running={"letters": 0},
+    row_budget=16,
+    accepted=0,
+    finished=0,
+    failed=0,
+    cancelled=0,
+    restarts=0,
+    last_step_age_seconds=0.0,
+)
+
+
+def test_metrics() -> None:
     documented = rows(page("metrics.md"))
     families: dict[str, tuple[str, tuple[str, ...]]] = {}
     metrics = Metrics()
-    metrics.watch_engine(client.app.state.runtime._client.stats)  # type: ignore[attr-defined]  # Starlette types `app` as any ASGI application
+    metrics.watch_engine(lambda: STATS)
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
-        families[name] = (family.type, _labels(metrics, family.name))
+        families[name] = (family.type, _labels(metrics, family))
     assert set(documented) == set(families)
     for name, (kind, labels) in families.items():
-        assert documented[name][1] == kind, name
-        assert re.findall(r"`(\w+)`", documented[name][2]) == list(labels), name
+        _, type_, unit, names, meaning = documented[name]
+        assert type_ == kind, name
+        assert unit in UNITS, name
+        assert (unit == "seconds") is ("seconds" in name), name
+        assert re.findall(r"`(\w+)`", names) == list(labels), name
+        assert meaning, name
 
 
-def _labels(metrics: Metrics, name: str) -> tuple[str, ...]:
-    collectors = [c for c in vars(metrics).values() if getattr(c, "_name", None) == name]
-    return tuple(collectors[0]._labelnames) if collectors else ()
+UNITS = {"requests", "texts", "tokens", "rows", "positions", "restarts", "seconds", "0 or 1", "1"}
+
+
+def _labels(metrics: Metrics, family: Metric) -> tuple[str, ...]:
+    for collector in vars(metrics).values():
+        if getattr(collector, "_name", None) == family.name:
+            labels: tuple[str, ...] = collector._labelnames
+            return labels
+    return tuple(family.samples[0].labels)
 
 
 def test_outcomes_are_documented() -> None:
@@ -102,12 +128,27 @@ def test_endpoints(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("title", "request_", "answer", "nested"),
     [
-        ("POST /generate", "GenerateBody", "GenerateAnswer", {"outputs[]": "OutputAnswer"}),
+        (
+            "POST /generate",
+            "GenerateBody",
+            "GenerateAnswer",
+            {
+                "outputs[]": "OutputAnswer",
+                "token": "GenerateTokenEvent",
+                "finish": "GenerateFinishEvent",
+                "done": "GenerateDoneEvent",
+            },
+        ),
         (
             "POST /translate",
             "TranslateBody",
             "TranslateAnswer",
-            {"translations[]": "TranslationAnswer"},
+            {
+                "translations[]": "TranslationAnswer",
+                "token": "TranslateTokenEvent",
+                "finish": "TranslateFinishEvent",
+                "done": "TranslateDoneEvent",
+            },
         ),
         ("POST /bleu", "BleuBody", "BleuAnswer", {"scores.*": "ScoreAnswer"}),
         ("GET /models and GET /models/{name}", None, "ModelAnswer", {}),
@@ -129,6 +170,8 @@ def test_fields(
     expected = set(schemas[answer]["properties"])
     for prefix, name in nested.items():
         expected |= {f"{prefix}.{field}" for field in schemas[name]["properties"]}
+    if "token" in nested:
+        expected |= {"token", "finish", "done", "error"}
     assert set(rows(after)) == expected
 
 

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 
 from app.settings import PROJECT_DIR
-from tests.app.conftest import TIMEOUT_SECONDS, Server
+from tests.app.conftest import TIMEOUT_SECONDS, Server, StartServer, is_alive
 
 
 def test_the_start_says_where_to_go(server: Server) -> None:
@@ -72,17 +72,22 @@ def test_a_client_that_goes_away_frees_the_engine(server: Server) -> None:
         pytest.raises(httpx.ReadTimeout),
     ):
         hasty.post("/translate", json=body)
-    deadline = time.monotonic() + 5
-    gone = 'gatehouse_cancelled_total{endpoint="translate"} 1.0'
-    while gone not in (text := server.client.get("/metrics").text):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert "gatehouse_queue_depth 0.0" in text
+    server.wait_for(lambda: server.metric("gatehouse_cancelled_total") == 1)
+    gone_at = time.monotonic()
+    server.wait_for(
+        lambda: (
+            not any(
+                server.metric(f"gatehouse_{name}")
+                for name in ("rows_running", "texts_running", "queue_depth")
+            )
+        )
+    )
+    assert time.monotonic() - gone_at < 1
 
 
-def test_sigterm_finishes_what_runs_and_ends_with_0(checkpoints_dir: Path, tmp_path: Path) -> None:
-    server = Server(checkpoints_dir, tmp_path)
-    server.wait_until_ready()
+def test_sigterm_finishes_what_runs_and_ends_with_0(start_server: StartServer) -> None:
+    server = start_server()
+    engine_pid = server.engine_pid()
     statuses = []
 
     def post() -> None:
@@ -92,18 +97,16 @@ def test_sigterm_finishes_what_runs_and_ends_with_0(checkpoints_dir: Path, tmp_p
 
     thread = threading.Thread(target=post)
     thread.start()
-    while "gatehouse_texts_running 1.0" not in server.client.get("/metrics").text:
-        time.sleep(0.005)
+    server.wait_until_it_decodes()
     assert server.stop() == 0, server.log.read_text()
+    assert not is_alive(engine_pid)
     thread.join()
     assert statuses == [200]
     assert "Traceback" not in server.log.read_text()
-    server.close()
 
 
-def test_sigterm_does_not_wait_for_ever(checkpoints_dir: Path, tmp_path: Path) -> None:
-    server = Server(checkpoints_dir, tmp_path, GATEHOUSE_DRAIN_TIMEOUT_SECONDS="1")
-    server.wait_until_ready()
+def test_sigterm_does_not_wait_for_ever(start_server: StartServer) -> None:
+    server = start_server(GATEHOUSE_DRAIN_TIMEOUT_SECONDS="1")
     body = {"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000}
     answers = []
 
@@ -112,8 +115,7 @@ def test_sigterm_does_not_wait_for_ever(checkpoints_dir: Path, tmp_path: Path) -
 
     thread = threading.Thread(target=post)
     thread.start()
-    while "gatehouse_texts_running 1.0" not in server.client.get("/metrics").text:
-        time.sleep(0.005)
+    server.wait_until_it_decodes()
     started_at = time.monotonic()
     assert server.stop() == 0, server.log.read_text()
     assert time.monotonic() - started_at < 5
@@ -124,7 +126,6 @@ def test_sigterm_does_not_wait_for_ever(checkpoints_dir: Path, tmp_path: Path) -
     assert answers[0].headers["retry-after"] == "1"
     assert answers[0].json()["code"] == "draining"
     assert "Traceback" not in server.log.read_text()
-    server.close()
 
 
 def run(*words: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from app.engine.request import MAX_ROWS_PER_REQUEST
 from app.exceptions import StartupError
 from app.settings import PROJECT_DIR, Settings, load_settings, variable_name
 
@@ -52,7 +53,10 @@ def test_unknown_variable_is_refused_with_the_nearest_name(
     ("name", "value", "complaint"),
     [
         ("PORT", "70000", "GATEHOUSE_PORT: Input should be less than or equal to 65535"),
-        ("PRECISION", "int8", "GATEHOUSE_PRECISION: Input should be 'auto' or 'float32'"),
+        ("PRECISION", "int4", "GATEHOUSE_PRECISION: Input should be 'auto', 'float32'"),
+        ("ENGINE", "thread", "GATEHOUSE_ENGINE: Input should be 'process' or 'inline'"),
+        ("ROW_BUDGET", "15", "GATEHOUSE_ROW_BUDGET: Input should be greater than or equal to 16"),
+        ("STREAM_KEEPALIVE_SECONDS", "0", "GATEHOUSE_STREAM_KEEPALIVE_SECONDS"),
         ("DEVICE", "tpu", "GATEHOUSE_DEVICE"),
         ("QUEUE_CAPACITY", "3", "max_texts_per_request (64) is above queue_capacity (3)"),
         ("MAX_NEW_TOKENS_LIMIT", "3", "default_max_new_tokens (128) is above"),
@@ -64,6 +68,10 @@ def test_refused_value_is_named(
     monkeypatch.setenv(f"GATEHOUSE_{name}", value)
     with pytest.raises(StartupError, match=re.escape(complaint)):
         load_settings(env_file=None)
+
+
+def test_the_widest_request_fits_into_the_smallest_row_budget() -> None:
+    assert load_settings(env_file=None, row_budget=16).row_budget == MAX_ROWS_PER_REQUEST
 
 
 def test_every_setting_has_a_description() -> None:

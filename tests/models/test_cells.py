@@ -10,10 +10,12 @@ from models.cells import (
     CELLS,
     CellState,
     GRUCell,
+    LinearPair,
     LSTMCell,
     RecurrentCell,
     RNNCell,
     TextbookGRUCell,
+    pair_cells,
 )
 from models.config import CellName
 from models.recurrent import RecurrentStack, run_by_equations
@@ -154,6 +156,41 @@ def test_gradients_equal_finite_differences(name: CellName) -> None:
         torch.randn(2, 2, dtype=torch.float64, requires_grad=True) for _ in range(cell.num_states)
     )
     assert torch.autograd.gradcheck(lambda x, *s: cell(x, s), (inputs, *state))
+
+
+def as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.load_state_dict({"weight": weight, "bias": bias})
+    return linear
+
+
+@pytest.mark.parametrize("name", ALL_CELLS)
+def test_other_modules_may_compute_the_products(name: CellName) -> None:
+    cell = CELLS[name](INPUT, HIDDEN)
+    inputs, state = torch.randn(ROWS, INPUT), random_state(cell)
+    expected = cell(inputs, state)
+    modules = [as_linear(*product) for product in cell.products()]
+    assert sum(module.weight.numel() for module in modules) == (
+        cell.num_gates * HIDDEN * (INPUT + HIDDEN)
+    )
+    cell.replace_products(modules)
+    torch.testing.assert_close(cell(inputs, state), expected)
+    assert not hasattr(cell, "weight_hh")
+    modules[0].weight.detach().zero_()
+    assert not torch.equal(cell(inputs, state)[0], expected[0])
+
+
+@pytest.mark.parametrize("name", ALL_CELLS)
+def test_a_pair_steps_two_cells_side_by_side(name: CellName) -> None:
+    one, other = CELLS[name](INPUT, HIDDEN), CELLS[name](INPUT, HIDDEN)
+    pair = pair_cells(one, other, LinearPair)
+    inputs = torch.randn(2, ROWS, INPUT)
+    states = [random_state(one), random_state(other)]
+    both = tuple(torch.stack(parts) for parts in zip(*states, strict=True))
+    found = pair(inputs, both)
+    for index, cell in enumerate((one, other)):
+        expected = cell(inputs[index], states[index])
+        torch.testing.assert_close(tuple(part[index] for part in found), expected)
 
 
 def test_a_gate_bias_is_set_in_total() -> None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from models.config import LanguageModelConfig
+from models.encoder_decoder import read_at_once
 from models.language_model import LanguageModel, NotGenerativeError
 from models.tokenizers import BOS_ID
 
@@ -19,7 +20,7 @@ def test_steps_equal_the_whole_sequence(cell: str, embedding_size: int | None) -
     tokens = torch.randint(4, 29, (3, 8))
     logits, final = model(tokens)
     assert logits.shape == (3, 8, 29)
-    first, state = model.start([[BOS_ID]] * 3)
+    first, state = read_at_once(model, [[BOS_ID]] * 3)
     assert first.tolist() == [BOS_ID] * 3
     for position in range(8):
         output = model.step(tokens[:, position], state)
@@ -31,10 +32,10 @@ def test_steps_equal_the_whole_sequence(cell: str, embedding_size: int | None) -
 def test_prompts_of_different_lengths_equal_each_alone() -> None:
     model = make_model(embedding_size=7)
     prompts = [[BOS_ID], [BOS_ID, 5, 6, 7], [BOS_ID, 8]]
-    tokens, state = model.start(prompts)
+    tokens, state = read_at_once(model, prompts)
     assert tokens.tolist() == [BOS_ID, 7, 8]
     for row, prompt in enumerate(prompts):
-        alone_tokens, alone = model.start([prompt])
+        alone_tokens, alone = read_at_once(model, [prompt])
         assert alone_tokens.tolist() == [prompt[-1]]
         for layer, alone_layer in zip(state.layers, alone.layers, strict=True):
             torch.testing.assert_close(layer[0][row : row + 1], alone_layer[0])
@@ -46,12 +47,12 @@ def test_a_bidirectional_model_trains_but_does_not_generate() -> None:
     assert logits.shape == (3, 8, 29)
     model(torch.randint(4, 29, (3, 8)), state)
     with pytest.raises(NotGenerativeError, match="future is not there"):
-        model.start([[BOS_ID]])
+        read_at_once(model, [[BOS_ID]])
 
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="<bos>"):
-        make_model().start([[BOS_ID], []])
+        read_at_once(make_model(), [[BOS_ID], []])
 
 
 def test_initialisation() -> None:

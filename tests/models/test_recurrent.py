@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.config import CellName, Implementation
-from models.recurrent import RecurrentStack, StackState, reverse_sequences, sequence_mask
+from models.quantization import quantize
+from models.recurrent import (
+    PIECE_POSITIONS,
+    PackedLayout,
+    RecurrentStack,
+    StackState,
+    reverse_sequences,
+    sequence_mask,
+)
 
 ROWS, LENGTH, INPUT, HIDDEN, LAYERS = 4, 9, 6, 5, 3
 LENGTHS = torch.tensor([9, 1, 5, 8])
@@ -108,14 +116,94 @@ def test_padding_changes_nothing(cell: CellName, bidirectional: bool) -> None:
                 torch.testing.assert_close(part[row], alone_part[0], atol=1e-12, rtol=0)
 
 
-def test_prefill_allows_rows_without_tokens() -> None:
-    stack = make_stack("gru", "torch")
-    state = tuple((torch.randn(2, HIDDEN, dtype=torch.float64),) for _ in range(LAYERS))
-    inputs = torch.randn(2, 3, INPUT, dtype=torch.float64)
-    _, final = stack.prefill(inputs, state, torch.tensor([0, 3]))
-    for (before,), (after,) in zip(state, final, strict=True):
-        assert torch.equal(before[0], after[0])
-        assert not torch.equal(before[1], after[1])
+def pack(inputs: Tensor, layout: PackedLayout) -> Tensor:
+    """The real positions of padded sequences ``[N, T, I]``, one position after the other."""
+    rows = [inputs[:active, t] for t, active in enumerate(layout.active)]
+    return torch.cat([inputs.new_empty(0, inputs.shape[2]), *rows])
+
+
+def read(stack: RecurrentStack, inputs: Tensor, layout: PackedLayout) -> tuple[Tensor, StackState]:
+    """Outputs, padded, and states; without pauses."""
+    reading = stack.read(pack(inputs, layout), layout)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as stop:
+            outputs, state = stop.value
+            return layout.unpack(outputs), state
+
+
+@pytest.mark.parametrize("lengths", [[9, 8, 5, 1], [9, 9, 0, 0], [1], [0, 0]])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "gru_textbook", "lstm", "rnn"])
+def test_reading_equals_the_whole_sequence(
+    cell: CellName, bidirectional: bool, lengths: list[int]
+) -> None:
+    implementation: Implementation = "equations" if cell == "gru_textbook" else "torch"
+    stack = make_stack(cell, implementation, bidirectional=bidirectional)
+    layout = PackedLayout(lengths)
+    inputs = torch.randn(len(lengths), max(lengths), INPUT, dtype=torch.float64)
+    outputs, final = read(stack, inputs, layout)
+    real = [length for length in lengths if length]
+    if real:
+        expected, expected_final = stack(inputs[: len(real)], None, torch.tensor(real))
+        torch.testing.assert_close(outputs[: len(real)], expected, atol=1e-12, rtol=0)
+        kept = tuple(tuple(part[: len(real)] for part in layer) for layer in final)
+        torch.testing.assert_close(kept, expected_final, atol=1e-12, rtol=0)
+    # A row without tokens stays at zero.
+    assert not any(part[len(real) :].any() for layer in final for part in layer)
+
+
+def test_reading_pauses_after_every_piece() -> None:
+    """The last piece of all comes with the result."""
+    stack = RecurrentStack("gru", INPUT, HIDDEN, 2)
+    for length, pauses in [(0, 1), (1, 1), (PIECE_POSITIONS, 1), (PIECE_POSITIONS + 1, 3)]:
+        layout = PackedLayout([length, 0])
+        assert len(list(stack.read(torch.randn(length, INPUT), layout))) == pauses
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "gru_textbook", "lstm", "rnn"])
+def test_pieces_and_company_change_no_bit_in_int8(cell: CellName, bidirectional: bool) -> None:
+    """Alone, among others, in pieces, in one go or one position at a time."""
+    torch.manual_seed(2)
+    whole = nn.ModuleList(
+        [RecurrentStack(cell, 13, 15, 2, bidirectional=bidirectional, implementation="equations")]
+    )
+    quantize(whole)
+    (stack,) = whole
+    assert isinstance(stack, RecurrentStack)
+    lengths = [2 * PIECE_POSITIONS + 7, PIECE_POSITIONS + 1, PIECE_POSITIONS, 18, 18, 1, 0]
+    inputs = torch.randn(len(lengths), lengths[0], 13)
+    outputs, final = read(stack, inputs, PackedLayout(lengths))
+    for row, length in enumerate(lengths):
+        alone, state = read(stack, inputs[row : row + 1], PackedLayout([length]))
+        assert torch.equal(outputs[row, :length], alone[0])
+        assert all(
+            torch.equal(part[row], alone_part[0])
+            for layer, alone_layer in zip(final, state, strict=True)
+            for part, alone_part in zip(layer, alone_layer, strict=True)
+        )
+        if length:
+            at_once, _ = stack(inputs[row : row + 1, :length])
+            assert torch.equal(at_once, alone)
+        if not bidirectional:
+            state = stack.initial_state(1)
+            for position in range(length):
+                output, state = stack.step(inputs[row : row + 1, position], state)
+                assert torch.equal(output, alone[:, position])
+
+
+def test_packed_layout_by_hand() -> None:
+    layout = PackedLayout([3, 1, 0])
+    assert (layout.active, layout.offsets, layout.size) == ([2, 1, 1], [0, 2, 3, 4], 4)
+    assert layout.pack([[5, 6, 7], [8], []]).tolist() == [5, 8, 6, 7]
+    # The first of sequence 0 in the place of its last, and the other way round.
+    assert layout.reverse.tolist() == [3, 1, 2, 0]
+    rows = torch.tensor([[5.0], [8.0], [6.0], [7.0]])
+    assert layout.unpack(rows).squeeze(-1).tolist() == [[5, 6, 7], [8, 0, 0], [0, 0, 0]]
+    with pytest.raises(ValueError, match="lengths must fall"):
+        PackedLayout([1, 2])
 
 
 def test_a_state_carries_a_sequence_on() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.config import Seq2SeqConfig
-from models.encoder_decoder import pad_tokens
+from models.encoder_decoder import pad_tokens, read_at_once
 from models.seq2seq import Bridge, ContextDecoder, Seq2Seq, Seq2SeqEncoder
 from models.tokenizers import BOS_ID, EOS_ID
 
@@ -52,7 +52,7 @@ def test_steps_equal_teacher_forcing(values: dict[str, object]) -> None:
     inputs[:, 0] = BOS_ID
     logits = model(sources, lengths, inputs)
     assert logits.shape == (3, 7, 29)
-    tokens, state = model.start(SOURCES)
+    tokens, state = read_at_once(model, SOURCES)
     assert tokens.tolist() == [BOS_ID] * 3
     for position in range(7):
         output = model.step(inputs[:, position], state)
@@ -67,10 +67,10 @@ def test_steps_equal_teacher_forcing(values: dict[str, object]) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_sources_in_a_batch_equal_each_alone(decoder: str) -> None:
     model = make_model(decoder=decoder)
-    tokens, state = model.start(SOURCES)
+    tokens, state = read_at_once(model, SOURCES)
     together = model.step(tokens, state).logits
     for row, source in enumerate(SOURCES):
-        alone = model.step(*model.start([source])).logits
+        alone = model.step(*read_at_once(model, [source])).logits
         torch.testing.assert_close(together[row], alone[0], atol=1e-6, rtol=0)
 
 
@@ -87,7 +87,7 @@ def test_the_textbook_form_hands_the_state_over_as_it_is() -> None:
 
 def test_the_context_reaches_every_step() -> None:
     model = make_model(decoder="context", bidirectional_encoder=False)
-    tokens, state = model.start(SOURCES)
+    tokens, state = read_at_once(model, SOURCES)
     assert state.context is not None
     other = type(state)(state.layers, context=torch.zeros_like(state.context))
     assert not torch.allclose(model.step(tokens, state).logits, model.step(tokens, other).logits)
@@ -127,7 +127,7 @@ def test_tied_embeddings_are_one_matrix() -> None:
 
 def test_an_empty_source_is_refused() -> None:
     with pytest.raises(ValueError, match="<eos>"):
-        make_model().start([[5, EOS_ID], []])
+        read_at_once(make_model(), [[5, EOS_ID], []])
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -5,7 +5,8 @@ import json
 import pytest
 from fastapi.testclient import TestClient
 
-from app.api.body import BodyError, parse_json, shown_field
+from app.api.body import parse_json, shown_field
+from app.exceptions import InvalidRequestError
 from tests.app.api.test_errors import JSON, check_problem
 
 BODY = '{"prompt": "a", "max_new_tokens": 1}'
@@ -23,6 +24,15 @@ def test_utf_8_is_read_with_or_without_its_mark(client: TestClient, encoding: st
     assert response.status_code == 200
 
 
+def test_json_is_declared_in_several_ways(client: TestClient) -> None:
+    for declared in ("application/json", "Application/JSON; charset=utf-8", "application/x+json"):
+        response = client.post("/generate", content=BODY, headers={"content-type": declared})
+        assert response.status_code == 200
+    for declared in ("text/json", "application/jsonx", "application/xml", "json", "x/a+json"):
+        response = client.post("/generate", content=BODY, headers={"content-type": declared})
+        check_problem(response, "unsupported_media_type")
+
+
 def test_a_field_that_comes_twice_is_named(client: TestClient) -> None:
     for body, field in (
         ('{"prompt": "a", "prompt": "b"}', "prompt"),
@@ -37,7 +47,7 @@ def test_a_field_that_comes_twice_is_named(client: TestClient) -> None:
 
 def test_parse_json() -> None:
     assert parse_json(b'{"a": {"b": 1}, "b": [{"a": 2}]}') == {"a": {"b": 1}, "b": [{"a": 2}]}
-    with pytest.raises(BodyError):
+    with pytest.raises(InvalidRequestError):
         parse_json(b'{"a": {"b": 1, "b": 1}}')
     with pytest.raises(UnicodeDecodeError):
         parse_json(b'"\xff"')

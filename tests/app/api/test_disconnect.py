@@ -1,14 +1,11 @@
+"""Work goes on as long as somebody waits for it."""
+
 import asyncio
 from typing import Any
 
 import pytest
-from fastapi import Request
 
 from app.api.disconnect import ClientGoneError, while_connected
-
-
-def request_of(messages: "asyncio.Queue[dict[str, Any]]") -> Request:
-    return Request({"type": "http", "method": "POST", "headers": []}, messages.get)
 
 
 def test_work_that_ends_gives_its_result_or_error() -> None:
@@ -21,9 +18,9 @@ def test_work_that_ends_gives_its_result_or_error() -> None:
         async def fail() -> int:
             raise LookupError
 
-        assert await while_connected(request_of(messages), work()) == 3
+        assert await while_connected(messages.get, work()) == 3
         with pytest.raises(LookupError):
-            await while_connected(request_of(messages), fail())
+            await while_connected(messages.get, fail())
 
     asyncio.run(scenario())
 
@@ -43,7 +40,7 @@ def test_a_client_that_goes_away_cancels_the_work_and_waits_for_its_clean_up() -
                 cleaned_up = True
 
         with pytest.raises(ClientGoneError):
-            await while_connected(request_of(messages), work())
+            await while_connected(messages.get, work())
         assert cleaned_up
 
     asyncio.run(scenario())
@@ -61,11 +58,46 @@ def test_cancelling_the_request_cancels_the_work() -> None:
                 cancelled = True
                 raise
 
-        task = asyncio.create_task(while_connected(request_of(asyncio.Queue()), work()))
+        task = asyncio.create_task(while_connected(asyncio.Queue().get, work()))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert cancelled
+
+    asyncio.run(scenario())
+
+
+def test_work_may_go_on_when_its_client_does_not() -> None:
+    """Whoever gives up a client that is gone can be cancelled again, and awaited."""
+
+    async def scenario() -> None:
+        messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request"})
+        messages.put_nowait({"type": "http.disconnect"})
+        with pytest.raises(ClientGoneError):
+            await while_connected(messages.get, asyncio.sleep(60))
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(60)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {task}
+
+    asyncio.run(scenario())
+
+
+def test_who_cancels_the_request_comes_before_its_client() -> None:
+    async def scenario() -> None:
+        messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        task = asyncio.create_task(while_connected(messages.get, asyncio.sleep(60)))
+        await asyncio.sleep(0.01)
+        messages.put_nowait({"type": "http.disconnect"})
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(scenario())

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from app.api.errors import ERROR_KINDS, MEDIA_TYPE
 from app.settings import PROJECT_DIR
+from tests.app.api.exchange import read_events
 from tests.app.conftest import wait_until_ready
 
 
@@ -41,8 +42,12 @@ def try_examples(client: TestClient) -> int:
             response = client.request(method, path.format(**names), json=body)
             assert response.status_code == 200, f"{path} {body}: {response.text}"
             content = operation["responses"]["200"]["content"]
-            if "application/json" in content:
+            media_type = response.headers["content-type"].partition(";")[0]
+            assert media_type in content
+            if media_type == "application/json":
                 check(schema, content["application/json"]["schema"], response.json())
+            if media_type == "text/event-stream":
+                check_events(schema, content["text/event-stream"], response.text)
             tried += 1
     return tried
 
@@ -53,8 +58,27 @@ def check(schema: dict[str, Any], part: dict[str, Any], value: Any) -> None:
     )
 
 
+def check_events(schema: dict[str, Any], content: dict[str, Any], text: str) -> None:
+    described = {
+        item["properties"]["event"]["const"]: item["properties"]["data"]["contentSchema"]
+        for item in content["itemSchema"]["oneOf"]
+    }
+    assert list(described) == ["token", "finish", "done", "error"]
+    events = read_events(text)
+    for name, data in events:
+        check(schema, described[name], data)
+    assert [name for name, _ in events[-2:]] == ["finish", "done"]
+
+
 def test_every_example_answers_as_described(client: TestClient) -> None:
-    assert try_examples(client) >= 12
+    assert try_examples(client) >= 14
+
+
+def test_described_streams_are_such_streams(schema: dict[str, Any]) -> None:
+    for path in ("/generate", "/translate"):
+        content = schema["paths"][path]["post"]["responses"]["200"]["content"]
+        assert list(content) == ["application/json", "text/event-stream"]
+        check_events(schema, content["text/event-stream"], content["text/event-stream"]["example"])
 
 
 @pytest.mark.slow
@@ -67,16 +91,21 @@ def test_every_example_answers_with_the_shipped_models(
     assert '"seq2seq"' in "".join(kinds)
     client = start_service(checkpoints_dir=checkpoints, num_threads=None, ready=False)
     wait_until_ready(client, timeout_seconds=60)
-    assert try_examples(client) >= 12
+    assert try_examples(client) >= 14
 
 
 def test_limits_are_those_of_the_settings(start_service: Callable[..., TestClient]) -> None:
-    client = start_service(max_texts_per_request=3, max_characters_per_text=77)
+    client = start_service(
+        max_texts_per_request=3, max_characters_per_text=77, request_timeout_seconds=90
+    )
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     text = {"type": "string", "maxLength": 77}
     many = {"type": "array", "items": text, "minItems": 1, "maxItems": 3}
     assert schemas["TranslateBody"]["properties"]["text"]["oneOf"] == [text, many]
     assert schemas["GenerateBody"]["properties"]["max_new_tokens"]["anyOf"][0]["maximum"] == 1_024
+    for body in ("GenerateBody", "TranslateBody", "BleuBody"):
+        timeout = schemas[body]["properties"]["timeout_seconds"]["anyOf"][0]
+        assert timeout == {"type": "number", "exclusiveMinimum": 0, "maximum": 90}
 
 
 def test_nothing_internal_is_left_in_the_description(client: TestClient) -> None:

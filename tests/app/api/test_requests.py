@@ -64,6 +64,12 @@ def refuse(client: TestClient, path: str, body: Any) -> dict[str, Any]:
         ({"prompt": "a", "beam_size": 2, "stop": "x"}, "stop"),
         ({"prompt": "a", "length_penalty": -1}, "length_penalty"),
         ({"prompt": "a", "logprobs": 1}, "logprobs"),
+        ({"prompt": "a", "stream": "yes"}, "stream"),
+        ({"prompt": "a", "stream": True, "beam_size": 2}, "beam_size"),
+        ({"prompt": "a", "stream": True, "n": 2, "temperature": 0}, "n"),
+        ({"prompt": "a", "timeout_seconds": 0}, "timeout_seconds"),
+        ({"prompt": "a", "timeout_seconds": 60.5}, "timeout_seconds"),
+        ({"prompt": "a", "stream": True, "timeout_seconds": 61}, "timeout_seconds"),
     ],
 )
 def test_generate_names_the_field(client: TestClient, body: Any, field: str) -> None:
@@ -85,6 +91,10 @@ def test_generate_names_the_field(client: TestClient, body: Any, field: str) -> 
         ({"text": "a", "num_hypotheses": 2, "beam_size": 1}, "num_hypotheses"),
         ({"text": "a", "max_new_tokens": 5_000}, "max_new_tokens"),
         ({"text": "a", "temperature": 1}, "temperature"),
+        ({"text": "a", "stream": True, "beam_size": 4}, "beam_size"),
+        ({"text": "a", "stream": True, "num_hypotheses": 1}, "num_hypotheses"),
+        ({"text": "a", "timeout_seconds": -1}, "timeout_seconds"),
+        ({"text": "a", "timeout_seconds": 61}, "timeout_seconds"),
     ],
 )
 def test_translate_names_the_field(client: TestClient, body: Any, field: str) -> None:
@@ -116,6 +126,8 @@ def test_translate_names_the_field(client: TestClient, body: Any, field: str) ->
         ({"hypotheses": ["a"], "smooth_method": "x", **REFERENCES}, "smooth_method"),
         ({"hypotheses": ["a"], "model": "en-fr", **REFERENCES}, "model"),
         ({"hypotheses": ["a"], "beam_size": 1, **REFERENCES}, "beam_size"),
+        ({"hypotheses": ["a"], "timeout_seconds": 61, **REFERENCES}, "timeout_seconds"),
+        ({"sources": ["a"], "timeout_seconds": 61, **REFERENCES}, "timeout_seconds"),
     ],
 )
 def test_bleu_names_the_field(client: TestClient, body: Any, field: str) -> None:
@@ -155,7 +167,11 @@ def test_forms_that_are_allowed(client: TestClient) -> None:
         ("/generate", {"prompt": "a", "beam_size": 2, "temperature": 0, "stop": []}),
         ("/generate", {"prompt": "a", "max_new_tokens": 2, "stop": None, "seed": None}),
         ("/generate", {"prompt": "a", "max_new_tokens": 2, "temperature": 0.01}),
+        ("/generate", {"prompt": "a", "max_new_tokens": 2, "timeout_seconds": 60}),
+        ("/generate", {"prompt": "a", "max_new_tokens": 2, "stream": True, "beam_size": 1}),
         ("/translate", {"text": "a", "beam_size": 2, "num_hypotheses": 2}),
+        ("/translate", {"text": "a", "num_hypotheses": 4, "beam_size": None}),
+        ("/translate", {"text": "a", "stream": True, "beam_size": 1, "timeout_seconds": 0.5e2}),
         ("/bleu", {"hypotheses": ["a"], "references": [["a", "b"]], "metrics": ["bleu", "bleu"]}),
     ):
         response = client.post(path, json=body)

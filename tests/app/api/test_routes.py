@@ -2,16 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.engine.loading import StartedEngine, start_engine
+from app.engine.loading import EngineSpec, LoadedEngine, load_engine
+from app.main import create_app
 from app.runtime import Runtime
-from models.checkpoint import CheckpointInfo
 from tests.app.conftest import make_settings, wait_until_ready
 
 StartService = Callable[..., TestClient]
@@ -36,7 +36,7 @@ def test_models_say_what_they_are(client: TestClient) -> None:
     assert (letters["tasks"], letters["default_for"]) == (["generate"], ["generate"])
     assert letters["vocabulary_size"] == 63
     assert (letters["source_vocabulary_size"], letters["languages"]) == (None, None)
-    assert (letters["device"], letters["precision"]) == ("cpu", "float32")
+    assert (letters["device"], letters["precision"]) == ("cpu", "int8")
     assert letters["quality"] == {"metrics": {"perplexity": 60.0}, "note": "random weights"}
     assert (letters["licence"], letters["attribution"]) == ("CC0-1.0", "Nobody")
     assert len(letters["fingerprint"]) == 64
@@ -76,22 +76,22 @@ def test_bleu_gives_what_was_asked_for(client: TestClient) -> None:
     assert "sentences" not in client.post("/bleu", json={**body, "sentence_level": False}).text
 
 
-class SlowStart:
-    """An engine starter that waits until a test lets it go on."""
+class SlowLoader:
+    """Loads the models when a test lets it go on."""
 
     def __init__(self) -> None:
         self.may_go_on = threading.Event()
 
-    def __call__(self, checkpoints: Sequence[CheckpointInfo], **options: Any) -> StartedEngine:
+    def __call__(self, spec: EngineSpec) -> LoadedEngine:
         self.may_go_on.wait(10)
-        return start_engine(checkpoints, **options)
+        return load_engine(spec)
 
 
 def test_the_process_lives_while_models_load(
     start_service: StartService, checkpoints_dir: Path
 ) -> None:
-    slow = SlowStart()
-    runtime = Runtime(make_settings(checkpoints_dir), engine_starter=slow)
+    slow = SlowLoader()
+    runtime = Runtime(make_settings(checkpoints_dir), engine_loader=slow)
     client = start_service(runtime=runtime, ready=False)
     assert client.get("/health/live").json() == {"status": "alive"}
     for response in (
@@ -113,27 +113,26 @@ def test_the_process_lives_while_models_load(
     ]
 
 
-def test_readiness_needs_a_fresh_step(start_service: StartService, checkpoints_dir: Path) -> None:
-    runtime = Runtime(make_settings(checkpoints_dir))
-    client = start_service(runtime=runtime)
-    # The thread stops, as it would in a step that never ends: its last step grows old.
-    engine: Any = runtime._client
-    engine._last_step_at -= 3_600
-    engine._stopping = True
-    with engine._changed:
-        engine._changed.notify_all()
-    engine._thread.join(5)
-    engine._last_step_at = time.monotonic() - 3_600
+class StuckRuntime(Runtime):
+    """Loaded, with an engine that does not move."""
+
+    def not_ready_because(self) -> str | None:
+        return "the engine's last step is 3600 seconds ago"
+
+
+def test_readiness_says_what_is_missing(checkpoints_dir: Path) -> None:
+    client = TestClient(create_app(runtime=StuckRuntime(make_settings(checkpoints_dir))))
     response = client.get("/health/ready")
-    assert response.status_code == 503
-    assert "the engine's last step is 3600 seconds ago" in response.json()["detail"]
-    response = client.post("/generate", json={"prompt": "a"})
     assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+    assert response.json()["detail"] == "the engine's last step is 3600 seconds ago"
+    assert response.headers["retry-after"] == "1"
+    assert client.get("/health/live").status_code == 200
 
 
 def test_a_full_queue_and_a_deadline(start_service: StartService) -> None:
     client = start_service(
         queue_capacity=2,
+        row_budget=16,
         max_texts_per_request=2,
         request_timeout_seconds=1,
         max_new_tokens_limit=1_000_000,

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from app.engine.device import resolve_device
+from app.engine.device import resolve_device, resolve_precision
 from app.exceptions import StartupError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +27,55 @@ def test_a_gpu_that_is_not_there_is_one_clear_sentence(monkeypatch: pytest.Monke
     assert resolve_device("cuda") == torch.device("cuda:0")
     with pytest.raises(StartupError, match="sees only 2 CUDA"):
         resolve_device("cuda:2")
+
+
+def _set_bfloat16(monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
+    """A GPU before Ampere emulates bfloat16, which is slow: that does not count."""
+
+    def is_supported(including_emulation: bool = True) -> bool:
+        return present or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "has_bfloat16", "precision"),
+    [
+        ("auto", CPU, False, "int8"),
+        ("int8", CPU, False, "int8"),
+        ("float32", CPU, False, "float32"),
+        ("bfloat16", CPU, False, "bfloat16"),
+        ("auto", GPU, True, "bfloat16"),
+        ("auto", GPU, False, "float16"),
+        ("bfloat16", GPU, True, "bfloat16"),
+        ("float16", GPU, True, "float16"),
+        ("float16", GPU, False, "float16"),
+        ("float32", GPU, False, "float32"),
+    ],
+)
+def test_a_precision_that_the_device_computes_in(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    device: torch.device,
+    has_bfloat16: bool,
+    precision: str,
+) -> None:
+    _set_bfloat16(monkeypatch, has_bfloat16)
+    assert resolve_precision(name, device) == precision
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [
+        ("float16", CPU, "precision float16 was asked for on cpu, but .* use int8 or bfloat16"),
+        ("int8", GPU, "precision int8 was asked for on cuda:0, but .* the CPU only"),
+        ("bfloat16", GPU, "precision bfloat16 was asked for on cuda:0, but .* use float16"),
+        ("int4", CPU, "there is no precision int4: choose float32, bfloat16, float16, int8"),
+    ],
+)
+def test_another_precision_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, message: str
+) -> None:
+    _set_bfloat16(monkeypatch, present=False)
+    with pytest.raises(StartupError, match=message):
+        resolve_precision(name, device)

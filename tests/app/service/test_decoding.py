@@ -1,114 +1,109 @@
 """Deadlines, cancellation and failures, over an engine that does as a test tells it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 
 import pytest
 
 from app.engine.request import (
     DecodeRequest,
     DecodingParams,
-    EndEvent,
     EndReason,
-    EngineStats,
     Event,
     FinishReason,
-    GeneratedToken,
-    TokenEvent,
+    TokensEvent,
 )
 from app.exceptions import DeadlineError, DrainingError, EngineFailedError
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder
-
-Script = Callable[[DecodeRequest], AsyncIterator[Event]]
-
-
-class ScriptedEngine:
-    """Runs the same script for every request, one after another."""
-
-    def __init__(self, script: Script) -> None:
-        self._script = script
-        self.cancelled: list[int] = []
-
-    async def _events(self, requests: Sequence[DecodeRequest]) -> AsyncIterator[Event]:
-        for request in requests:
-            async for event in self._script(request):
-                yield event
-
-    def submit(self, requests: Sequence[DecodeRequest]) -> AsyncIterator[Event]:
-        return self._events(requests)
-
-    def cancel(self, request_ids: Iterable[int]) -> None:
-        self.cancelled.extend(request_ids)
-
-    def stats(self) -> EngineStats:
-        return EngineStats(0, 0, 0, 1, 0, 0, 0, 0, 0.0)
-
-    async def drain(self, timeout_seconds: float) -> None:
-        pass
-
-
-def token(request: DecodeRequest, last: bool = False) -> TokenEvent:
-    reason = FinishReason.END if last else None
-    return TokenEvent(request.request_id, 0, GeneratedToken(7, -0.5), reason)
-
-
-def end(request: DecodeRequest, reason: EndReason = EndReason.FINISHED) -> EndEvent:
-    return EndEvent(request.request_id, reason, 0.25, "secret detail")
+from tests.app.service.scripted_engine import Script, ScriptedEngine, end, token
 
 
 async def run(
-    script: Script, *, requests: int = 1, timeout_seconds: float = 5.0, release: bool = False
-) -> tuple[list[TokenEvent], ScriptedEngine, Metrics]:
-    engine, metrics = ScriptedEngine(script), Metrics()
-    decoder = Decoder(engine, metrics)
+    script: Script,
+    *,
+    requests: int = 1,
+    timeout_seconds: float = 5.0,
+    release: bool = False,
+    stream: bool = True,
+    obeys: bool = True,
+) -> tuple[list[TokensEvent], ScriptedEngine, Metrics]:
+    engine, metrics = ScriptedEngine(script, obeys=obeys), Metrics()
+    decoder, deadline = Decoder(engine, metrics), Deadline.after(timeout_seconds)
     params = DecodingParams(max_new_tokens=4)
-    texts = [decoder.request("m", [1, 2], params) for _ in range(requests)]
-    decoding = decoder.start("m", texts, Deadline.after(timeout_seconds))
+    texts = [decoder.request("m", [1, 2], params, deadline, stream=stream) for _ in range(requests)]
     seen = []
     try:
-        async with aclosing(decoding.tokens()) as tokens:
-            async for event in tokens:
+        with decoder.start("m", texts, deadline) as decoding:
+            async for event in decoding:
                 seen.append(event)
                 if release:
                     decoding.release(event.request_id)
     except Exception as error:
         error.add_note(str(engine.cancelled))
         raise
-    assert decoding.timings().total_seconds >= decoding.timings().first_token_seconds >= 0
-    assert decoding.timings().queue_seconds == 0.25
+    timings = decoding.timings()
+    assert timings.total_seconds >= 0
+    assert (timings.queue_seconds, timings.first_token_seconds) == (0.25, 0.5)
     return seen, engine, metrics
 
 
-def test_tokens_pass_through_and_are_counted() -> None:
-    async def script(request: DecodeRequest) -> AsyncIterator[Event]:
-        yield token(request)
-        yield token(request, last=True)
-        yield end(request)
+def value(metrics: Metrics, name: str) -> float | None:
+    return metrics.registry.get_sample_value(name, {"model": "m"})
 
-    seen, engine, metrics = asyncio.run(run(script, requests=2))
+
+async def two_tokens(request: DecodeRequest) -> AsyncIterator[Event]:
+    yield token(request)
+    yield token(request, reason=FinishReason.END)
+    yield end(request)
+
+
+def test_tokens_pass_through_and_are_counted() -> None:
+    seen, engine, metrics = asyncio.run(run(two_tokens, requests=2))
     assert len(seen) == 4
     assert engine.cancelled == []
-
-    def value(name: str) -> float | None:
-        return metrics.registry.get_sample_value(name, {"model": "m"})
-
-    assert value("gatehouse_input_tokens_total") == 4
-    assert value("gatehouse_queue_seconds_count") == 2
-    assert value("gatehouse_first_token_seconds_count") == 1
-    assert value("gatehouse_token_interval_seconds_count") == 2
+    assert value(metrics, "gatehouse_input_tokens_total") == 4
+    assert value(metrics, "gatehouse_queue_seconds_count") == 2
+    assert value(metrics, "gatehouse_first_token_seconds_count") == 1
+    assert value(metrics, "gatehouse_first_token_seconds_sum") == 0.5
+    assert value(metrics, "gatehouse_token_interval_seconds_count") == 2
 
 
-def test_deadline_cancels_the_rest() -> None:
+def test_outputs_that_come_whole_have_no_time_between_tokens() -> None:
+    _, _, metrics = asyncio.run(run(two_tokens, stream=False))
+    assert value(metrics, "gatehouse_token_interval_seconds_count") == 0
+
+
+def test_requests_are_submitted_before_anything_is_awaited() -> None:
+    async def scenario() -> None:
+        engine = ScriptedEngine(two_tokens)
+        decoder, deadline = Decoder(engine, Metrics()), Deadline.after(5)
+        request = decoder.request("m", [1], DecodingParams(4), deadline, stream=True)
+        with decoder.start("m", [request], deadline):
+            assert engine.submitted == [request]
+        # Nobody walked over the tokens, so nobody wants them.
+        assert engine.cancelled == [request.request_id]
+
+    asyncio.run(scenario())
+
+
+def test_the_engine_has_a_little_longer_than_the_client_is_told() -> None:
+    _, engine, _ = asyncio.run(run(two_tokens, timeout_seconds=3))
+    assert 3 < engine.submitted[0].timeout_seconds <= 4
+
+
+@pytest.mark.parametrize("pause_seconds", [60, 0])
+def test_deadline_cancels_the_rest(pause_seconds: float) -> None:
     async def script(request: DecodeRequest) -> AsyncIterator[Event]:
         yield token(request)
-        await asyncio.sleep(60)
+        await asyncio.sleep(pause_seconds)
+        yield end(request, EndReason.EXPIRED)
 
     with pytest.raises(DeadlineError, match=r"deadline of 0.05 seconds") as caught:
         asyncio.run(run(script, requests=2, timeout_seconds=0.05))
-    assert caught.value.__notes__ == ["[1, 2]"]
+    # The engine need not be told of those that it has dropped itself.
+    assert caught.value.__notes__ == ["[1, 2]" if pause_seconds else "[2]"]
 
 
 def test_engine_failure_cancels_the_rest_and_tells_no_details() -> None:
@@ -130,13 +125,14 @@ def test_engine_that_shuts_down_is_not_mistaken_for_an_answer() -> None:
         asyncio.run(run(script))
 
 
-def test_released_requests_send_no_more_tokens() -> None:
+@pytest.mark.parametrize("reason", EndReason)
+def test_released_requests_send_no_more_tokens(reason: EndReason) -> None:
     async def script(request: DecodeRequest) -> AsyncIterator[Event]:
         yield token(request)
         yield token(request)
-        yield end(request, EndReason.CANCELLED)
+        yield end(request, reason)
 
-    seen, engine, _ = asyncio.run(run(script, requests=2, release=True))
+    seen, engine, _ = asyncio.run(run(script, requests=2, release=True, obeys=False))
     assert len(seen) == 2
     assert engine.cancelled == [1, 2]
 
@@ -148,13 +144,12 @@ def test_cancelling_the_caller_cancels_the_engines_work() -> None:
             await asyncio.sleep(60)
 
         engine = ScriptedEngine(script)
-        decoder = Decoder(engine, Metrics())
-        request = decoder.request("m", [1], DecodingParams(4))
-        decoding = decoder.start("m", [request], Deadline.after(60))
+        decoder, deadline = Decoder(engine, Metrics()), Deadline.after(60)
+        request = decoder.request("m", [1], DecodingParams(4), deadline, stream=True)
 
         async def work() -> None:
-            async with aclosing(decoding.tokens()) as tokens:
-                async for _ in tokens:
+            with decoder.start("m", [request], deadline) as decoding:
+                async for _ in decoding:
                     pass
 
         task = asyncio.create_task(work())
@@ -163,24 +158,5 @@ def test_cancelling_the_caller_cancels_the_engines_work() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert engine.cancelled == [1]
-
-    asyncio.run(scenario())
-
-
-def test_beams_have_no_time_between_tokens() -> None:
-    async def scenario() -> None:
-        async def script(request: DecodeRequest) -> AsyncIterator[Event]:
-            yield token(request)
-            yield token(request, last=True)
-            yield end(request)
-
-        metrics = Metrics()
-        decoder = Decoder(ScriptedEngine(script), metrics)
-        request = decoder.request("m", [1], DecodingParams(max_new_tokens=4, beam_size=2))
-        decoding = decoder.start("m", [request], Deadline.after(60))
-        async with aclosing(decoding.tokens()) as tokens:
-            assert len([event async for event in tokens]) == 2
-        name = "gatehouse_token_interval_seconds_count"
-        assert metrics.registry.get_sample_value(name, {"model": "m"}) is None
 
     asyncio.run(scenario())

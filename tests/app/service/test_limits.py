@@ -36,6 +36,15 @@ def test_too_many_new_tokens() -> None:
         LIMITS.check_new_tokens(6)
 
 
+def test_a_client_may_give_a_request_less_time_not_more() -> None:
+    assert LIMITS.timeout_of(None) == 7
+    assert LIMITS.timeout_of(6.5) == 6.5
+    assert LIMITS.timeout_of(7) == 7
+    with pytest.raises(InvalidRequestError, match=r"7\.5 is more than the 7 allowed") as caught:
+        LIMITS.timeout_of(7.5)
+    assert caught.value.field == "timeout_seconds"
+
+
 def test_alignments_that_would_grow_too_large() -> None:
     LIMITS.check_alignment_cells(100)
     with pytest.raises(InvalidRequestError, match=r"101 weights .* more than the 100") as caught:

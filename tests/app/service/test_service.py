@@ -2,49 +2,42 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from app.catalog import Catalog, ServedModel, read_checkpoints
-from app.engine.request import DecodingParams
-from app.engine.worker import WorkerEngine, WorkerModel
+from app.engine.request import DecodeRequest, Event, FinishReason, TokensEvent
 from app.exceptions import DeadlineError, DrainingError, InvalidRequestError
-from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.scoring import ScoringRequest, ScoringService
 from app.service.service import Service
 from app.service.translation import TranslationRequest, TranslationService
-from models.decoding.params import Emission, FinishReason, GeneratedToken
-from tests.app.conftest import make_settings
+from tests.app.service.scripted_engine import ScriptedEngine, end, make_service, translator
+from tests.app.service.test_detokenization import TOKENIZERS
 from tests.app.service.test_scoring import shuffled
 
-STEP_SECONDS = 0.01
+STEP_SECONDS = 0.001
 WORD = 5
 
 
-def one_word_a_step(prompt: Sequence[int], params: DecodingParams) -> Iterator[list[Emission]]:
-    for position in range(params.max_new_tokens):
-        time.sleep(STEP_SECONDS if len(prompt) > 1 else 0)
-        last = position == params.max_new_tokens - 1
+async def one_word_a_step(request: DecodeRequest) -> AsyncIterator[Event]:
+    for position in range(request.params.max_new_tokens):
+        await asyncio.sleep(STEP_SECONDS)
+        last = position == request.params.max_new_tokens - 1
         reason = FinishReason.LENGTH if last else None
-        yield [Emission(0, GeneratedToken(WORD, -1.0), reason)]
+        yield TokensEvent(request.request_id, 0, (WORD,), (-1.0,), reason)
+    yield end(request)
 
 
-def run(
-    checkpoints_dir: Path, scenario: Callable[[Service], Awaitable[None]], **settings: Any
-) -> None:
+def run(scenario: Callable[[Service], Awaitable[None]], **settings: Any) -> None:
     """Runs a scenario with a service whose translator writes the same word all the time."""
 
     async def with_service() -> None:
-        infos = read_checkpoints(checkpoints_dir, ["en-fr"])
-        catalog = Catalog([ServedModel(info, "cpu", "float32", 0.0) for info in infos])
-        engine = WorkerEngine({"en-fr": WorkerModel(one_word_a_step, (2,))}, queue_capacity=64)
-        engine.start()
-        all_settings = make_settings(checkpoints_dir, **{"queue_capacity": 64, **settings})
-        service = Service(all_settings, catalog, engine, Metrics())
+        words = TOKENIZERS["word"]
+        engine = ScriptedEngine(one_word_a_step)
+        service = make_service(engine, [translator("en-fr", words, words)], **settings)
         try:
             await scenario(service)
         finally:
@@ -62,7 +55,7 @@ def scoring(*references: str) -> ScoringRequest:
 
 
 def test_translating_and_scoring_share_one_deadline(
-    checkpoints_dir: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     deadlines: list[Deadline] = []
     for kind, name in ((TranslationService, "translate"), (ScoringService, "score")):
@@ -74,7 +67,7 @@ def test_translating_and_scoring_share_one_deadline(
         assert first is second
         assert first.timeout_seconds == 60
 
-    run(checkpoints_dir, scenario)
+    run(scenario)
 
 
 def noting(method: Callable[..., Any], deadlines: list[Deadline]) -> Callable[..., Any]:
@@ -87,17 +80,32 @@ def noting(method: Callable[..., Any], deadlines: list[Deadline]) -> Callable[..
     return noted
 
 
-def test_a_deadline_ends_translating_before_scoring(checkpoints_dir: Path) -> None:
+def test_the_clients_own_limit_holds_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines: list[Deadline] = []
+    monkeypatch.setattr(ScoringService, "score", noting(ScoringService.score, deadlines))
+
+    async def scenario(service: Service) -> None:
+        request = ScoringRequest(("a",), (("a",),), timeout_seconds=7)
+        await service.score(request)
+        both = replace(request, hypotheses=(), timeout_seconds=8)
+        await service.translate_and_score(translation(max_new_tokens=1), both)
+        assert [deadline.timeout_seconds for deadline in deadlines] == [7, 8]
+        with pytest.raises(InvalidRequestError, match=r"61 is more than the 60 allowed") as caught:
+            await service.score(replace(request, timeout_seconds=61))
+        assert caught.value.field == "timeout_seconds"
+
+    run(scenario)
+
+
+def test_a_deadline_ends_translating_before_scoring() -> None:
     async def scenario(service: Service) -> None:
         with pytest.raises(DeadlineError, match=r"deadline of 0.1 seconds"):
             await service.translate_and_score(translation(max_new_tokens=1_000), scoring("a"))
 
-    run(checkpoints_dir, scenario, request_timeout_seconds=0.1)
+    run(scenario, request_timeout_seconds=0.1)
 
 
-def test_what_is_known_to_break_a_rule_is_refused_before_translating(
-    checkpoints_dir: Path,
-) -> None:
+def test_what_is_known_to_break_a_rule_is_refused_before_translating() -> None:
     async def scenario(service: Service) -> None:
         for source, request, field in (
             ("a" * 5_001, scoring("a"), "sources"),
@@ -110,14 +118,13 @@ def test_what_is_known_to_break_a_rule_is_refused_before_translating(
                     TranslationRequest((source,), beam_size=1, field="sources"), request
                 )
             assert caught.value.field == field
-        assert service._client.stats().accepted == 0
+        assert isinstance(service._client, ScriptedEngine)
+        assert service._client.submitted == []
 
-    run(checkpoints_dir, scenario)
+    run(scenario)
 
 
-def test_a_translation_is_only_refused_where_a_metric_cannot_take_it(
-    checkpoints_dir: Path,
-) -> None:
+def test_a_translation_is_only_refused_where_a_metric_cannot_take_it() -> None:
     async def scenario(service: Service) -> None:
         long = translation(max_new_tokens=201)
         with pytest.raises(InvalidRequestError, match="index 0 there are 201 words") as caught:
@@ -130,26 +137,26 @@ def test_a_translation_is_only_refused_where_a_metric_cannot_take_it(
         assert len(result.translations[0][0].text) > 100
         assert "bleu" in scores
 
-    run(checkpoints_dir, scenario, max_characters_per_text=100)
+    run(scenario, max_characters_per_text=100)
 
 
-def test_a_source_may_be_longer_than_ter_allows(checkpoints_dir: Path) -> None:
+def test_a_source_may_be_longer_than_ter_allows() -> None:
     async def scenario(service: Service) -> None:
         request = TranslationRequest(("go " * 250,), beam_size=1, max_new_tokens=2)
         _, scores = await service.translate_and_score(request, scoring("a"))
         assert "ter" in scores
 
-    run(checkpoints_dir, scenario)
+    run(scenario)
 
 
-def test_draining_finishes_what_fits_and_cuts_off_the_rest(checkpoints_dir: Path) -> None:
+def test_draining_finishes_what_fits_and_cuts_off_the_rest() -> None:
     async def scenario(service: Service) -> None:
         fits = asyncio.create_task(
             service.translate_and_score(translation(max_new_tokens=3), scoring("a"))
         )
         too_long = asyncio.create_task(service.translate(translation(max_new_tokens=1_000)))
         await asyncio.sleep(0)
-        await service.drain(1)
+        await service.drain(0.3)
         _, scores = await fits
         assert "ter" in scores
         with pytest.raises(DrainingError):
@@ -161,10 +168,10 @@ def test_draining_finishes_what_fits_and_cuts_off_the_rest(checkpoints_dir: Path
             with pytest.raises(DrainingError):
                 await work
 
-    run(checkpoints_dir, scenario)
+    run(scenario)
 
 
-def test_draining_cuts_off_scoring(checkpoints_dir: Path) -> None:
+def test_draining_cuts_off_scoring() -> None:
     async def scenario(service: Service) -> None:
         references = tuple((shuffled(150, i),) for i in range(8))
         slow = ScoringRequest((shuffled(150, 99),) * 8, references, ("ter",))
@@ -176,4 +183,4 @@ def test_draining_cuts_off_scoring(checkpoints_dir: Path) -> None:
             await task
         assert time.monotonic() - started_at < 2
 
-    run(checkpoints_dir, scenario)
+    run(scenario)

@@ -1,4 +1,5 @@
-import torch
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,21 +29,44 @@ def test_expansion_equals_sorting_every_continuation(
     live: list[tuple[list[float], float]], width: int
 ) -> None:
     """Score first, then the parent, then the lowest token: ties are common here."""
-    expansion = expand(torch.tensor([row for row, _ in live]), [sum_ for _, sum_ in live], width)
+    best = [best_tokens(row, width) for row, _ in live]
+    expansion = expand(
+        [sum_ for _, sum_ in live],
+        [[row[token] for token in tokens] for (row, _), tokens in zip(live, best, strict=True)],
+        best,
+        width,
+    )
     everything = sorted(
         (-(sum_ + logprob), parent, token)
         for parent, (row, sum_) in enumerate(live)
         for token, logprob in enumerate(row)
         if token not in NEVER_GENERATED
     )
-    found = list(zip(expansion.cumulative, expansion.parents, expansion.tokens, strict=True))
-    assert found == [(-score, parent, token) for score, parent, token in everything[:width]]
+    assert [candidate[:3] for candidate in expansion] == everything[:width]
+    for candidate in expansion:
+        assert candidate.logprob == live[candidate.parent][0][candidate.token]
+
+
+def best_tokens(logprobs: list[float], width: int) -> list[int]:
+    """Those of one row, best first, as the batched decoder hands them over."""
+    allowed = (token for token in range(SIZE) if token not in NEVER_GENERATED)
+    return sorted(allowed, key=lambda token: (-logprobs[token], token))[:width]
 
 
 def test_sums_are_kept_in_double_precision() -> None:
-    logprobs = torch.full((1, SIZE), -0.1)
-    (best, *_), _, _ = expand(logprobs, [-1e8], 1)
-    assert best == -1e8 + float(logprobs[0, 2])
+    (best,) = expand([-1e8], [[-0.1]], [[2]], 1)
+    assert best.negative_total == 1e8 + 0.1
+
+
+def test_sums_that_round_to_the_same_go_to_the_lower_token() -> None:
+    best = expand([-1e17], [[-0.1, -0.2, -0.3]], [[7, 6, 5]], 2)
+    assert [candidate.token for candidate in best] == [5, 6]
+
+
+def test_what_has_no_probability_is_no_continuation() -> None:
+    """The special tokens come as candidates too where few others are left."""
+    candidates = expand([-1.0, -2.0], [[-0.5, -math.inf], [-math.inf] * 2], [[5, 0], [0, 1]], 4)
+    assert [candidate.token for candidate in candidates] == [5]
 
 
 def finished(score: float) -> Hypothesis:

@@ -86,15 +86,20 @@ def test_emissions_and_hypotheses_are_two_views_of_one_thing() -> None:
         complete_hypothesis(tokens[:2], FinishReason.LENGTH, 0.75),
     ]
     emissions = emit_hypotheses(hypotheses)
-    assert [e.finish_reason for e in emissions] == [
-        None,
-        None,
-        FinishReason.END,
-        None,
-        FinishReason.LENGTH,
+    assert emissions == [
+        Emission(0, tokens, FinishReason.END),
+        Emission(1, tokens[:2], FinishReason.LENGTH),
     ]
     assert collect_hypotheses(emissions, 0.75) == hypotheses
+    # Token by token, or some at a time, they make the same whole, outputs mixed or not.
+    streamed = [
+        Emission(0, tokens[:1], None),
+        Emission(1, tokens[:1], None),
+        Emission(0, tokens[1:], FinishReason.END),
+        Emission(1, tokens[1:2], FinishReason.LENGTH),
+    ]
+    assert collect_hypotheses(streamed, 0.75) == hypotheses
     assert hypotheses[0].logprob == -5.5
     assert hypotheses[0].score == normalised_score(-5.5, 3, 0.75)
     assert hypotheses[0].token_ids == (4, 5, 2)
-    assert collect_hypotheses([Emission(0, tokens[0], None)], 0.75) == []
+    assert collect_hypotheses([Emission(0, tokens[:1], None)], 0.75) == []

@@ -16,7 +16,7 @@ from models.decoding.params import (
     normalised_score,
 )
 from models.decoding.reference import decode_reference, exhaustive_search
-from models.encoder_decoder import StepModel, StepOutput
+from models.encoder_decoder import StepModel, StepOutput, read_at_once
 from models.language_model import LanguageModel, NotGenerativeError
 from models.state import DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
@@ -36,7 +36,7 @@ def decode(model: StepModel, prompt: list[int], params: DecodingParams) -> list[
 @torch.inference_mode()
 def rescore(model: StepModel, prompt: list[int], hypothesis: Hypothesis) -> float:
     """The model's own log-probability of a hypothesis, fed token by token."""
-    tokens, state = model.start([prompt])
+    tokens, state = read_at_once(model, [prompt])
     total = 0.0
     for token in hypothesis.token_ids:
         output = model.step(tokens, state)
@@ -62,7 +62,7 @@ def test_beam_one_is_greedy(model: StepModel, prompt: list[int]) -> None:
 
 @pytest.mark.parametrize(("model", "prompt"), CASES)
 def test_greedy_by_hand(model: StepModel, prompt: list[int]) -> None:
-    tokens, state = model.start([prompt])
+    tokens, state = read_at_once(model, [prompt])
     by_hand: list[int] = []
     while len(by_hand) < 12 and EOS_ID not in by_hand:
         logits, state, _ = model.step(tokens, state)
@@ -200,7 +200,7 @@ class CountedModel:
 
     def __init__(self, model: StepModel) -> None:
         self.vocabulary_size = model.vocabulary_size
-        self.start = model.start
+        self.read = model.read
         self._model = model
         self.calls = 0
 

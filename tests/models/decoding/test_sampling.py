@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.decoding.candidates import most_probable
 from models.decoding.params import DecodingParams
 from models.decoding.sampling import (
     NEVER_GENERATED,
     choose_tokens,
     invert_distribution,
     keep_top,
-    most_probable,
     penalise_repetition,
     suppress_special,
     uniform_number,
@@ -43,19 +43,53 @@ def kept_by_hand(scores: list[float], top_k: int, top_p: float) -> set[int]:
 
 @given(logits_strategy, st.integers(0, SIZE + 2), st.sampled_from([0.05, 0.3, 0.71, 0.97, 1.0]))
 def test_keep_top_equals_the_oracle(scores: list[float], top_k: int, top_p: float) -> None:
-    kept = keep_top(torch.tensor([scores]), torch.tensor([top_k]), torch.tensor([top_p]))
+    kept = keep_top(torch.tensor([scores]), [top_k], [top_p])
     found = {token for token in range(SIZE) if kept[0, token] > -math.inf}
     assert found == kept_by_hand(scores, top_k, top_p)
 
 
+def flat_scores(size: int, seed: int, spread: float) -> torch.Tensor:
+    """Scores with ties, so near to each other that much of the vocabulary has to be looked at."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, size, generator=generator).mul(8 * spread).round() / 8
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.93, 0.9999])
+@pytest.mark.parametrize("top_k", [0, 7, 100, 3000])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_keep_top_equals_the_oracle_where_the_first_look_does_not_suffice(
+    spread: float, top_k: int, top_p: float
+) -> None:
+    scores = flat_scores(8003, seed=top_k, spread=spread)
+    (kept,) = keep_top(scores, [top_k], [top_p]).isfinite()
+    order = scores[0].sort(descending=True, stable=True).indices[: top_k or None]
+    count = int(kept.sum())
+    assert set(kept.nonzero()[:, 0].tolist()) == set(order[:count].tolist())
+    # As many as hold the probability and no more, but for the rounding of float32 softmax.
+    mass = torch.softmax(scores[0, order].double(), -1).cumsum(-1)
+    assert mass[count - 1] >= top_p - 1e-5
+    assert count == 1 or mass[count - 2] < top_p + 1e-5
+
+
+@pytest.mark.parametrize("size", [29, 8003])
+def test_what_is_kept_does_not_depend_on_how_far_others_look(size: int) -> None:
+    scores = torch.cat([flat_scores(size, seed, spread) for seed, spread in enumerate([0.1, 1, 6])])
+    scores = scores.repeat(3, 1)
+    top_k, top_p = [0, 0, 0, 5, 1000, 0, 0, 3, 0], [1.0, 0.3, 0.9, 0.5, 0.999, 0.7, 0.2, 1.0, 0.99]
+    together = keep_top(scores, top_k, top_p)
+    for row, (k, p) in enumerate(zip(top_k, top_p, strict=True)):
+        assert torch.equal(keep_top(scores[row : row + 1], [k], [p])[0], together[row])
+    assert torch.equal(together[0], scores[0])
+
+
 def test_ties_keep_the_lower_token() -> None:
-    kept = keep_top(torch.zeros(1, 6), torch.tensor([2]), torch.tensor([1.0]))
+    kept = keep_top(torch.zeros(1, 6), [2], [1.0])
     assert kept.isfinite()[0].tolist() == [True, True, False, False, False, False]
 
 
 def test_neutral_settings_keep_everything() -> None:
     scores = torch.randn(3, 8003)
-    kept = keep_top(scores, torch.zeros(3, dtype=torch.int64), torch.ones(3))
+    kept = keep_top(scores, [0] * 3, [1.0] * 3)
     assert torch.equal(kept, scores)
 
 

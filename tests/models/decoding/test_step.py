@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
 from models.decoding.reference import decode_reference
-from models.decoding.step import BatchedDecoder, DecodingTask, decode_corpus
+from models.decoding.running import DecodingTask
+from models.decoding.step import BatchedDecoder, decode_corpus
 from models.encoder_decoder import StepModel
 from models.tokenizers import BOS_ID, EOS_ID
 from tests.models.decoding.toy_models import (
@@ -134,14 +135,26 @@ def test_rows_are_one_for_each_running_output_or_live_hypothesis() -> None:
     decoder.admit([DecodingTask(0, [BOS_ID], DecodingParams(9, temperature=1.0, num_outputs=3))])
     assert decoder.rows == 3
     decoder.admit([DecodingTask(1, [BOS_ID], DecodingParams(2, beam_size=4))])
-    assert decoder.rows == 4
-    decoder.step()
+    assert decoder.rows == 7  # with room for all that the beam may come to have
+    result = decoder.step()
+    assert (result.rows, result.begun, result.complete) == (4, [0, 1], [])  # it begins with one
     assert decoder.rows == 7
-    assert decoder.step().complete == [1]
+    result = decoder.step()
+    assert (result.rows, result.begun, result.complete) == (7, [], [1])
     assert decoder.rows == 3
-    decoder.remove([0])
+    decoder.remove([0, 99])  # nobody has the key 99
     assert decoder.rows == 0
-    assert decoder.step().complete == []
+    assert decoder.step().rows == 0
+
+
+def test_a_finished_hypothesis_gives_its_row_back() -> None:
+    decoder = BatchedDecoder(uniform_table(9))
+    decoder.admit([DecodingTask(0, [BOS_ID], DecodingParams(9, beam_size=4, num_outputs=4))])
+    rows = []
+    while decoder.rows:
+        rows.append((decoder.step().rows, decoder.rows))
+    # Among equals <eos> comes first, so that one hypothesis ends with every step.
+    assert rows == [(1, 3), (3, 2), (2, 1), (1, 0)]
 
 
 def test_ties_are_broken_as_in_the_reference() -> None:
@@ -171,6 +184,64 @@ def test_a_key_names_one_request() -> None:
     decoder.admit([DecodingTask(7, [BOS_ID, 5], DecodingParams(2))])
     with pytest.raises(ValueError, match="a key of its own"):
         decoder.admit([DecodingTask(7, [BOS_ID, 6], DecodingParams(2))])
+
+
+def test_a_long_prompt_holds_nobody_up() -> None:
+    """Who runs gets a token from every step, however long the others' prompts are."""
+    decoder = BatchedDecoder(LANGUAGE_MODEL)
+    decoder.admit([DecodingTask(0, [BOS_ID, 5], DecodingParams(40), stream=True)])
+    assert decoder.step().emissions.keys() == {0}
+    decoder.admit([DecodingTask(1, [BOS_ID, *[7] * 2000], DecodingParams(1))])
+    decoder.admit([DecodingTask(2, [BOS_ID, 8], DecodingParams(1))])
+    begun: dict[int, int] = {}
+    for step in range(20):
+        result = decoder.step()
+        assert 0 in result.emissions
+        begun |= dict.fromkeys(result.begun, step)
+    assert begun[2] == 0  # nor does the short one wait for the long one
+    assert begun[1] > 3
+
+
+def test_what_is_read_is_counted_once() -> None:
+    decoder = BatchedDecoder(TRANSLATION_MODEL)
+    assert decoder.step().positions_read == 0
+    prompts = [[5] * 7, [6] * 40, [7]]
+    decoder.admit([DecodingTask(i, p, DecodingParams(3)) for i, p in enumerate(prompts)])
+    counts = [decoder.step().positions_read for _ in range(3)]
+    assert counts == [48, 0, 0]
+
+
+@pytest.mark.parametrize("params", [DecodingParams(9), DecodingParams(9, beam_size=2)])
+def test_numbers_that_are_none_end_the_request_that_has_them(params: DecodingParams) -> None:
+    """Token 5 leads to a row of the table that is not a number."""
+    model = random_table(9, 0)
+    model.table[5] = float("nan")
+    model.table[4:, 5] = -50.0
+    decoder = BatchedDecoder(model)
+    decoder.admit([DecodingTask(key, [key], params) for key in (4, 5, 6)])
+    emitted: dict[int, list[Emission]] = {}
+    result = decoder.step()
+    assert result.failed == {5: "the model's probabilities are not numbers"}
+    assert 5 not in decoder.keys
+    for key, emissions in result.emissions.items():
+        emitted.setdefault(key, []).extend(emissions)
+    drain(decoder, emitted)
+    assert set(emitted) == {4, 6}
+    for key in (4, 6):
+        found = collect_hypotheses(emitted[key], params.length_penalty)
+        assert_same(found, expected(model, [key], params))
+
+
+def test_a_request_may_be_dropped_while_its_prompt_is_read() -> None:
+    decoder = BatchedDecoder(LANGUAGE_MODEL)
+    decoder.admit([DecodingTask(key, [BOS_ID, *[5] * 1000], DecodingParams(2)) for key in (1, 2)])
+    decoder.step()
+    assert decoder.keys == [1, 2]
+    decoder.remove([1])
+    assert (decoder.keys, decoder.rows) == ([2], 1)
+    emitted: dict[int, list[Emission]] = {}
+    assert drain(decoder, emitted) == [2]
+    assert emitted.keys() == {2}
 
 
 def test_decoding_needs_no_gradient() -> None:

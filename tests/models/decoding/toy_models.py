@@ -1,15 +1,18 @@
 """Small models for decoding: one of fixed probabilities, and real ones with random weights."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.config import LanguageModelConfig, Seq2SeqConfig
-from models.encoder_decoder import StepOutput
+from models.config import CellName, LanguageModelConfig, Seq2SeqConfig
+from models.encoder_decoder import Reading, StepOutput
 from models.language_model import LanguageModel
 from models.seq2seq import Seq2Seq
 from models.state import DecodeState
+
+SOURCE_VOCABULARY_SIZE = 23
 
 
 class TableModel:
@@ -25,7 +28,8 @@ class TableModel:
         self.table = table
         self.vocabulary_size = table.shape[1]
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        yield from ()
         tokens = torch.tensor([prompt[-1] for prompt in prompts])
         return tokens, DecodeState(layers=((torch.zeros(len(prompts), 1),),))
 
@@ -54,7 +58,7 @@ def random_translation_model(vocabulary_size: int = 29, seed: int = 0) -> Seq2Se
     torch.manual_seed(seed)
     model = Seq2Seq(
         Seq2SeqConfig(
-            source_vocabulary_size=23,
+            source_vocabulary_size=SOURCE_VOCABULARY_SIZE,
             target_vocabulary_size=vocabulary_size,
             embedding_size=12,
             hidden_size=30,
@@ -65,8 +69,63 @@ def random_translation_model(vocabulary_size: int = 29, seed: int = 0) -> Seq2Se
     return model.eval()
 
 
-def _sharpen(model: torch.nn.Module) -> None:
+FORMS: dict[str, dict[str, Any]] = {
+    "one-hot": {"num_layers": 2},
+    "embedded": {"num_layers": 2, "embedding_size": 13},
+    "context": {"decoder": "context"},
+    "additive": {"decoder": "attention", "attention": "additive"},
+    "dot": {"decoder": "attention", "attention": "dot", "tie_embeddings": True},
+    "parallel additive": {"decoder": "parallel_attention", "attention": "additive"},
+    "parallel dot": {"decoder": "parallel_attention", "attention": "dot"},
+}
+"""Every form of model that generates; those with a decoder translate."""
+
+
+def make_model(
+    form: str,
+    cell: CellName,
+    vocabulary_size: int,
+    *,
+    hidden_size: int = 30,
+    sharpness: float = 4,
+) -> LanguageModel | Seq2Seq:
+    """A model of one of the :data:`FORMS` with random weights, odd sizes throughout.
+
+    Args:
+        form: its name.
+        cell: which cell.
+        vocabulary_size: V, of what is generated.
+        hidden_size: of a bidirectional encoder, each direction has half of it.
+        sharpness: factor of the weights: large ones give outputs that are far from uniform.
+    """
+    torch.manual_seed(0)
+    values = {
+        "cell": cell,
+        "implementation": "equations",
+        "hidden_size": hidden_size,
+        **FORMS[form],
+    }
+    model: LanguageModel | Seq2Seq
+    if "decoder" not in values:
+        model = LanguageModel(LanguageModelConfig(vocabulary_size=vocabulary_size, **values))
+    else:
+        tied = "tie_embeddings" in values
+        model = Seq2Seq(
+            Seq2SeqConfig(
+                source_vocabulary_size=vocabulary_size if tied else SOURCE_VOCABULARY_SIZE,
+                target_vocabulary_size=vocabulary_size,
+                embedding_size=13,
+                encoder_layers=2,
+                decoder_layers=2,
+                **values,
+            )
+        )
+    _sharpen(model, sharpness)
+    return model.eval()
+
+
+def _sharpen(model: torch.nn.Module, factor: float = 4) -> None:
     """Larger weights, so that the outputs are far from uniform and depend on the past."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(4)
+            parameter.mul_(factor)

@@ -1,0 +1,79 @@
+"""The kinds of fields that the bodies of requests consist of."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+
+from app.engine.request import MAX_ROWS_PER_REQUEST
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 200
+MAX_REFERENCES_PER_TEXT = 16
+
+_ONE, _MANY = "~one", "~many"
+UNION_TAGS = frozenset({_ONE, _MANY})
+"""Parts of an error's location that say which form of a field was tried; not for clients."""
+
+
+def _one_or_many(value: Any) -> str:
+    return _MANY if isinstance(value, list | tuple) else _ONE
+
+
+def _limit(keyword: str, setting: str) -> dict[str, Any]:
+    """A JSON-Schema keyword whose value is a setting, filled in by :mod:`app.api.openapi`."""
+    return {"x-limit": {keyword: setting}}
+
+
+def _require_unicode(value: str) -> str:
+    """Refuse a lone surrogate, which JSON can spell but no encoding of Unicode holds."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be Unicode text, without lone surrogates") from None
+    return value
+
+
+_Text = Annotated[
+    str,
+    AfterValidator(_require_unicode),
+    Field(json_schema_extra=_limit("maxLength", "max_characters_per_text")),
+]
+Texts = Annotated[
+    list[_Text],
+    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request")),
+]
+OneOrManyTexts = Annotated[
+    Annotated[_Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
+]
+_Stop = Annotated[
+    str,
+    AfterValidator(_require_unicode),
+    Field(min_length=1, max_length=MAX_STOP_CHARACTERS),
+]
+_Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
+OneOrManyStops = Annotated[
+    Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
+]
+_SeveralReferences = Annotated[list[_Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
+_OneOrManyReferences = Annotated[
+    Annotated[_Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],
+    Discriminator(_one_or_many),
+]
+References = Annotated[
+    list[_OneOrManyReferences],
+    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
+]
+Segments = Annotated[
+    list[_Text],
+    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
+]
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+Language = Annotated[str, Field(min_length=2, max_length=35)]
+BeamSize = Annotated[int, Field(ge=1, le=MAX_ROWS_PER_REQUEST)]
+LengthPenalty = Annotated[float, Field(ge=0, le=10)]
+MaxNewTokens = Annotated[
+    int, Field(ge=1, json_schema_extra=_limit("maximum", "max_new_tokens_limit"))
+]
+TimeoutSeconds = Annotated[
+    float, Field(gt=0, json_schema_extra=_limit("maximum", "request_timeout_seconds"))
+]

@@ -1,0 +1,112 @@
+"""What the two sides of the engine tell each other, and its form on the wire (MessagePack).
+
+The HTTP side sends :class:`Orders`; the engine's side sends :class:`Hello`, then
+:class:`Loaded` or :class:`NotLoaded`, then :class:`Turn` after :class:`Turn`. What they carry
+are the data of :mod:`app.engine.request` themselves.
+"""
+
+import msgspec
+
+from app.engine.request import DecodeRequest, EndEvent, StepReport, TokensEvent
+
+
+class Orders(msgspec.Struct, frozen=True, array_like=True):
+    """What the engine is to do, in this order.
+
+    Attributes:
+        requests: to be submitted.
+        cancelled: ids of requests to be dropped.
+        stop: whether to leave.
+    """
+
+    requests: tuple[DecodeRequest, ...] = ()
+    cancelled: tuple[int, ...] = ()
+    stop: bool = False
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The engine process runs and has found the socket.
+
+    Attributes:
+        token: what it was given, which no other process knows.
+    """
+
+    token: str
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Every model is loaded and has taken a real step.
+
+    Attributes:
+        device: where the models are.
+        precision: what they compute in.
+        load_seconds: how long each took to load, by name.
+    """
+
+    device: str
+    precision: str
+    load_seconds: dict[str, float]
+
+
+class NotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The models could not be loaded; the engine waits for the order to stop.
+
+    Attributes:
+        reason: one clear sentence for a person.
+    """
+
+    reason: str
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What one or several turns of the engine brought.
+
+    Tokens and ends stand apart, since a list of both kinds would need a tag on each. Nothing
+    is lost: a request's tokens keep their order, and its end comes last.
+
+    Attributes:
+        started: ids of the requests that got their rows.
+        tokens: tokens for the requests.
+        ends: requests that are over.
+        steps: what the models did.
+        rows_running: rows in use, by model.
+        stepped: whether a model took a real step, for a request or as a heartbeat.
+    """
+
+    started: tuple[int, ...] = ()
+    tokens: tuple[TokensEvent, ...] = ()
+    ends: tuple[EndEvent, ...] = ()
+    steps: tuple[StepReport, ...] = ()
+    rows_running: dict[str, int] = {}
+    stepped: bool = False
+
+
+EngineMessage = Hello | Loaded | NotLoaded | Turn
+"""What the engine's side sends."""
+
+_encoder = msgspec.msgpack.Encoder()
+_orders_decoder = msgspec.msgpack.Decoder(Orders)
+_message_decoder: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
+
+
+def encode(message: Orders | EngineMessage) -> bytes:
+    """The bytes of a message."""
+    return _encoder.encode(message)
+
+
+def decode_orders(data: bytes) -> Orders:
+    """What :func:`encode` was given.
+
+    Raises:
+        msgspec.DecodeError: the bytes are no such message.
+    """
+    return _orders_decoder.decode(data)
+
+
+def decode_message(data: bytes) -> EngineMessage:
+    """What :func:`encode` was given.
+
+    Raises:
+        msgspec.DecodeError: the bytes are no such message.
+    """
+    return _message_decoder.decode(data)

@@ -1,0 +1,211 @@
+"""One model on one device: its queue, its batch of rows, and what its steps bring."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from app.engine.request import (
+    DecodeRequest,
+    DecodingParams,
+    EndEvent,
+    EndReason,
+    Event,
+    StepReport,
+    TokensEvent,
+)
+from app.engine.scheduler import Entry, Scheduler
+from models.decoding.params import Emission
+from models.decoding.running import DecodingTask
+from models.decoding.step import BatchedDecoder, StepResult
+from models.encoder_decoder import StepModel, read_at_once
+
+logger = logging.getLogger(__name__)
+
+_WARM_UP_REQUESTS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass
+class Turn:
+    """What one turn of one model brought.
+
+    Attributes:
+        started: ids of the requests that got their rows.
+        events: what is to be told.
+        report: of its step, or None where it made none.
+    """
+
+    started: list[int] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    report: StepReport | None = None
+
+
+class Runner:
+    """Runs one model: admit rows, one step, drop rows.
+
+    Args:
+        name: of the model.
+        model: in evaluation mode, on its device.
+        heartbeat_prompt: the shortest prompt that it reads.
+        row_budget: rows that may run at once.
+        single_lane: see :class:`BatchedDecoder`.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: StepModel,
+        *,
+        heartbeat_prompt: Sequence[int],
+        row_budget: int,
+        single_lane: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._model = model
+        self._heartbeat_prompt = tuple(heartbeat_prompt)
+        self._clock = clock
+        self._scheduler = Scheduler(row_budget)
+        self._single_lane = single_lane
+        self._decoder = self._new_decoder()
+        self._leaving: list[Event] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, runs, or is yet to be told."""
+        scheduler = self._scheduler
+        return not (scheduler.waiting or scheduler.running or self._leaving)
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+        return self._decoder.rows
+
+    def submit(self, request: DecodeRequest) -> None:
+        """Queue a request; one that cannot be run fails with the next turn."""
+        entry = Entry(request, self._clock())
+        if not request.prompt:
+            self._end(entry, EndReason.FAILED, "a prompt needs at least one token")
+            return
+        try:
+            self._scheduler.add(entry)
+        except ValueError as error:
+            self._end(entry, EndReason.FAILED, str(error))
+
+    def cancel(self, request_ids: Collection[int]) -> None:
+        """Drop those of the requests that are here."""
+        self._drop(request_ids, EndReason.CANCELLED)
+
+    def turn(self) -> Turn:
+        """Drop what has run out of time, admit what fits, make one step."""
+        turn = Turn()
+        expired = self._scheduler.expired(self._clock())
+        self._drop([entry.request.request_id for entry in expired], EndReason.EXPIRED)
+        started_at = self._clock()
+        admitted = self._scheduler.admit(self._decoder.rows, started_at)
+        turn.started = [entry.request.request_id for entry in admitted]
+        if self._scheduler.running:
+            turn.report = self._step(admitted, turn.events, started_at)
+        turn.events += self._leaving
+        self._leaving = []
+        return turn
+
+    def beat(self) -> None:
+        """One real step outside any request."""
+        with torch.inference_mode():
+            tokens, state = read_at_once(self._model, [self._heartbeat_prompt])
+            self._model.step(tokens, state).logits.sum().item()
+
+    def warm_up(self) -> None:
+        """Some steps of several sizes, for the first request not to pay for first times."""
+        decoder = self._new_decoder()
+        for count in _WARM_UP_REQUESTS:
+            params = DecodingParams(max_new_tokens=2)
+            tasks = [DecodingTask(key, self._heartbeat_prompt, params) for key in range(count)]
+            decoder.admit(tasks)
+            while decoder.rows:
+                decoder.step()
+
+    def _new_decoder(self) -> BatchedDecoder:
+        return BatchedDecoder(self._model, single_lane=self._single_lane)
+
+    def _step(
+        self, admitted: Sequence[Entry], events: list[Event], started_at: float
+    ) -> StepReport:
+        try:
+            self._decoder.admit([_task_of(entry.request) for entry in admitted])
+            result = self._decoder.step()
+        except Exception as error:
+            # Whose fault it was cannot be known: the rows are computed together.
+            logger.exception("model %s failed at a step", self.name)
+            self._decoder = self._new_decoder()
+            self._drop(
+                self._scheduler.running_ids(), EndReason.FAILED, f"{type(error).__name__}: {error}"
+            )
+            result = StepResult()
+        now = self._clock()
+        for request_id in result.begun:
+            entry = self._scheduler.get(request_id)
+            if entry is not None and not entry.request.params.is_beam:
+                entry.first_token_at_seconds = now
+        for request_id, emissions in result.emissions.items():
+            events += [_event_of(request_id, emission) for emission in emissions]
+        for request_id in result.complete:
+            self._leave(request_id, EndReason.FINISHED)
+        for request_id, message in result.failed.items():
+            self._leave(request_id, EndReason.FAILED, message)
+        return StepReport(
+            self.name,
+            result.rows,
+            now - started_at,
+            result.positions_read,
+            result.positions_attended,
+            result.padding_attended,
+        )
+
+    def _drop(self, request_ids: Collection[int], reason: EndReason, message: str = "") -> None:
+        here = [number for number in request_ids if self._scheduler.get(number) is not None]
+        if here:
+            self._decoder.remove(here)
+        for request_id in here:
+            self._leave(request_id, reason, message)
+
+    def _leave(self, request_id: int, reason: EndReason, message: str = "") -> None:
+        entry = self._scheduler.remove(request_id)
+        if entry is not None:
+            self._end(entry, reason, message)
+
+    def _end(self, entry: Entry, reason: EndReason, message: str = "") -> None:
+        now, began = self._clock(), entry.submitted_at_seconds
+        started_at = now if entry.started_at_seconds is None else entry.started_at_seconds
+        first_token_at = entry.first_token_at_seconds
+        if first_token_at is None and reason is EndReason.FINISHED:
+            first_token_at = now  # a beam search has no token before its end
+        self._leaving.append(
+            EndEvent(
+                entry.request.request_id,
+                reason,
+                queue_seconds=started_at - began,
+                first_token_seconds=None if first_token_at is None else first_token_at - began,
+                message=message,
+            )
+        )
+
+
+def _task_of(request: DecodeRequest) -> DecodingTask:
+    return DecodingTask(request.request_id, request.prompt, request.params, request.stream)
+
+
+def _event_of(request_id: int, emission: Emission) -> TokensEvent:
+    tokens, logprobs, attention = zip(*emission.tokens, strict=True)
+    return TokensEvent(
+        request_id,
+        emission.output_index,
+        tokens,
+        logprobs,
+        emission.finish_reason,
+        None if attention[0] is None else attention,
+    )

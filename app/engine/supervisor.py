@@ -1,0 +1,258 @@
+"""The engine as the HTTP process has it: the books, and an engine that comes back when it dies."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+from app.engine.books import Books
+from app.engine.client import EventStream
+from app.engine.link import Link, LinkFactory
+from app.engine.messages import EngineMessage, Loaded, Orders, Turn
+from app.engine.request import DecodeRequest, EndReason, EngineStats, StepReport
+from app.exceptions import DrainingError, NotReadyError, StartupError
+
+logger = logging.getLogger(__name__)
+
+_DIED_MESSAGE = "the engine process died"
+
+
+class Backoff:
+    """How long to wait before the engine is started anew.
+
+    Not at all when it had worked for a while, and twice as long each time that it dies soon.
+
+    Args:
+        first_pause_seconds: after it died twice in a row.
+        longest_pause_seconds: the pause never grows above it.
+        stable_after_seconds: an engine that lived so long has not died soon.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_pause_seconds: float = 0.5,
+        longest_pause_seconds: float = 30.0,
+        stable_after_seconds: float = 30.0,
+    ) -> None:
+        self._first = first_pause_seconds
+        self._longest = longest_pause_seconds
+        self._stable_after = stable_after_seconds
+        self._next = 0.0
+
+    def pause_seconds(self, lived_seconds: float) -> float:
+        """The pause after an engine that could serve for so long (0: it never could)."""
+        if lived_seconds >= self._stable_after:
+            self._next = 0.0
+        pause = self._next
+        self._next = min(self._longest, max(self._first, 2 * pause))
+        return pause
+
+
+def _nobody_watches(steps: Sequence[StepReport]) -> None:
+    """Where nobody wants to know what the engine's steps did."""
+
+
+class SupervisedEngine:
+    """Implements :class:`app.engine.client.EngineClient` over an engine behind a link.
+
+    Everything here runs on one event loop. The books are here, so that every accepted request
+    ends even when the engine does not answer any more.
+
+    Args:
+        open_link: makes the link for each life of the engine.
+        queue_capacity: requests that may wait at once.
+        row_budget: rows that one model can have at once.
+        on_steps: is told what the models' steps did.
+        backoff: pauses between the engine's death and its next life.
+    """
+
+    def __init__(
+        self,
+        open_link: LinkFactory,
+        *,
+        queue_capacity: int,
+        row_budget: int,
+        on_steps: Callable[[Sequence[StepReport]], None] = _nobody_watches,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._open_link = open_link
+        self._row_budget = row_budget
+        self._on_steps = on_steps
+        self._backoff = backoff or Backoff()
+        self._books = Books(queue_capacity)
+        self._all_ended = asyncio.Event()
+        self._link: Link | None = None
+        self._loaded: Loaded | None = None
+        self._loaded_at = 0.0
+        self._last_step_at = time.monotonic()
+        self._rows_running: Mapping[str, int] = {}
+        self._restarts = 0
+        self._restart: asyncio.TimerHandle | None = None
+        self._draining = False
+        # What this turn of the event loop has for the engine.
+        self._new_requests: list[DecodeRequest] = []
+        self._new_cancels: list[int] = []
+        self._flush_is_due = False
+
+    async def start(self) -> Loaded:
+        """Start the engine and wait until it can serve.
+
+        Returns:
+            What became of the models.
+
+        Raises:
+            StartupError: they could not be loaded; the message says why.
+            DrainingError: :meth:`drain` was called before they were.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._first_start: asyncio.Future[Loaded] = self._loop.create_future()
+        self._begin()
+        return await self._first_start
+
+    @property
+    def link(self) -> Link | None:
+        """The link to the engine that lives now."""
+        return self._link
+
+    def not_ready_because(self) -> str | None:
+        """Why no requests are taken now; None where they are."""
+        if self._draining:
+            return "the service is shutting down"
+        if self._loaded is not None:
+            return None
+        if self._restarts > 0 or self._restart is not None:
+            return "the engine died and is being started again"
+        return "the models are being loaded" if self._link is not None else "no engine is running"
+
+    def submit(self, requests: Sequence[DecodeRequest]) -> EventStream:
+        """See :meth:`app.engine.client.EngineClient.submit`."""
+        if self._draining:
+            raise DrainingError("the service is shutting down and takes no more requests")
+        if self._loaded is None:
+            raise NotReadyError(str(self.not_ready_because()))
+        for request in requests:
+            if request.model not in self._loaded.load_seconds:
+                raise ValueError(f"the engine has no model {request.model!r}")
+        stream = self._books.accept(requests)
+        self._new_requests.extend(requests)
+        self._flush_soon()
+        return stream
+
+    def cancel(self, request_ids: Iterable[int]) -> None:
+        """See :meth:`app.engine.client.EngineClient.cancel`."""
+        if dropped := self._books.open_among(request_ids):
+            self._new_cancels.extend(dropped)
+            self._flush_soon()
+
+    def stats(self) -> EngineStats:
+        """See :meth:`app.engine.client.EngineClient.stats`."""
+        names = self._loaded.load_seconds if self._loaded is not None else {}
+        return EngineStats(
+            waiting=self._books.waiting,
+            running=self._books.running,
+            rows_running={**dict.fromkeys(names, 0), **self._rows_running},
+            row_budget=self._row_budget,
+            accepted=self._books.accepted,
+            finished=self._books.finished,
+            failed=self._books.failed,
+            cancelled=self._books.cancelled,
+            restarts=self._restarts,
+            last_step_age_seconds=time.monotonic() - self._last_step_at,
+        )
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """See :meth:`app.engine.client.EngineClient.drain`; the engine ends with it."""
+        self._draining = True
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        if not self._books.are_closed:
+            self._all_ended.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_seconds):
+                    await self._all_ended.wait()
+        self._books.end_all(EndReason.CANCELLED)
+        link, self._link, self._loaded, self._rows_running = self._link, None, None, {}
+        if link is None:
+            return
+        await link.close()
+        if not self._first_start.done():
+            self._first_start.set_exception(DrainingError("the service is shutting down"))
+
+    # ---- to the engine ----
+
+    def _flush_soon(self) -> None:
+        """Send what this turn of the event loop brings in one message."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        orders = Orders(tuple(self._new_requests), tuple(self._new_cancels))
+        self._new_requests.clear()
+        self._new_cancels.clear()
+        if self._loaded is not None and self._link is not None:
+            self._link.send(orders)
+
+    # ---- from the engine ----
+
+    def received(self, message: EngineMessage) -> None:
+        """See :meth:`app.engine.link.LinkListener.received`."""
+        if isinstance(message, Turn):
+            self._take_turn(message)
+        elif isinstance(message, Loaded):
+            self._loaded = message
+            self._loaded_at = self._last_step_at = time.monotonic()
+            if not self._first_start.done():
+                self._first_start.set_result(message)
+            else:
+                logger.warning("the engine is back")
+
+    def _take_turn(self, turn: Turn) -> None:
+        if turn.stepped:
+            self._last_step_at = time.monotonic()
+        self._rows_running = turn.rows_running
+        self._books.start(turn.started)
+        for event in turn.tokens:
+            self._books.deliver(event)
+        for end in turn.ends:
+            self._books.end(end)
+        if self._draining and self._books.are_closed:
+            self._all_ended.set()
+        if turn.steps:
+            self._on_steps(turn.steps)
+
+    def lost(self, reason: str) -> None:
+        """See :meth:`app.engine.link.LinkListener.lost`."""
+        lived_seconds = 0.0 if self._loaded is None else time.monotonic() - self._loaded_at
+        self._link, self._loaded, self._rows_running = None, None, {}
+        self._new_requests.clear()
+        self._new_cancels.clear()
+        failed = self._books.end_all(EndReason.FAILED, _DIED_MESSAGE)
+        self._all_ended.set()
+        if not self._first_start.done():
+            self._first_start.set_exception(StartupError(reason))
+        elif not self._draining:
+            pause = self._backoff.pause_seconds(lived_seconds)
+            logger.error(
+                "%s; %d texts failed with it; it is started again%s",
+                reason,
+                failed,
+                f" in {pause:g} seconds" if pause else "",
+            )
+            self._restart = self._loop.call_later(pause, self._start_again)
+
+    def _start_again(self) -> None:
+        self._restart = None
+        self._restarts += 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self._link = self._open_link(self)
+        try:
+            self._link.start()
+        except OSError as error:
+            self.lost(str(error))

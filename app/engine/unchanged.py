@@ -1,0 +1,41 @@
+"""An engine that is started again must serve what the service began with."""
+
+from collections.abc import Callable, Mapping
+
+from app.engine.host import LoadedModels
+from app.engine.loading import EngineSpec
+from app.exceptions import StartupError
+from models.checkpoint import CheckpointError, read_checkpoint
+
+EngineLoader = Callable[[EngineSpec], LoadedModels]
+"""Loads weights: see :func:`app.engine.loading.load_engine`."""
+
+
+def load_unchanged(
+    loader: EngineLoader, spec: EngineSpec, fingerprints: Mapping[str, str]
+) -> LoadedModels:
+    """Load the models, and refuse a checkpoint that was replaced meanwhile.
+
+    The HTTP process keeps the tokenizers of its own start: with the weights of another
+    checkpoint they would give wrong text, and nobody would be told.
+
+    Args:
+        loader: loads the weights.
+        spec: what to load.
+        fingerprints: what the service's checkpoints must have, by name.
+
+    Raises:
+        StartupError: a checkpoint is damaged or has changed.
+    """
+    loaded = loader(spec)
+    for path in spec.checkpoints:
+        try:
+            info = read_checkpoint(path)
+        except CheckpointError as error:
+            raise StartupError(f"damaged checkpoint: {error}") from error
+        if info.fingerprint != fingerprints[info.name]:
+            raise StartupError(
+                f"checkpoint {info.name} has changed since the service started: start the "
+                "service again to use it"
+            )
+    return loaded

@@ -1,0 +1,150 @@
+"""One step's choices for all rows, brought to the host in one go.
+
+Shape legend: ``N`` rows, ``V`` vocabulary size, ``S`` source positions, ``K`` candidates.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from models.decoding.candidates import most_probable, top_candidates
+from models.decoding.params import DecodingParams
+from models.decoding.sampling import choose_tokens, suppress_special
+from models.placement import on_device
+
+Number = TypeVar("Number", int, float)
+
+
+class RowNeeds(NamedTuple):
+    """What the choice of a row's token depends on, besides its logits.
+
+    Attributes:
+        params: of its request.
+        uniform: its random number in [0, 1); unused where the row is greedy.
+        seen: the tokens in its text, looked at where it has a repetition penalty.
+    """
+
+    params: DecodingParams
+    uniform: float
+    seen: Sequence[int]
+
+
+@dataclass(slots=True)
+class RowKinds:
+    """Which rows need what. A row that stands nowhere here is greedy.
+
+    Attributes:
+        special: rows that sample or have a repetition penalty, with their needs.
+        beam: rows of beam searches.
+        beam_width: K, the widest of these.
+        attended: rows whose attention weights are asked for.
+    """
+
+    special: dict[int, RowNeeds] = field(default_factory=dict)
+    beam: list[int] = field(default_factory=list)
+    beam_width: int = 0
+    attended: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What one step offers to every row.
+
+    Attributes:
+        tokens: the chosen token of each row; of no meaning for a beam's.
+        logprobs: its log-probability, before temperature, penalties and filters.
+        candidates: of each row of a beam, the K best tokens, best first.
+        candidate_logprobs: their log-probabilities.
+        attention: of each row that asked for them, the weights of all source positions.
+    """
+
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    candidates: Mapping[int, Sequence[int]]
+    candidate_logprobs: Mapping[int, Sequence[float]]
+    attention: Mapping[int, Sequence[float]]
+
+
+def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:
+    """Choose for all rows: see :func:`compute_choices`."""
+    parts = compute_choices(logits, attention, kinds)
+    # One transfer brings them all.
+    flat = torch.cat(parts).tolist()
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    values = [flat[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
+    return _unpack(values, kinds, attention is not None)
+
+
+def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> list[Tensor]:
+    """What the device has to say of every row. The host does not wait for it.
+
+    Args:
+        logits: ``[N, V]`` float32; given up to this function, which writes into them.
+        attention: ``[N, S]``, or None.
+        kinds: which rows need what.
+
+    Returns:
+        Tensors of one dimension, in float64, which holds token ids and float32 values exactly:
+        tokens and log-probabilities ``[N]``, then, where rows ask for them, candidates and their
+        log-probabilities, row by row, then attention weights, row by row.
+    """
+    device = logits.device
+    logprobs = torch.log_softmax(logits, dim=-1)
+    tokens = _choose_tokens(logits, kinds)
+    chosen = logprobs.gather(1, tokens[:, None])[:, 0]
+    parts = [tokens.double(), chosen.double()]
+    if kinds.beam:
+        rows = logprobs
+        if len(kinds.beam) < len(logprobs):
+            rows = logprobs.index_select(0, on_device(kinds.beam, device))
+        best, ids = top_candidates(suppress_special(rows), kinds.beam_width)
+        parts += [ids.double().flatten(), best.double().flatten()]
+    if attention is not None and kinds.attended:
+        index = on_device(kinds.attended, device)
+        parts.append(attention.index_select(0, index).double().flatten())
+    return parts
+
+
+def _choose_tokens(logits: Tensor, kinds: RowKinds) -> Tensor:
+    if len(kinds.beam) == len(logits):
+        return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    special = None
+    if kinds.special:
+        rows = on_device(list(kinds.special), logits.device)
+        needs = kinds.special.values()
+        special = choose_tokens(
+            logits.index_select(0, rows),
+            [need.params for need in needs],
+            [need.uniform for need in needs],
+            [need.seen for need in needs],
+        )
+        if len(special) == len(logits):
+            return special
+    tokens = most_probable(suppress_special(logits, in_place=True))
+    return tokens if special is None else tokens.index_copy(0, rows, special)
+
+
+def _unpack(values: list[list[float]], kinds: RowKinds, has_attention: bool) -> Choices:
+    """The parts of the transfer, each to the rows that it belongs to."""
+    tokens, logprobs, *others = values
+    ids, best = (others[0], others[1]) if kinds.beam else ([], [])
+    weights = others[-1] if has_attention and kinds.attended else []
+    return Choices(
+        tokens=list(map(int, tokens)),
+        logprobs=logprobs,
+        candidates=_by_row(kinds.beam, list(map(int, ids))),
+        candidate_logprobs=_by_row(kinds.beam, best),
+        attention=_by_row(kinds.attended, weights),
+    )
+
+
+def _by_row(rows: Sequence[int], values: list[Number]) -> dict[int, list[Number]]:
+    """Values of all rows, one row after the other, by row; nothing where there are none."""
+    if not values:
+        return {}
+    width = len(values) // len(rows)
+    return {row: values[i * width : (i + 1) * width] for i, row in enumerate(rows)}

@@ -1,0 +1,122 @@
+"""The books balance whatever happens."""
+
+import asyncio
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine.books import Books
+from app.engine.request import EndEvent, EndReason, TokensEvent
+from app.exceptions import QueueFullError
+from tests.app.engine.fake_engine import collect, make_request
+
+CAPACITY = 6
+
+
+def check(books: Books) -> None:
+    ended = books.finished + books.failed + books.cancelled
+    assert books.accepted == ended + books.running + books.waiting
+    assert books.running >= 0
+    assert 0 <= books.waiting <= CAPACITY
+    assert books.are_closed is (books.running + books.waiting == 0)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_they_balance_under_any_order_of_events(seed: int) -> None:
+    # Events come for unknown, ended and never started requests, too.
+    choose = random.Random(seed)
+    books = Books(CAPACITY)
+    next_id = 0
+    for _ in range(60):
+        any_id = choose.randrange(next_id + 3)
+        action = choose.randrange(4)
+        if action == 0:
+            requests = [make_request(next_id + i) for i in range(choose.randrange(1, 5))]
+            before = books.waiting
+            fits = before + len(requests) <= CAPACITY
+            try:
+                books.accept(requests)
+                assert fits
+                next_id += len(requests)
+            except QueueFullError:
+                assert not fits
+                assert books.waiting == before
+        elif action == 1:
+            books.start([any_id, any_id])
+        elif action == 2:
+            books.deliver(TokensEvent(any_id, 0, (1,), (-1.0,), None))
+        else:
+            reason = choose.choice(list(EndReason))
+            books.end(EndEvent(any_id, reason, 0.0))
+        check(books)
+    left = books.running + books.waiting
+    assert books.end_all(EndReason.FAILED) == left
+    check(books)
+    assert books.are_closed
+
+
+def test_running_requests_take_no_place_in_the_queue() -> None:
+    books = Books(2)
+    books.accept([make_request(1), make_request(2)])
+    with pytest.raises(QueueFullError, match="no room for 1 more: 2 of 2 places are taken"):
+        books.accept([make_request(3)])
+    books.start([1])
+    books.accept([make_request(3)])
+    assert (books.waiting, books.running) == (2, 1)
+
+
+def test_expired_requests_count_as_cancelled() -> None:
+    books = Books(2)
+    books.accept([make_request(1), make_request(2)])
+    books.end(EndEvent(1, EndReason.EXPIRED, 0.0))
+    books.end(EndEvent(2, EndReason.CANCELLED, 0.0))
+    assert books.cancelled == 2
+
+
+def test_whoever_waits_is_told_of_an_end_without_the_engine() -> None:
+    async def scenario() -> None:
+        books = Books(2)
+        stream = books.accept([make_request(1), make_request(2)])
+        books.start([2])
+        assert books.end_all(EndReason.FAILED, "why") == 2
+        events = await collect(stream)
+        assert [type(event) for event in events] == [EndEvent, EndEvent]
+        for event in events:
+            assert isinstance(event, EndEvent)
+            assert (event.reason, event.message) == (EndReason.FAILED, "why")
+            assert event.queue_seconds >= 0
+
+    asyncio.run(scenario())
+
+
+def test_an_id_in_use_is_a_bug_of_the_caller() -> None:
+    books = Books(8)
+    books.accept([make_request(1)])
+    for requests in ([make_request(1)], [make_request(2), make_request(2)]):
+        with pytest.raises(ValueError, match="already in use"):
+            books.accept(requests)
+    assert books.accepted == 1
+
+
+@pytest.mark.parametrize(("running", "waiting"), [(1, 4), (4, 4), (0, 4), (1, 4_000)])
+def test_retry_after_grows_with_the_queue_and_shrinks_with_what_runs(
+    running: int, waiting: int
+) -> None:
+    now = 100.0
+    books = Books(waiting, clock=lambda: now)
+    # Requests that took 2 seconds each: the mean comes close to that.
+    for request_id in range(100):
+        books.accept([make_request(request_id)])
+        books.start([request_id])
+        now += 2
+        books.end(EndEvent(request_id, EndReason.FINISHED, 0.0))
+    for request_id in range(1_000, 1_000 + running):
+        books.accept([make_request(request_id)])
+        books.start([request_id])
+    books.accept([make_request(request_id) for request_id in range(2_000, 2_000 + waiting)])
+    with pytest.raises(QueueFullError) as caught:
+        books.accept([make_request(9_999)])
+    expected = min(60, max(1, round(2 * waiting / max(1, running))))
+    assert caught.value.retry_after_seconds == expected

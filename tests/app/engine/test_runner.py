@@ -1,0 +1,204 @@
+"""One model's queue, batch and events, over models that do as they are told."""
+
+import itertools
+
+import pytest
+
+from app.engine.request import (
+    DecodeRequest,
+    DecodingParams,
+    EndEvent,
+    EndReason,
+    FinishReason,
+    StepReport,
+    TokensEvent,
+)
+from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
+from models.decoding.params import Emission
+from models.decoding.reference import decode_reference
+from models.precision import set_precision
+from models.vocabulary import EOS_ID
+from tests.app.engine.scripted_models import (
+    FIRST,
+    LAST,
+    CountingModel,
+    ManualClock,
+    counting_request,
+    ends_of,
+    make_runner,
+    run_alone,
+    run_to_end,
+    tokens_of,
+)
+from tests.models.decoding.toy_models import make_model
+
+SAMPLED = DecodingParams(max_new_tokens=9, temperature=1.5, seed=7, num_outputs=3)
+BEAM = DecodingParams(max_new_tokens=9, beam_size=4, num_outputs=2)
+SECONDS_PER_STEP = 10.0
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def test_a_streamed_request_is_told_every_token_when_it_is_chosen() -> None:
+    runner = make_runner(CountingModel())
+    runner.submit(counting_request(1, 3, stream=True))
+    turns = [runner.turn() for _ in range(3)]
+    assert runner.is_idle
+    assert [turn.started for turn in turns] == [[1], [], []]
+    told = [[e.tokens for e in turn.events if isinstance(e, TokensEvent)] for turn in turns]
+    assert told == [[(5,)], [(6,)], [(7,)]]
+    reasons = [e.finish_reason for turn in turns for e in turn.events if isinstance(e, TokensEvent)]
+    assert reasons == [None, None, FinishReason.LENGTH]
+    end = turns[-1].events[-1]
+    assert isinstance(end, EndEvent)
+    assert end.reason is EndReason.FINISHED
+
+
+def test_another_request_is_told_each_output_as_a_whole() -> None:
+    events = run_alone(counting_request(1, 99), CountingModel())
+    tokens, end = events
+    assert isinstance(tokens, TokensEvent)
+    assert tokens.tokens == (*range(FIRST + 1, LAST + 1), EOS_ID)
+    assert len(tokens.logprobs) == len(tokens.tokens)
+    assert tokens.finish_reason is FinishReason.END
+    assert tokens.attention is None
+    assert isinstance(end, EndEvent)
+    events = run_alone(counting_request(1, params=SAMPLED), CountingModel())
+    assert sorted(e.output_index for e in events if isinstance(e, TokensEvent)) == [0, 1, 2]
+
+
+def test_a_beam_search_tells_its_best_hypotheses_at_its_end() -> None:
+    for stream in (False, True):
+        first, second, end = run_alone(
+            counting_request(1, params=BEAM, stream=stream), CountingModel()
+        )
+        assert isinstance(first, TokensEvent)
+        assert isinstance(second, TokensEvent)
+        assert (first.output_index, second.output_index) == (0, 1)
+        assert first.tokens == tuple(range(FIRST + 1, FIRST + 10))
+        assert sum(first.logprobs) > sum(second.logprobs)
+        assert isinstance(end, EndEvent)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "params",
+    [
+        DecodingParams(max_new_tokens=9, return_attention=True),
+        DecodingParams(9, temperature=1.2, seed=5, num_outputs=3, return_attention=True),
+        DecodingParams(9, beam_size=5, num_outputs=3, return_attention=True),
+    ],
+    ids=["greedy", "sampled", "beam"],
+)
+def test_the_events_are_the_references(params: DecodingParams, stream: bool) -> None:
+    model = set_precision(make_model("additive", "lstm", 29), "int8")
+    prompt = (5, 9, 13, 2)
+    events = run_alone(DecodeRequest(3, "model", prompt, params, stream=stream), model)
+    assert isinstance(events[-1], EndEvent)
+    told: dict[int, list[tuple[object, ...]]] = {}
+    for event in events[:-1]:
+        assert isinstance(event, TokensEvent)
+        assert event.attention is not None
+        assert {len(weights) for weights in event.attention} == {len(prompt)}
+        triples = zip(event.tokens, event.logprobs, event.attention, strict=True)
+        told.setdefault(event.output_index, []).extend(triples)
+    reference = list(itertools.chain.from_iterable(decode_reference(model, prompt, params)))
+    assert {index: [tuple(t) for t in output] for index, output in told.items()} == {
+        index: [tuple(t) for e in _of_output(reference, index) for t in e.tokens]
+        for index in range(params.num_outputs)
+    }
+
+
+def _of_output(emissions: list[Emission], index: int) -> list[Emission]:
+    return [emission for emission in emissions if emission.output_index == index]
+
+
+def test_a_turn_reports_its_step() -> None:
+    clock = ManualClock()
+    model = CountingModel(on_step=lambda: setattr(clock, "now", clock.now + SECONDS_PER_STEP))
+    runner = make_runner(model, clock=clock)
+    assert runner.turn().report is None
+    for request_id in range(2):
+        runner.submit(counting_request(request_id))
+    runner.submit(counting_request(2, params=SAMPLED))
+    turn = runner.turn()
+    assert turn.started == [0, 1, 2]
+    assert turn.report == StepReport("model", 5, SECONDS_PER_STEP, positions_read=3)
+    assert runner.turn().report == StepReport("model", 5, SECONDS_PER_STEP)
+
+
+# ---------------------------------------------------------------- times
+
+
+def test_times_are_told_with_the_end() -> None:
+    clock = ManualClock()
+    model = CountingModel(on_step=lambda: setattr(clock, "now", clock.now + SECONDS_PER_STEP))
+    runner = make_runner(model, row_budget=5, clock=clock)
+    runner.submit(counting_request(0, 6))
+    runner.submit(counting_request(1, 6))
+    runner.submit(counting_request(2, params=BEAM))
+    clock.now = 3.0
+    runner.submit(counting_request(3, 12))
+    clock.now = 5.0
+    ends = ends_of(run_to_end(runner))
+    # The beam's rows are free 6 steps later, and admission is due again after 8.
+    first_steps = {1: 0, 3: 0, 2: 2 * ADMISSION_INTERVAL_STEPS}
+    for request_id, submitted_at in ((1, 0.0), (2, 0.0), (3, 3.0)):
+        began_at = 5.0 + first_steps[request_id] * SECONDS_PER_STEP
+        assert ends[request_id].queue_seconds == began_at - submitted_at
+    assert ends[1].first_token_seconds == 5.0 + SECONDS_PER_STEP
+    assert ends[3].first_token_seconds == 2.0 + SECONDS_PER_STEP
+    # A beam search has nothing to show before its end.
+    beam_began_at = 5.0 + first_steps[2] * SECONDS_PER_STEP
+    assert ends[2].first_token_seconds == beam_began_at + 9 * SECONDS_PER_STEP
+
+
+def test_a_request_that_starts_at_time_0_has_not_waited() -> None:
+    clock = ManualClock(0.0)
+    model = CountingModel(on_step=lambda: setattr(clock, "now", clock.now + SECONDS_PER_STEP))
+    runner = make_runner(model, clock=clock)
+    runner.submit(counting_request(1))
+    assert ends_of(run_to_end(runner))[1].queue_seconds == 0.0
+
+
+def test_a_request_that_never_started_has_waited_all_its_time_and_has_no_first_token() -> None:
+    clock = ManualClock()
+    runner = make_runner(CountingModel(), row_budget=1, clock=clock)
+    runner.submit(counting_request(1, 20))
+    runner.submit(counting_request(2, 20))
+    runner.turn()
+    clock.now = 7.0
+    runner.cancel([1, 2])
+    ends = ends_of(runner.turn().events)
+    assert (ends[2].queue_seconds, ends[2].first_token_seconds) == (7.0, None)
+    assert (ends[1].queue_seconds, ends[1].first_token_seconds) == (0.0, 0.0)
+
+
+# ---------------------------------------------------------------- the heartbeat
+
+
+def test_a_beat_is_a_real_step_that_nobody_notices() -> None:
+    model = CountingModel()
+    runner = make_runner(model)
+    runner.submit(counting_request(1, 3, stream=True))
+    events = list(runner.turn().events)
+    runner.beat()
+    assert model.pieces == 2
+    assert model.step_rows == [1, 1]
+    events += run_to_end(runner)
+    assert tokens_of(events, 1) == {0: [5, 6, 7]}
+    model.failure = RuntimeError("boom")
+    with pytest.raises(RuntimeError, match="boom"):
+        runner.beat()
+
+
+def test_warming_up_takes_steps_and_leaves_nothing_behind() -> None:
+    model = CountingModel()
+    runner = make_runner(model)
+    runner.warm_up()
+    assert len(set(model.step_rows)) > 1  # batches of several sizes
+    assert runner.is_idle
+    assert runner.rows == 0
+    runner.submit(counting_request(0))
+    assert tokens_of(run_to_end(runner), 0) == {0: [5, 6, 7]}

@@ -1,0 +1,273 @@
+"""The engine's client over a link that a test works by hand."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from app.engine.link import LinkFactory, LinkListener
+from app.engine.messages import Loaded, Orders, Turn
+from app.engine.request import EndEvent, EndReason, StepReport, TokensEvent
+from app.engine.supervisor import Backoff, SupervisedEngine
+from app.exceptions import DrainingError, NotReadyError, StartupError
+from tests.app.engine.fake_engine import (
+    DEVICE,
+    LOAD_SECONDS,
+    PRECISION,
+    ROW_BUDGET,
+    books_add_up,
+    collect,
+    ends_of,
+    make_request,
+    until,
+)
+
+LOADED = Loaded(DEVICE, PRECISION, LOAD_SECONDS)
+QUICK = {"first_pause_seconds": 0.01, "longest_pause_seconds": 0.02, "stable_after_seconds": 60.0}
+
+
+class HandLink:
+    """A link without an engine."""
+
+    def __init__(self, listener: LinkListener) -> None:
+        self.listener = listener
+        self.sent: list[Orders] = []
+        self.is_closed = False
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def send(self, orders: Orders) -> None:
+        self.sent.append(orders)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class HandLinks:
+    """Makes links, and keeps them."""
+
+    def __init__(self) -> None:
+        self.made: list[HandLink] = []
+
+    def __call__(self, listener: LinkListener) -> HandLink:
+        self.made.append(HandLink(listener))
+        return self.made[-1]
+
+
+class NoRoom(HandLink):
+    def start(self) -> None:
+        raise OSError("no more processes")
+
+
+def make_engine(
+    open_link: LinkFactory, queue_capacity: int = 8, **options: Any
+) -> SupervisedEngine:
+    options.setdefault("backoff", Backoff(**QUICK))
+    return SupervisedEngine(
+        open_link, queue_capacity=queue_capacity, row_budget=ROW_BUDGET, **options
+    )
+
+
+async def start_by_hand(links: HandLinks, **options: Any) -> SupervisedEngine:
+    engine = make_engine(links, **options)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    engine.received(LOADED)
+    assert await starting is LOADED
+    return engine
+
+
+def test_what_one_turn_of_the_event_loop_brings_goes_out_as_one_message() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links)
+        engine.submit([make_request(1), make_request(2)])
+        engine.submit([make_request(3)])
+        engine.cancel([2, 77])
+        assert links.made[0].sent == []
+        await asyncio.sleep(0)
+        requests = tuple(make_request(i) for i in (1, 2, 3))
+        assert links.made[0].sent == [Orders(requests, (2,))]
+        engine.cancel([3])
+        await asyncio.sleep(0)
+        assert links.made[0].sent[1:] == [Orders((), (3,))]
+        engine.cancel([99])
+        await asyncio.sleep(0)
+        assert len(links.made[0].sent) == 2
+
+    asyncio.run(scenario())
+
+
+def test_what_is_for_an_engine_that_died_meanwhile_is_not_for_the_next() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links)
+        stream = engine.submit([make_request(1)])
+        engine.lost("died")
+        assert await ends_of(stream) == {1: EndReason.FAILED}
+        await until(lambda: len(links.made) == 2)
+        engine.received(LOADED)
+        await asyncio.sleep(0.01)
+        assert [link.sent for link in links.made] == [[], []]
+
+    asyncio.run(scenario())
+
+
+def test_turns_fill_the_books_and_reach_their_readers() -> None:
+    async def scenario() -> None:
+        links, watched = HandLinks(), list[StepReport]()
+        engine = await start_by_hand(links, on_steps=watched.extend)
+        stream = engine.submit([make_request(1), make_request(2)])
+        assert engine.stats().rows_running == {"count": 0, "slow": 0}
+        steps = (StepReport("count", 1, 0.5, 3, 1),)
+        token = TokensEvent(1, 0, (7,), (-1.0,), None)
+        engine.received(Turn((1,), (token,), (), steps, {"count": 1}, stepped=True))
+        stats = engine.stats()
+        assert (stats.waiting, stats.running) == (1, 1)
+        assert stats.rows_running == {"count": 1, "slow": 0}
+        assert stats.row_budget == ROW_BUDGET
+        assert watched == list(steps)
+        end = EndEvent(1, EndReason.FINISHED, 0.0)
+        engine.received(Turn(ends=(end, EndEvent(2, EndReason.EXPIRED, 0.0))))
+        assert [type(event) for event in await collect(stream)] == [TokensEvent, EndEvent, EndEvent]
+        stats = engine.stats()
+        assert (stats.accepted, stats.finished, stats.cancelled) == (2, 1, 1)
+        # An event that comes late harms nobody.
+        engine.received(Turn((1,), (token,), (end,)))
+        assert books_add_up(engine)
+
+    asyncio.run(scenario())
+
+
+def test_only_real_steps_are_marks_of_life() -> None:
+    async def scenario() -> None:
+        engine = await start_by_hand(HandLinks())
+        await asyncio.sleep(0.05)
+        engine.received(Turn(stepped=False))
+        assert engine.stats().last_step_age_seconds >= 0.05
+        engine.received(Turn(stepped=True))
+        assert engine.stats().last_step_age_seconds < 0.05
+
+    asyncio.run(scenario())
+
+
+def test_pauses_grow_when_it_dies_soon_and_not_otherwise() -> None:
+    backoff = Backoff(first_pause_seconds=1, longest_pause_seconds=5, stable_after_seconds=30)
+    assert [backoff.pause_seconds(lived) for lived in (0, 1, 29, 2, 0, 0)] == [0, 1, 2, 4, 5, 5]
+    assert [backoff.pause_seconds(lived) for lived in (30, 0, 31)] == [0, 1, 0]
+
+
+def test_the_truth_while_it_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = make_engine(links)
+        assert engine.not_ready_because() == "no engine is running"
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)
+        assert engine.not_ready_because() == "the models are being loaded"
+        engine.received(LOADED)
+        await starting
+        assert engine.not_ready_because() is None
+        engine.received(Turn(rows_running={"count": 3}))
+        engine.lost("the engine's process was ended by SIGKILL")
+        assert sum(engine.stats().rows_running.values()) == 0
+        away = "the engine died and is being started again"
+        assert engine.not_ready_because() == away
+        with pytest.raises(NotReadyError, match=away):
+            engine.submit([make_request(1)])
+        await until(lambda: len(links.made) == 2)
+        assert engine.not_ready_because() == away
+        engine.received(LOADED)
+        assert engine.not_ready_because() is None
+        assert engine.stats().restarts == 1
+        engine.submit([make_request(1)])
+        await engine.drain(0)
+        assert engine.not_ready_because() == "the service is shutting down"
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(scenario())
+    assert "ended by SIGKILL; 0 texts failed with it; it is started again" in caplog.text
+
+
+def test_a_machine_without_room_is_tried_again() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        full = True
+
+        def open_link(listener: LinkListener) -> HandLink:
+            return NoRoom(listener) if full else links(listener)
+
+        with pytest.raises(StartupError, match="no more processes"):
+            await make_engine(open_link).start()
+        full = False
+        engine = make_engine(open_link)
+        starting = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)
+        engine.received(LOADED)
+        await starting
+        full = True
+        engine.lost("died")
+        await until(lambda: engine.stats().restarts >= 2)
+        full = False
+        await until(lambda: len(links.made) == 2)
+        engine.received(LOADED)
+        assert engine.not_ready_because() is None
+
+    asyncio.run(scenario())
+
+
+def test_draining_while_it_is_away_starts_nothing_more() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links)
+        engine.lost("died")
+        await engine.drain(1)
+        await asyncio.sleep(0.05)
+        assert len(links.made) == 1
+        with pytest.raises(DrainingError):
+            engine.submit([make_request(1)])
+
+    asyncio.run(scenario())
+
+
+def test_draining_an_engine_that_answers_nothing_tells_everyone() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links)
+        stream = engine.submit([make_request(1), make_request(2)])
+        engine.received(Turn(started=(1,)))
+        await engine.drain(0.01)
+        assert await ends_of(stream) == {1: EndReason.CANCELLED, 2: EndReason.CANCELLED}
+        assert links.made[0].is_closed
+        assert books_add_up(engine)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_dies_while_it_drains_is_not_started_again() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links)
+        stream = engine.submit([make_request(1)])
+        draining = asyncio.create_task(engine.drain(20))
+        await asyncio.sleep(0)
+        engine.lost("died")
+        assert await ends_of(stream) == {1: EndReason.FAILED}
+        await draining
+        await asyncio.sleep(0.02)
+        assert len(links.made) == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_was_never_started() -> None:
+    async def scenario() -> None:
+        engine = make_engine(HandLinks())
+        with pytest.raises(NotReadyError):
+            engine.submit([make_request(1)])
+        engine.cancel([1])
+        await engine.drain(0)
+
+    asyncio.run(scenario())

@@ -1,0 +1,219 @@
+"""One request in the batch, fed with choices written by hand."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from models.decoding.choice import Choices, RowKinds
+from models.decoding.params import DecodingParams, Emission, FinishReason, GeneratedToken
+from models.decoding.running import DecodingTask, Running
+from models.decoding.sampling import uniform_number
+from models.tokenizers import EOS_ID
+
+FIRST = 10
+"""Where the request's rows begin in the batch: others stand before them."""
+
+
+def start(
+    params: DecodingParams, *, stream: bool = False, continues_prompt: bool = True
+) -> Running:
+    task = DecodingTask(3, (1, 8, 9), params, stream)
+    running = Running(task, continues_prompt)
+    running.first_row = FIRST
+    return running
+
+
+def chosen(
+    tokens: Sequence[int],
+    attention: Sequence[Sequence[float]] = (),
+    logprob: float | None = None,
+) -> Choices:
+    """Tokens of the request's rows, each with a log-probability of its own or all with this."""
+    others = [0] * FIRST
+    return Choices(
+        tokens=[*others, *tokens],
+        logprobs=[0.0] * FIRST
+        + [-float(token) if logprob is None else logprob for token in tokens],
+        candidates={},
+        candidate_logprobs={},
+        attention=dict(enumerate(attention, start=FIRST)),
+    )
+
+
+def offered(rows: Sequence[Mapping[int, float]]) -> Choices:
+    """Candidates of the request's rows, best first."""
+    last = [list(row.values())[-1] for row in rows]  # not a number where any is not
+    return Choices(
+        tokens=[0] * (FIRST + len(rows)),
+        logprobs=[*[math.nan] * FIRST, *last],
+        candidates={FIRST + i: list(row) for i, row in enumerate(rows)},
+        candidate_logprobs={FIRST + i: list(row.values()) for i, row in enumerate(rows)},
+        attention={},
+    )
+
+
+def made(*tokens: int) -> tuple[GeneratedToken, ...]:
+    return tuple(GeneratedToken(token, -float(token)) for token in tokens)
+
+
+# ---------------------------------------------------------------- greedy and sampled outputs
+
+
+def test_a_stream_tells_every_token() -> None:
+    running = start(DecodingParams(3), stream=True)
+    assert running.advance(chosen([5])) == [Emission(0, made(5), None)]
+    assert (running.parents, running.inputs) == ([FIRST], [5])
+    assert running.advance(chosen([6])) == [Emission(0, made(6), None)]
+    assert running.advance(chosen([7])) == [Emission(0, made(7), FinishReason.LENGTH)]
+    assert not running.rows
+
+
+def test_without_a_stream_an_output_is_told_as_a_whole() -> None:
+    running = start(DecodingParams(9))
+    assert running.advance(chosen([5])) == []
+    assert running.advance(chosen([6])) == []
+    assert running.advance(chosen([EOS_ID])) == [Emission(0, made(5, 6, 2), FinishReason.END)]
+    assert not running.rows
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_outputs_leave_one_by_one(stream: bool) -> None:
+    running = start(DecodingParams(3, temperature=1.0, num_outputs=3), stream=stream)
+    assert running.reserved_rows == 3
+    first = running.advance(chosen([5, EOS_ID, 7]))
+    assert Emission(1, made(2), FinishReason.END) in first
+    assert (running.parents, running.inputs) == ([FIRST, FIRST + 2], [5, 7])
+    assert running.reserved_rows == 2
+    second = running.advance(chosen([EOS_ID, 8]))
+    assert second[0] == Emission(0, made(2) if stream else made(5, 2), FinishReason.END)
+    assert (running.parents, running.inputs) == ([FIRST + 1], [8])
+    (last,) = running.advance(chosen([9]))
+    assert last == Emission(2, made(9) if stream else made(7, 8, 9), FinishReason.LENGTH)
+    assert running.reserved_rows == 0
+
+
+def test_attention_behind_the_source_is_cut_off() -> None:
+    running = start(DecodingParams(2, return_attention=True))
+    running.advance(chosen([5], [[0.5, 0.25, 0.25, 0.0, 0.0]]))
+    (emission,) = running.advance(chosen([6], [[0.0, 0.0, 1.0, 0.0]]))
+    assert [token.attention for token in emission.tokens] == [(0.5, 0.25, 0.25), (0.0, 0.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("params", "choices"),
+    [
+        (DecodingParams(5, temperature=1.0, num_outputs=2), chosen([5, 6], logprob=math.nan)),
+        (DecodingParams(5, beam_size=2), offered([{5: math.nan, 6: math.nan}])),
+        (DecodingParams(5, beam_size=2), offered([{0: -math.inf, 1: -math.inf}])),
+    ],
+)
+def test_what_is_no_number_ends_the_request(params: DecodingParams, choices: Choices) -> None:
+    running = start(params)
+    assert running.advance(choices) == []
+    assert running.failure == "the model's probabilities are not numbers"
+    assert not running.rows
+    assert running.parents == running.inputs == []
+
+
+def test_one_hypothesis_that_is_no_number_ends_the_whole_search() -> None:
+    running = start(DecodingParams(5, beam_size=2))
+    running.advance(offered([{5: -1.0, 6: -2.0}]))
+    assert not running.failure
+    assert running.advance(offered([{7: -1.0, 8: -1.0}, {0: -math.inf, 9: math.nan}])) == []
+    assert running.failure
+
+
+# ---------------------------------------------------------------- what rows need
+
+
+def kinds_of(running: Running) -> RowKinds:
+    kinds = RowKinds()
+    running.describe_rows(kinds)
+    return kinds
+
+
+def test_a_greedy_row_needs_nothing() -> None:
+    assert kinds_of(start(DecodingParams(3))) == RowKinds()
+
+
+def test_sampled_rows_need_a_number_each() -> None:
+    params = DecodingParams(9, temperature=1.0, seed=41, num_outputs=3)
+    running = start(params)
+    running.advance(chosen([5, EOS_ID, 7]))
+    needs = kinds_of(running).special
+    assert {row: need.uniform for row, need in needs.items()} == {
+        FIRST: uniform_number(41, 1),
+        FIRST + 1: uniform_number(43, 1),  # of output 2, which has moved up
+    }
+    assert all(need.params is params for need in needs.values())
+
+
+@pytest.mark.parametrize(("continues_prompt", "before"), [(True, [1, 8, 9]), (False, [])])
+def test_a_penalty_needs_the_text(continues_prompt: bool, before: list[int]) -> None:
+    params = DecodingParams(9, repetition_penalty=1.2, num_outputs=2)
+    running = start(params, continues_prompt=continues_prompt)
+    running.advance(chosen([5, 6]))
+    running.advance(chosen([7, 7]))
+    needs = kinds_of(running).special
+    assert {row: list(need.seen) for row, need in needs.items()} == {
+        FIRST: [*before, 5, 7],
+        FIRST + 1: [*before, 6, 7],
+    }
+
+
+def test_beam_rows_need_as_many_candidates_as_the_beam_is_wide() -> None:
+    running = start(DecodingParams(9, beam_size=3, return_attention=True))
+    assert kinds_of(running) == RowKinds(beam=[FIRST], beam_width=3, attended=[FIRST])
+    running.advance(offered([{5: -1.0, 6: -2.0, 7: -3.0}]))
+    kinds = RowKinds(beam=[0], beam_width=8)
+    running.describe_rows(kinds)
+    assert (kinds.beam, kinds.beam_width) == ([0, FIRST, FIRST + 1, FIRST + 2], 8)
+
+
+# ---------------------------------------------------------------- beams
+
+
+def test_a_beam_by_hand() -> None:
+    running = start(DecodingParams(3, beam_size=2, num_outputs=2, length_penalty=0.0))
+    assert running.reserved_rows == 2
+    assert running.advance(offered([{5: -0.5, 6: -1.0}])) == []
+    assert (running.parents, running.inputs) == ([FIRST, FIRST], [5, 6])
+    # The second hypothesis ends at -1.1; the first goes on at -1.5.
+    assert running.advance(offered([{7: -1.0, 8: -2.0}, {EOS_ID: -0.1, 8: -3.0}])) == []
+    assert (running.parents, running.inputs) == ([FIRST], [7])
+    assert running.reserved_rows == 1
+    best, second = running.advance(offered([{9: -0.25, 4: -9.0}]))
+    assert (best.output_index, best.finish_reason) == (0, FinishReason.END)
+    assert best.tokens == (GeneratedToken(6, -1.0), GeneratedToken(EOS_ID, -0.1))
+    assert (second.output_index, second.finish_reason) == (1, FinishReason.LENGTH)
+    assert [token.token for token in second.tokens] == [5, 7, 9]
+    assert running.rows == []
+
+
+def test_a_beam_stops_when_none_can_win_any_more() -> None:
+    running = start(DecodingParams(100, beam_size=2, length_penalty=0.0))
+    (emission,) = running.advance(offered([{EOS_ID: -0.1, 5: -2.5}]))
+    assert emission == Emission(0, (GeneratedToken(EOS_ID, -0.1),), FinishReason.END)
+    assert running.rows == []
+
+
+def test_a_request_that_stays_keeps_its_rows() -> None:
+    running = start(DecodingParams(9, temperature=1.0, num_outputs=2))
+    running.advance(chosen([5, 6]))
+    running.first_row = 4
+    running.keep_all()
+    assert running.parents == [4, 5]
+    assert running.inputs == [5, 6]
+    running.drop()
+    assert not running.rows
+    assert running.parents == running.inputs == []
+
+
+def test_a_dropped_task_takes_no_rows() -> None:
+    task = DecodingTask(3, (1,), DecodingParams(9, beam_size=4, num_outputs=2))
+    assert (task.rows, task.first_rows) == (4, 1)
+    assert task.dropped().rows == 0
+    assert task.dropped().key != 3
+    sampled = DecodingTask(3, (1,), DecodingParams(9, temperature=1.0, num_outputs=3))
+    assert (sampled.rows, sampled.first_rows) == (3, 3)
