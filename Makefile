@@ -42,7 +42,7 @@ fix: $(VENV)/dev.stamp ## mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp ## run the benchmarks
+bench: $(VENV)/bench.stamp ## run a benchmark: make bench ARGS=serving
 ifneq ($(wildcard benchmarks/__main__.py),)
 	$(BIN)/python -m benchmarks $(ARGS)
 else
@@ -93,7 +93,8 @@ $(VENV)/torch.stamp: constraints.txt | $(BIN)/python
 
 $(VENV)/train.stamp: EXTRAS := [train]
 $(VENV)/dev.stamp: EXTRAS := [train,dev]
-$(VENV)/serve.stamp $(VENV)/train.stamp $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+$(VENV)/bench.stamp: EXTRAS := [train,bench]
+$(VENV)/serve.stamp $(VENV)/train.stamp $(VENV)/dev.stamp $(VENV)/bench.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "Installing gatehouse$(EXTRAS) ..."
 	@$(PIP) --quiet install --constraint constraints.txt --editable '.$(EXTRAS)'
 	@touch $@

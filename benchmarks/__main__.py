@@ -6,9 +6,9 @@ Each prints a table for people and ends in one line of JSON for machines.
 import argparse
 import sys
 
-from benchmarks import book, quality
+from benchmarks import book, decode, quality, serving
 
-BENCHMARKS = {"book": book, "quality": quality}
+BENCHMARKS = {"book": book, "decode": decode, "quality": quality, "serving": serving}
 
 
 def main() -> int:

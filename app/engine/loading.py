@@ -71,7 +71,7 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
     if device.type == "cuda":
         _keep_float32_exact()
         capture = CudaCapture(device)
-    torch.set_num_threads(spec.num_threads or default_threads())
+    torch.set_num_threads(spec.num_threads or default_threads(available_cores()))
     runners: list[Runner] = []
     load_seconds: dict[str, float] = {}
     for folder in spec.checkpoints:
@@ -96,9 +96,16 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
     return LoadedEngine(Engine(runners), str(device), precision, load_seconds)
 
 
-def default_threads() -> int:
-    """One less than the processor has cores, which leaves one for the HTTP side; at most 8."""
-    return min(max((os.cpu_count() or 1) - 1, 1), _MOST_THREADS)
+def available_cores() -> int:
+    """Cores that this process may use: a container or ``taskset`` may leave it a few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_threads(cores: int) -> int:
+    """One thread less than there are cores, which leaves one for the HTTP side; at most 8."""
+    return min(max(cores - 1, 1), _MOST_THREADS)
 
 
 def _can_decode(info: CheckpointInfo) -> bool:

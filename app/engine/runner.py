@@ -156,6 +156,7 @@ class Runner:
         for request_id in result.complete:
             self._leave(request_id, EndReason.FINISHED)
         for request_id, message in result.failed.items():
+            logger.error("model %s failed at request %d: %s", self.name, request_id, message)
             self._leave(request_id, EndReason.FAILED, message)
         return StepReport(
             self.name,

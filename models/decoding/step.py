@@ -185,8 +185,8 @@ class BatchedDecoder:
     @torch.inference_mode()
     def step(self) -> StepResult:
         """Read for a while, then advance every row by one token."""
-        self._read()
         result = StepResult(positions_read=self._positions_read)
+        self._read(result)
         self._positions_read = 0
         if self._state is None:
             return result
@@ -247,7 +247,7 @@ class BatchedDecoder:
             running.first_row = first
             first += len(running.rows)
 
-    def _read(self) -> None:
+    def _read(self, result: StepResult) -> None:
         """Some pieces of what is being read, turn by turn; what is read to its end joins."""
         for _ in range(PIECES_PER_STEP):
             if not self._arrivals:
@@ -257,6 +257,10 @@ class BatchedDecoder:
                 next(arrival.reading)
             except StopIteration as stop:
                 self._join(arrival.tasks, *stop.value)
+            except Exception as error:  # those who run have nothing to do with it
+                message = f"{type(error).__name__}: {error}"
+                tasks = [task for task in arrival.tasks if not task.is_dropped]
+                result.failed.update((task.key, message) for task in tasks)
             else:
                 self._arrivals.append(arrival)
 

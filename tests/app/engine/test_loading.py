@@ -11,7 +11,7 @@ import torch
 
 from app.engine import loading
 from app.engine.engine import Engine
-from app.engine.loading import EngineSpec, default_threads, load_engine
+from app.engine.loading import EngineSpec, available_cores, default_threads, load_engine
 from app.engine.request import DecodeRequest, DecodingParams, EndReason, Event
 from app.exceptions import StartupError
 from models.checkpoint import load_model, read_checkpoint
@@ -141,15 +141,21 @@ def test_threads_are_as_many_as_asked_for() -> None:
     load_engine(EngineSpec((), "cpu", "auto", 3, 16))
     assert torch.get_num_threads() == 3
     load_engine(EngineSpec((), "cpu", "auto", None, 16))
-    assert torch.get_num_threads() == default_threads()
+    assert torch.get_num_threads() == default_threads(available_cores())
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(None, 1), (1, 1), (2, 1), (4, 3), (64, 8)])
-def test_one_core_is_left_for_the_http_side(
-    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert default_threads() == threads
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (64, 8)])
+def test_one_core_is_left_for_the_http_side(cores: int, threads: int) -> None:
+    assert default_threads(cores) == threads
+
+
+def test_cores_that_are_not_ours_do_not_count() -> None:
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 @pytest.fixture

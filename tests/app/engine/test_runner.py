@@ -128,6 +128,19 @@ def test_a_turn_reports_its_step() -> None:
     assert runner.turn().report == StepReport("model", 5, SECONDS_PER_STEP)
 
 
+def test_a_turn_reports_the_padding_that_attention_looks_at() -> None:
+    runner = make_runner(set_precision(make_model("dot", "gru", 29), "int8"))
+    for request_id, length in enumerate((5, 20, 3)):
+        source = (7,) * (length - 1) + (EOS_ID,)
+        runner.submit(DecodeRequest(request_id, "model", source, DecodingParams(9, beam_size=2)))
+    report = None
+    while report is None or not report.rows:
+        report = runner.turn().report
+    # Sources are padded to 16 or 32 positions.
+    assert report.positions_attended == 16 + 32 + 16
+    assert report.padding_attended == 11 + 12 + 13
+
+
 # ---------------------------------------------------------------- times
 
 

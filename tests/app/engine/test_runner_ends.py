@@ -210,8 +210,13 @@ def test_a_model_that_raises_fails_what_runs_and_goes_on(
     failed = {number for number, end in ends.items() if end.reason is EndReason.FAILED}
     assert {ends[number].message for number in failed} == {"RuntimeError: boom"}
     if where == "step":
+        # Whose fault it was cannot be known.
         assert failed == {0, 1, 2}
         assert tokens_of(events, 3) == {0: list(range(5, 13))}
+    else:
+        # Those who run have nothing to do with it.
+        assert failed == {3}
+        assert {ends[number].reason for number in (0, 1)} == {EndReason.FINISHED}
     runner.submit(counting_request(9))
     assert tokens_of(run_to_end(runner), 9) == {0: [5, 6, 7]}
     assert runner.rows == 0

@@ -1,0 +1,369 @@
+"""Offline decoding by rows and precision, beside the least that a step could take.
+
+All rows are kept busy: as requests end, others join, admitted as the engine admits them. The
+prompts are real sentences, and the texts are as long as the model makes them (translations) or
+as another sentence is. Everything runs on one thread, whose processor time counts: what other
+programs take of the processor meanwhile does not.
+
+A step's floor is what no implementation of it can do without: the int8 products of its weights
+for as many rows, one pass over the logits, and one pass over the encoded sources.
+"""
+
+import argparse
+import itertools
+import operator
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
+from benchmarks.report import finish, markdown_table
+from benchmarks.subjects import Subject, all_subjects
+from models.cells import RecurrentCell
+from models.decoding.running import DecodingTask
+from models.decoding.step import BatchedDecoder
+from models.encoder_decoder import Reading, StepModel, StepOutput
+from models.language_model import LanguageModel
+from models.precision import Precision, set_precision
+from models.seq2seq import Seq2Seq
+from models.state import DecodeState
+
+SENTENCES = Path(__file__).parent / "data" / "sentences.txt"
+ROWS = (1, 8, 64, 128, 256)
+QUICK_ROWS = (1, 64)
+PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "float32")
+BEAM_SIZES = (1, 4)
+WARM_UP_LIMIT = 3
+"""The rows are let go apart, which they begin together, for so many times the seconds at most."""
+WINDOWS = 5
+"""Parts of a measurement, whose median counts: others may disturb some."""
+FLOOR_REPEATS = 10
+
+
+# ---------------------------------------------------------------- how fast it is decoded
+
+
+class TimedModel:
+    """A model that notes how long it reads.
+
+    Args:
+        model: the real one.
+
+    Attributes:
+        reading_seconds: in all.
+    """
+
+    def __init__(self, model: StepModel) -> None:
+        self._model = model
+        self.vocabulary_size = model.vocabulary_size
+        self.continues_prompt = model.continues_prompt
+        self.reading_seconds = 0.0
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """See :class:`StepModel`."""
+        reading = self._model.read(prompts)
+        while True:
+            began = time.thread_time()
+            try:
+                next(reading)
+            except StopIteration as stop:
+                result: tuple[Tensor, DecodeState] = stop.value
+                return result
+            finally:
+                self.reading_seconds += time.thread_time() - began
+            yield
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :class:`StepModel`."""
+        return self._model.step(tokens, state)
+
+
+@dataclass
+class Tally:
+    """What a stretch of steps brought.
+
+    Attributes:
+        seconds: in all.
+        tokens: of the outputs that were completed.
+        step_seconds: of each step, what was spent on reading left out.
+        rows: that advanced in these steps.
+        positions: source positions of their requests, padding left out.
+    """
+
+    seconds: float = 0.0
+    tokens: int = 0
+    step_seconds: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+
+
+class Drive:
+    """Keeps the rows of a batched decoder busy.
+
+    Args:
+        model: to decode with.
+        tasks: what to decode, without end.
+        rows: of the batch.
+        beam_size: of every task.
+    """
+
+    def __init__(
+        self, model: StepModel, tasks: Iterator[DecodingTask], rows: int, beam_size: int
+    ) -> None:
+        self._model = TimedModel(model)
+        self._decoder = BatchedDecoder(self._model)
+        self._tasks, self._rows, self._width = tasks, rows, beam_size
+        self._lengths: dict[int, int] = {}
+        self._running: set[int] = set()
+        self._completed = 0
+        self._steps = 0
+
+    @property
+    def reading_seconds(self) -> float:
+        """Spent on prompts and sources, in all."""
+        return self._model.reading_seconds
+
+    def step(self, tally: Tally) -> None:
+        """Admit when it is time, make a step, and note it."""
+        joining: list[DecodingTask] = []
+        began = time.thread_time()
+        if self._steps % ADMISSION_INTERVAL_STEPS == 0 or not self._decoder.rows:
+            room = (self._rows - self._decoder.rows) // self._width
+            joining = list(itertools.islice(self._tasks, room))
+        self._steps += 1
+        read_before = self.reading_seconds
+        self._decoder.admit(joining)
+        result = self._decoder.step()
+        seconds = time.thread_time() - began
+        self._lengths.update((task.key, len(task.prompt)) for task in joining)
+        self._running.update(result.begun)
+        tally.seconds += seconds
+        for emissions in result.emissions.values():
+            tally.tokens += sum(len(emission.tokens) for emission in emissions)
+        if result.rows:
+            tally.step_seconds.append(seconds - (self.reading_seconds - read_before))
+            tally.rows.append(result.rows)
+            tally.positions.append(sum(self._lengths[key] for key in self._running))
+        self._running.difference_update(result.complete)
+        self._completed += len(result.complete)
+
+    def warm_up(self, limit_seconds: float) -> None:
+        """Go on until as many requests have ended as began together."""
+        tally = Tally()
+        while self._completed < self._rows // self._width and tally.seconds < limit_seconds:
+            self.step(tally)
+
+    def run(self, seconds: float) -> Tally:
+        """Go on for so long."""
+        tally = Tally()
+        while tally.seconds < seconds or not tally.step_seconds:
+            self.step(tally)
+        return tally
+
+
+# ---------------------------------------------------------------- how fast it could be
+
+
+def step_weights(model: LanguageModel | Seq2Seq) -> list[Tensor]:
+    """The shapes ``[O, I]`` of all that a step multiplies rows with, filled with int8.
+
+    Args:
+        model: in float32.
+    """
+    stepping: nn.Module = model
+    other: set[nn.Module] = set()
+    if isinstance(model, Seq2Seq):
+        stepping = model.decoder
+        for name, module in stepping.named_modules():
+            # These work on sources, not on rows.
+            if name.startswith("bridge.") or name.endswith(("key_projection", "attention.score")):
+                other.add(module)
+    shapes = []
+    for module in stepping.modules():
+        if isinstance(module, RecurrentCell):
+            shapes += [weight.shape for weight, _ in module.products()]
+        elif isinstance(module, nn.Linear) and module not in other:
+            shapes.append(module.weight.shape)
+    return [_random_int8(*shape) for shape in shapes]
+
+
+def _random_int8(*shape: int) -> Tensor:
+    return torch.randint(-127, 128, shape, dtype=torch.int8)
+
+
+def floor_seconds(
+    weights: Sequence[Tensor], rows: int, vocabulary_size: int, memory_shape: tuple[int, int]
+) -> float:
+    """The least that a step could take.
+
+    Args:
+        weights: see :func:`step_weights`.
+        rows: N.
+        vocabulary_size: of the logits.
+        memory_shape: positions of all running sources together, and numbers of each.
+    """
+    products = [(_random_int8(rows, weight.shape[1]), weight.t()) for weight in weights]
+    logits, memory = torch.randn(rows, vocabulary_size), torch.randn(memory_shape)
+    times = []
+    for _ in range(FLOOR_REPEATS):
+        began = time.thread_time()
+        for left, right in products:
+            torch._int_mm(left, right)
+        logits.amax(-1)
+        if memory.numel():
+            memory.sum(0)
+        times.append(time.thread_time() - began)
+    return statistics.median(times)
+
+
+# ---------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the table.
+
+    Attributes:
+        model: the subject.
+        precision: what it computed in.
+        beam_size: 1 is greedy.
+        rows: of the batch.
+        rows_running: of these, on average; a request that ends leaves its rows empty for a while.
+        tokens_per_second: of the outputs, reading included.
+        step_ms: a step without what it reads, in milliseconds.
+        floor_ms: the least that such a step could take.
+        ratio: of the two.
+        reading_share: of the time that is spent on prompts and sources.
+    """
+
+    model: str
+    precision: str
+    beam_size: int
+    rows: int
+    rows_running: float
+    tokens_per_second: float
+    step_ms: float
+    floor_ms: float
+    ratio: float
+    reading_share: float
+
+    def cells(self) -> list[str]:
+        """The line."""
+        decoding = "greedy" if self.beam_size == 1 else f"beam {self.beam_size}"
+        return [
+            self.model,
+            decoding,
+            self.precision,
+            f"{self.rows}",
+            f"{self.rows_running:.1f}",
+            f"{self.tokens_per_second:,.0f}",
+            f"{self.step_ms:.2f}",
+            f"{self.floor_ms:.2f}",
+            f"{self.ratio:.2f}",
+            f"{self.reading_share:.0%}",
+        ]
+
+
+HEADER = [
+    "model", "decoding", "precision", "rows", "running", "tokens/s", "ms/step", "floor ms", "ratio",
+    "reading",
+]  # fmt: skip
+
+
+class Bench:
+    """A model in one precision, to be measured in several ways.
+
+    Args:
+        subject: the model and what it is asked for.
+        precision: what it computes in.
+    """
+
+    def __init__(self, subject: Subject, precision: Precision) -> None:
+        self._subject, self._precision = subject, precision
+        model = subject.build()
+        self._weights = step_weights(model)
+        has_memory = isinstance(model, Seq2Seq) and model.config.decoder != "context"
+        # Of each source position, a key and a value.
+        self._memory_numbers = 2 * model.config.hidden_size if has_memory else 0
+        self._model = set_precision(model, precision)
+
+    def measure(self, beam_size: int, rows: int, seconds: float) -> Record:
+        """Decode for some seconds, and measure the floor every now and then."""
+        drive = Drive(self._model, self._subject.tasks(beam_size), rows, beam_size)
+        drive.warm_up(WARM_UP_LIMIT * seconds)
+        read_before = drive.reading_seconds
+        tallies: list[Tally] = []
+        floors: list[float] = []
+        for _ in range(WINDOWS):
+            tallies.append(drive.run(seconds / WINDOWS))
+            floors.append(self._floor_seconds(tallies[-1]))
+        steps = [statistics.median(tally.step_seconds) for tally in tallies]
+        reading_seconds = drive.reading_seconds - read_before
+        return Record(
+            model=self._subject.name,
+            precision=self._precision,
+            beam_size=beam_size,
+            rows=rows,
+            rows_running=round(statistics.mean(statistics.mean(t.rows) for t in tallies), 1),
+            tokens_per_second=round(statistics.median(t.tokens / t.seconds for t in tallies)),
+            step_ms=round(1e3 * statistics.median(steps), 3),
+            floor_ms=round(1e3 * statistics.median(floors), 3),
+            # Of each part alone: a processor that slows down slows both.
+            ratio=round(statistics.median(map(operator.truediv, steps, floors)), 2),
+            reading_share=round(reading_seconds / sum(tally.seconds for tally in tallies), 3),
+        )
+
+    def _floor_seconds(self, tally: Tally) -> float:
+        """Of the steps of a tally."""
+        rows, positions = statistics.mean(tally.rows), statistics.mean(tally.positions)
+        memory_shape = (round(positions), self._memory_numbers)
+        return floor_seconds(self._weights, round(rows), self._model.vocabulary_size, memory_shape)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="some of them (default: all)")
+    parser.add_argument("--precisions", nargs="+", choices=get_args(Precision), default=PRECISIONS)
+    parser.add_argument("--rows", nargs="+", type=int, help=f"default: {ROWS}")
+    parser.add_argument("--beams", nargs="+", type=int, default=BEAM_SIZES, help="1 is greedy")
+    parser.add_argument("--seconds", type=float, default=0.6, help="of one measurement")
+    parser.add_argument("--sentences", type=Path, default=SENTENCES, help="a text, one a line")
+    parser.add_argument("--quick", action="store_true", help="a rough look, in a fifth of the time")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print.
+
+    Returns:
+        The exit status.
+    """
+    torch.set_num_threads(1)
+    lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
+    sentences = [line for line in lines if line.strip()]
+    random.Random(0).shuffle(sentences)
+    subjects = {subject.name: subject for subject in all_subjects(sentences)}
+    names = arguments.models or list(subjects)
+    if unknown := [name for name in names if name not in subjects]:
+        raise SystemExit(f"there is no model {unknown[0]!r} here: choose of {', '.join(subjects)}")
+    widths = arguments.rows or (QUICK_ROWS if arguments.quick else ROWS)
+    seconds = 0.3 if arguments.quick else arguments.seconds
+    records = []
+    for name, precision in itertools.product(names, arguments.precisions):
+        print(f"measuring {name} in {precision} ...", file=sys.stderr, flush=True)
+        bench = Bench(subjects[name], precision)
+        records += [
+            bench.measure(beam_size, max(rows, beam_size), seconds)
+            for beam_size in arguments.beams
+            for rows in widths
+        ]
+    print(markdown_table(HEADER, [record.cells() for record in records]), end="\n\n")
+    finish("decode", {"seconds": seconds, "records": [asdict(record) for record in records]})
+    return 0
