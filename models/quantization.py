@@ -26,6 +26,9 @@ LEVELS = 127
 MAX_EXACT_TERMS = 2**24 // LEVELS**2
 """float32 holds every integer up to 2^24: so many products of two values may be added in it."""
 _TINY = 1e-30
+_VECTORS = 32
+_ONE_THREADS_SHARE = 2**15
+"""Numbers that PyTorch does not divide among threads (its grain size)."""
 _WEIGHT_UNITS = 2.0**16
 _MASS_UNITS = 2.0**20
 
@@ -161,18 +164,11 @@ class Int8LinearPair(nn.Module):
 
 
 class StableSigmoid(nn.Module):
-    """The sigmoid, the same bits wherever in a tensor a number stands.
-
-    ``torch.sigmoid`` computes vectors of 16 numbers, two at a time, and what is left over at the
-    end of a thread's share by another formula. Where no row leaves anything over it is four
-    times as fast as 1 / (1 + e^-x), whose operations round alike everywhere.
-    """
+    """The sigmoid, the same bits wherever in a tensor a number stands."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Any shape."""
-        if _leaves_nothing_over(inputs.shape[-1]):
-            return torch.sigmoid(inputs)
-        return inputs.neg().exp_().add_(1).reciprocal_()
+        return _stable_sigmoid(inputs)
 
 
 class StableTanh(nn.Module):
@@ -180,16 +176,26 @@ class StableTanh(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Any shape."""
-        doubled = inputs * 2
-        if _leaves_nothing_over(inputs.shape[-1]):
-            return doubled.sigmoid_().mul_(2).sub_(1)
-        return doubled.neg_().exp_().add_(1).reciprocal_().mul_(2).sub_(1)
+        return _stable_sigmoid(inputs * 2).mul_(2).sub_(1)
 
 
-def _leaves_nothing_over(row_size: int) -> bool:
-    """Whether any number of rows falls into whole vectors, for each thread."""
-    threads = torch.get_num_threads()
-    return all(row_size % (32 * count) == 0 for count in range(1, threads + 1))
+def _stable_sigmoid(inputs: Tensor) -> Tensor:
+    """Sigmoid of any shape, into a tensor of its own.
+
+    ``torch.sigmoid`` computes 32 numbers at a time, and what is left over at the end of a
+    thread's share by another formula. Where rows leave nothing over, and each call is one
+    thread's, it is four times as fast as 1 / (1 + e^-x), whose operations round alike everywhere.
+    """
+    if inputs.shape[-1] % _VECTORS:
+        return inputs.neg().exp_().add_(1).reciprocal_()
+    if inputs.numel() <= _ONE_THREADS_SHARE or torch.get_num_threads() == 1:
+        return torch.sigmoid(inputs)
+    flat = inputs.contiguous().view(-1)
+    outputs = torch.empty_like(flat)
+    pieces = (torch.split(each, _ONE_THREADS_SHARE) for each in (flat, outputs))
+    for piece, result in zip(*pieces, strict=True):
+        torch.sigmoid(piece, out=result)
+    return outputs.view(inputs.shape)
 
 
 class IntegerAttention(Attention):

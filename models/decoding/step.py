@@ -150,8 +150,10 @@ class BatchedDecoder:
         """Take requests in; their prompts are read by the steps that follow.
 
         Raises:
-            ValueError: a key is in use already.
+            ValueError: a key is in use already, or a prompt is empty.
         """
+        if not all(task.prompt for task in tasks):
+            raise ValueError("a prompt needs at least one token")
         keys = [*self.keys, *(task.key for task in tasks)]
         if len(set(keys)) < len(keys):
             raise ValueError("each request in the decoder needs a key of its own")
@@ -322,6 +324,9 @@ def decode_corpus(
 
     Yields:
         The index of a prompt and its outputs, in the order in which they end.
+
+    Raises:
+        ArithmeticError: the model's probabilities are not numbers.
     """
     decoder = BatchedDecoder(model)
     # Long ones first: the last to run would otherwise leave most of the batch empty.
@@ -338,5 +343,7 @@ def decode_corpus(
         result = decoder.step()
         for key, emissions in result.emissions.items():
             emitted.setdefault(key, []).extend(emissions)
+        for message in result.failed.values():
+            raise ArithmeticError(message)
         for key in result.complete:
             yield key, collect_hypotheses(emitted.pop(key), params.length_penalty)

@@ -394,3 +394,19 @@ def test_a_quantized_model_is_near_to_the_float_one(form: str, cell: CellName) -
     logits = model.step(*read_at_once(model, prompts)).logits
     torch.testing.assert_close(logits, expected, atol=0.02, rtol=0)
     assert expected.std() > 0.08
+
+
+@pytest.mark.parametrize("row_size", [30, 32, 96, 1024])
+def test_the_number_of_threads_changes_no_bit(row_size: int) -> None:
+    inputs = 3 * torch.randn(100, row_size, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append((StableSigmoid()(inputs), StableTanh()(inputs)))
+    finally:
+        torch.set_num_threads(before)
+    for sigmoid, tanh in found:
+        assert torch.equal(sigmoid, found[0][0])
+        assert torch.equal(tanh, found[0][1])
