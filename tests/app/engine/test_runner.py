@@ -155,8 +155,8 @@ def test_times_are_told_with_the_end() -> None:
     runner.submit(counting_request(3, 12))
     clock.now = 5.0
     ends = ends_of(run_to_end(runner))
-    # The beam's rows are free 6 steps later, and admission is due again after 8.
-    first_steps = {1: 0, 3: 0, 2: 2 * ADMISSION_INTERVAL_STEPS}
+    # The beam's rows are free 6 steps later, before admission is due again.
+    first_steps = {1: 0, 3: 0, 2: ADMISSION_INTERVAL_STEPS}
     for request_id, submitted_at in ((1, 0.0), (2, 0.0), (3, 3.0)):
         began_at = 5.0 + first_steps[request_id] * SECONDS_PER_STEP
         assert ends[request_id].queue_seconds == began_at - submitted_at

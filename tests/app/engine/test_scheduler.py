@@ -260,7 +260,7 @@ def test_what_passed_one_request_does_not_count_against_the_next() -> None:
 
 
 def test_while_rows_run_arrivals_are_admitted_together() -> None:
-    scheduler = Scheduler(16)
+    scheduler = Scheduler(1 + 2 * ADMISSION_INTERVAL_STEPS)
     add(scheduler, 0, 1)
     assert [e.request.request_id for e in scheduler.admit(0, 0.0)] == [0]
     admitted = {}
