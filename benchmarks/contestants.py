@@ -19,13 +19,14 @@ class Setup:
         checkpoint: folder of the translation model.
         beam_size: 1 is greedy.
         cores: processor cores that server and load generator share.
-        workers: model processes of the peers that batch; the cores' threads are shared out.
+        workers: model processes of the peers that batch, which share out the cores' threads;
+            None leaves both a single one and one for each core to be tried.
     """
 
     checkpoint: Path
     beam_size: int
     cores: int
-    workers: int
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Contestant:
         command: how to start it, without the port.
         environment: variables to set.
         fields: of each request, beside the text.
+        workers: processes that hold the model.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Contestant:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    workers: int = 1
 
     def body(self, text: str) -> dict[str, Any]:
         """The body of a request."""
@@ -59,13 +62,14 @@ class Contestant:
         return text
 
 
-def all_contestants(setup: Setup) -> dict[str, Contestant]:
-    """Every server that can be named, in the order of the table."""
-    found = [gatehouse(setup, precision) for precision in ("auto", "float32", "bfloat16")]
-    found += [
-        _peer(setup, system, precision) for system in PEERS for precision in ("float32", "bfloat16")
-    ]
-    return {contestant.name: contestant for contestant in found}
+def all_contestants(setup: Setup) -> dict[str, list[Contestant]]:
+    """Every server that can be named, in the order of the table, in all its arrangements."""
+    found = [[gatehouse(setup, precision)] for precision in ("auto", "float32", "bfloat16")]
+    for system in PEERS:
+        for precision in ("float32", "bfloat16"):
+            numbers = _numbers_of_workers(setup, system)
+            found.append([_peer(setup, system, precision, workers) for workers in numbers])
+    return {arrangements[0].name: arrangements for arrangements in found}
 
 
 def gatehouse(setup: Setup, precision: str, num_threads: int | None = None) -> Contestant:
@@ -83,13 +87,20 @@ def gatehouse(setup: Setup, precision: str, num_threads: int | None = None) -> C
     return Contestant(name, GATEHOUSE, precision, command, environment, fields)
 
 
-def _peer(setup: Setup, system: str, precision: str) -> Contestant:
-    # Plain FastAPI decodes one request at a time, with every core there is.
-    workers = 1 if system == "plain" else setup.workers
+def _numbers_of_workers(setup: Setup, system: str) -> list[int]:
+    if system == "plain":
+        return [1]  # it decodes one request at a time, with every core there is
+    if setup.workers is not None:
+        return [setup.workers]
+    return sorted({1, setup.cores})
+
+
+def _peer(setup: Setup, system: str, precision: str, workers: int) -> Contestant:
     command = [sys.executable, "-m", f"benchmarks.peers.{system}_server"]
     command += ["--checkpoint", str(setup.checkpoint), "--precision", precision]
     command += ["--beam", str(setup.beam_size), "--workers", str(workers)]
     command += ["--threads", str(max(setup.cores // workers, 1))]
     if system == "mosec":
         command += ["--address", "127.0.0.1", "--timeout", "60000", "--log-level", "warning"]
-    return Contestant(f"{system}-{precision}", system, precision, tuple(command))
+    name = f"{system}-{precision}"
+    return Contestant(name, system, precision, tuple(command), workers=workers)

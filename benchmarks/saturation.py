@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-KEEPS_UP = 0.97
+KEEPS_UP = 0.95
 """A server keeps up with a load if it answers so much of it while the load lasts."""
 GROWTH = 1.15
 """Factor between the first rates of the sweep."""
@@ -133,7 +133,7 @@ def highest_rate(
         if math.isinf(broken):
             taken.append(measure(kept * GROWTH))
         else:
-            taken.append(measure(math.sqrt(kept * broken) if kept else broken / 2))
+            taken.append(measure(math.sqrt(kept * broken) if kept else 0.7 * broken))
     broken = min((m.rate for m in taken if not m.p97_ms <= limit_ms), default=math.inf)
     within = [m for m in taken if m.p97_ms <= limit_ms and m.rate < broken]
     return max(within, key=lambda m: m.rate, default=None)

@@ -24,11 +24,9 @@ SHARES = (0.25, 0.5, 0.8)
 ESTIMATE_CONNECTIONS = 128
 WARM_UP = ((128, 2.0), (16, 1.0), (1, 1.0))
 """Connections and seconds of the loads before the first measurement."""
-DISTURBED_CORES = 0.1
+DISTURBED_CORES = 0.15
 """Others on the machine may use so much of the cores before a measurement is taken again."""
 MAX_REPETITIONS = 2
-PATIENCE_SECONDS = 60.0
-"""So long at most is spent for each server on waiting for others to end."""
 MIN_RATE = 0.5
 """Requests/s of the lightest open loop, for servers that answer next to nothing."""
 WANTED_REQUESTS = 100
@@ -45,6 +43,8 @@ class Options:
         steps: measurements for that rate.
         cores: of servers and load generator.
         seed: of the load.
+        patience_seconds: time for each server to wait for others on the machine to end, and to
+            take measurements again that they disturbed.
     """
 
     seconds: float
@@ -52,6 +52,7 @@ class Options:
     steps: int
     cores: Sequence[int]
     seed: int
+    patience_seconds: float
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,18 @@ class Trial:
         self._bodies = [json.dumps(contestant.body(sentence)) for sentence in sentences]
         self._options = options
         self._generator_cores = generator_cores or options.cores
-        self._patience_seconds = PATIENCE_SECONDS
+        self._patience_seconds = options.patience_seconds
         self.figures = Figures()
 
     def warm_up(self) -> None:
         """Batches of many sizes, so that nothing is done for the first time later."""
         for connections, seconds in WARM_UP:
             self._send(self._plan(connections=connections, seconds=seconds, lead_in_seconds=0.0))
+
+    def probe(self) -> float:
+        """Answers/s to many clients at once: enough to choose between two arrangements."""
+        self.warm_up()
+        return self.closed_loop(ESTIMATE_CONNECTIONS).goodput
 
     def run(self) -> Figures:
         """All measurements, in the order in which each needs those before it."""
@@ -169,21 +175,21 @@ class Trial:
         return figures
 
     def run_limit_only(self) -> Figures:
-        """Only the saturation and the highest rate within the limit."""
+        """Only the saturation and, more closely, the highest rate within the limit."""
         self.warm_up()
         estimate = self.closed_loop(ESTIMATE_CONNECTIONS)
         sweep(self.open_loop, estimate.goodput)
         self.figures.saturation = saturation([estimate, *self.figures.measurements])
-        self.find_limit()
+        self.find_limit(extra_steps=2)
         return self.figures
 
-    def find_limit(self) -> None:
+    def find_limit(self, extra_steps: int = 0) -> None:
         """Look for the highest rate with the 97th percentile within the limit."""
         self.figures.within_limit = highest_rate(
             self.open_loop,
             self.figures.measurements,
             self._options.limit_ms,
-            self._options.steps,
+            self._options.steps + extra_steps,
         )
 
     def closed_loop(self, connections: int) -> Measurement:
@@ -239,7 +245,9 @@ class Trial:
         for _ in range(MAX_REPETITIONS):
             if costs.elsewhere_cores <= DISTURBED_CORES or not self._wait_for_quiet():
                 break
+            started_at = time.monotonic()
             outcome, costs = self._send(plan)
+            self._patience_seconds -= time.monotonic() - started_at
         self.figures.elsewhere_cores = max(self.figures.elsewhere_cores, costs.elsewhere_cores)
         return outcome, costs
 

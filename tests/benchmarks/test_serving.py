@@ -20,7 +20,8 @@ from benchmarks.serving import (
 )
 from benchmarks.trial import SHARES, Figures
 
-CONTESTANTS = all_contestants(Setup(Path("checkpoint"), beam_size=1, cores=2, workers=2))
+EVERY = all_contestants(Setup(Path("checkpoint"), beam_size=1, cores=2))
+CONTESTANTS = {name: arrangements[-1] for name, arrangements in EVERY.items()}
 
 
 def make_result(name: str, saturation: float, latency_ms: float) -> Result:
@@ -72,14 +73,23 @@ def test_every_contestant_is_asked_and_understood(name: str) -> None:
 
 
 def test_threads_and_workers_share_the_cores() -> None:
-    for name, contestant in CONTESTANTS.items():
-        if contestant.system == "gatehouse":
-            continue
-        command = contestant.command
-        workers, threads = (
-            int(command[command.index(option) + 1]) for option in ("--workers", "--threads")
-        )
-        assert workers * threads == 2, name
+    peers = [name for name in EVERY if not name.startswith("gatehouse")]
+    for name in peers:
+        for contestant in EVERY[name]:
+            command = contestant.command
+            workers, threads = (
+                int(command[command.index(option) + 1]) for option in ("--workers", "--threads")
+            )
+            assert workers * threads == 2, name
+            assert workers == contestant.workers
+
+
+def test_peers_that_batch_have_two_arrangements() -> None:
+    numbers = {name: [c.workers for c in arrangements] for name, arrangements in EVERY.items()}
+    assert numbers["gatehouse"] == numbers["plain-float32"] == [1]
+    assert numbers["litserve-bfloat16"] == numbers["mosec-float32"] == [1, 2]
+    fixed = all_contestants(Setup(Path("checkpoint"), beam_size=1, cores=4, workers=3))
+    assert [contestant.workers for contestant in fixed["mosec-float32"]] == [3]
 
 
 def test_the_sentences_are_many_different_ones_of_mixed_lengths() -> None:
