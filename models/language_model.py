@@ -96,6 +96,9 @@ class LanguageModel(nn.Module):
             )
         if not all(prompts):
             raise ValueError("a prompt needs at least one token: begin it with <bos>")
+        return self._read(prompts)
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         order, places = longest_first(prompts)
         layout = PackedLayout([len(prompts[index]) - 1 for index in order])
         device = self.output.bias.device

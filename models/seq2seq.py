@@ -292,6 +292,9 @@ class Seq2Seq(EncoderDecoder):
         """
         if not all(prompts):
             raise ValueError("a source needs at least one token: end it with <eos>")
+        return self._read(prompts)
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         order, places = longest_first(prompts)
         encoded = yield from self.encoder.read([prompts[index] for index in order])
         device = encoded.outputs.device
