@@ -1,6 +1,6 @@
 """The engine: a step schedules, runs, chooses and tells, for every model in turn.
 
-It has neither threads nor sockets of its own: :mod:`app.engine.client` reaches it over either.
+It has neither threads nor sockets of its own: :mod:`app.engine.host` keeps it going on either.
 """
 
 from collections.abc import Collection, Sequence
