@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 
 from benchmarks.report import finish, markdown_table
-from models.checkpoint import CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import CheckpointInfo, read_checkpoint
 from models.precision import Precision, set_precision
 from training.cli import DEFAULT_CACHE
 from training.preset import Preset
@@ -59,8 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(info: CheckpointInfo, precision: Precision, data: str | None) -> dict[str, float]:
     preset = Preset.model_validate(info.training.preset)
     device = torch.device("cpu")
-    task = make_task(preset, data, DEFAULT_CACHE.expanduser(), device)
-    task.model.load_state_dict(load_model(info, device).state_dict())
+    task = make_task(preset, data, DEFAULT_CACHE.expanduser(), device, initial=info)
     task.model.eval()
     set_precision(task.model, precision)
     began = time.perf_counter()

@@ -54,12 +54,21 @@ class DataSource(_Frozen):
     sha256: str
 
 
+class InitialCheckpoint(_Frozen):
+    """The checkpoint whose weights and tokenizers a training run began with."""
+
+    name: str
+    fingerprint: str
+    steps: int
+
+
 class TrainingRecord(_Frozen):
     """Contents of ``training.json``: what it takes to judge a model and to train it again."""
 
     name: str
     created: str
     data: list[DataSource]
+    initial: InitialCheckpoint | None = None
     licence: str
     attribution: str | None = None
     seed: int
@@ -356,12 +365,15 @@ def _read_tokenizers(path: Path, config: CheckpointConfig) -> dict[str, Tokenize
             f"{path / CONFIG_FILE}: a {config.model.kind} needs the tokenizers {sorted(sizes)}, "
             f"not {sorted(config.tokenizers)}"
         )
-    tokenizers = {}
+    tokenizers: dict[str, Tokenizer] = {}
+    loaded: dict[TokenizerEntry, Tokenizer] = {}
     for role, entry in config.tokenizers.items():
         file = path / entry.file
         _read_bytes(file)
         try:
-            tokenizers[role] = load_tokenizer(file, entry.kind)
+            if entry not in loaded:
+                loaded[entry] = load_tokenizer(file, entry.kind)
+            tokenizers[role] = loaded[entry]
         except TokenizerError as error:
             raise CheckpointError(str(error)) from error
         if tokenizers[role].vocabulary_size != sizes[role]:

@@ -9,7 +9,8 @@ from training.preset import Card
 CARD = """# {card.title}
 
 Trained by Gatehouse with the preset `{record.name}` on {date}: seed {record.seed},
-{record.steps} steps. `training.json` holds the whole preset and the versions of the libraries.
+{record.steps} steps{initial}.
+`training.json` holds the whole preset and the versions of the libraries.
 
 - Parameters: {millions:.2f} M, stored as float16
 - Vocabulary: {vocabulary}
@@ -52,6 +53,7 @@ def write_card(
         card=card,
         record=record,
         date=record.created[:10],
+        initial=_beginning(record),
         millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         vocabulary=", ".join(
             f"{role}: {tokenizer.kind}, {tokenizer.vocabulary_size} tokens"
@@ -66,6 +68,16 @@ def write_card(
             {name.replace("_", " "): f"{value:g}" for name, value in record.metrics.items()}
         ),
         hyperparameters=_rows(model.config.model_dump()),
+    )
+
+
+def _beginning(record: TrainingRecord) -> str:
+    initial = record.initial
+    if initial is None:
+        return ""
+    return (
+        f", beginning with the weights of\na checkpoint `{initial.name}` of {initial.steps} steps "
+        f"(fingerprint `{initial.fingerprint[:16]}...`)"
     )
 
 

@@ -37,6 +37,12 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--data", metavar="PATH", help="text to train on, instead of the preset's (path or URL)"
     )
     parser.add_argument(
+        "--initial",
+        metavar="CHECKPOINT",
+        type=Path,
+        help="begin with the weights and tokenizers of this checkpoint folder",
+    )
+    parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
@@ -85,6 +91,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             cache_dir=arguments.cache.expanduser(),
             device=choose_device(arguments.device),
             data_location=arguments.data,
+            initial_dir=arguments.initial,
         )
     except MISHAPS as error:
         print(f"{parser.prog}: {_sentence(error)}", file=sys.stderr)

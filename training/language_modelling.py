@@ -9,7 +9,7 @@ Shape legend: ``N`` rows, ``T`` positions in a batch, ``L`` positions a row read
 
 import bisect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class LanguageModelling:
         data_location: another text to read instead, or None.
         cache_dir: where downloads are kept.
         device: where to train.
+        tokenizers: those of an initial checkpoint, or None to train new ones.
 
     Raises:
         DataError: the text cannot be read or is too short for the batches asked for.
@@ -59,6 +60,7 @@ class LanguageModelling:
         data_location: str | None,
         cache_dir: Path,
         device: torch.device,
+        tokenizers: Mapping[str, Tokenizer] | None = None,
     ) -> None:
         self._settings = preset.training
         self._device = device
@@ -71,8 +73,10 @@ class LanguageModelling:
             text, self._held_out = split_held_out(text, data.held_out_share)
         self._text = text
         self.sources = [source]
-        tokenizer = train_tokenizer(
-            preset.tokenizer, [text], data.preparation, add_dummy_prefix=False
+        tokenizer = (
+            tokenizers["text"]
+            if tokenizers
+            else train_tokenizer(preset.tokenizer, [text], data.preparation, add_dummy_prefix=False)
         )
         self._tokenizer = tokenizer
         self.tokenizers: dict[str, Tokenizer] = {"text": tokenizer}

@@ -12,6 +12,10 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    InitialCheckpoint,
+    Model,
     TrainingRecord,
     load_model,
     read_checkpoint,
@@ -30,18 +34,60 @@ RUN_FOLDER = "run"
 
 
 def make_task(
-    preset: Preset, data_location: str | None, cache_dir: Path, device: torch.device
+    preset: Preset,
+    data_location: str | None,
+    cache_dir: Path,
+    device: torch.device,
+    initial: CheckpointInfo | None = None,
 ) -> Task:
     """Read the data, train the tokenizers and build the model of a preset.
 
+    Args:
+        preset: what to train.
+        data_location: a text to read instead of the preset's, or None.
+        cache_dir: where downloads are kept.
+        device: where to train.
+        initial: a checkpoint to take tokenizers and weights from, or None.
+
     Raises:
+        CheckpointError: the initial checkpoint is of another architecture.
         DataError: the data cannot be read or used.
         TokenizerError: the data are too small for the tokenizer asked for.
         pydantic.ValidationError: the model's configuration is impossible.
     """
+    if initial and initial.config.kind != preset.model["kind"]:
+        raise CheckpointError(
+            f"{initial.path}: cannot begin with it, since it is a {initial.config.kind} and the "
+            f"preset trains a {preset.model['kind']}"
+        )
+    tokenizers = initial.tokenizers if initial else None
+    task: Task
     if preset.data.kind == "text":
-        return LanguageModelling(preset, preset.data, data_location, cache_dir, device)
-    return Translation(preset, preset.data, data_location, cache_dir, device)
+        task = LanguageModelling(
+            preset, preset.data, data_location, cache_dir, device, tokenizers=tokenizers
+        )
+    else:
+        task = Translation(
+            preset, preset.data, data_location, cache_dir, device, tokenizers=tokenizers
+        )
+    if initial:
+        _take_weights(task.model, initial, device)
+    return task
+
+
+def _take_weights(model: Model, initial: CheckpointInfo, device: torch.device) -> None:
+    """Begin with a checkpoint's weights; what only training knows of may differ."""
+    ours, theirs = (
+        config.model_dump(exclude={"dropout", "implementation", "gate_bias", "initializer"})
+        for config in (model.config, initial.config)
+    )
+    for key in ours.keys() | theirs.keys():
+        if ours.get(key) != theirs.get(key):
+            raise CheckpointError(
+                f"{initial.path}: cannot begin with it, since its model.{key} is "
+                f"{theirs.get(key)} and the preset's {ours.get(key)}"
+            )
+    model.load_state_dict(load_model(initial, device).state_dict())
 
 
 def train(
@@ -52,6 +98,7 @@ def train(
     cache_dir: Path,
     device: torch.device,
     data_location: str | None = None,
+    initial_dir: Path | None = None,
     show_progress: bool = True,
     stop_after_steps: int | None = None,
 ) -> Path:
@@ -64,6 +111,7 @@ def train(
         cache_dir: where downloads are kept.
         device: where to train.
         data_location: a text to read instead of the preset's, or None.
+        initial_dir: a checkpoint folder to begin with the weights and tokenizers of, or None.
         show_progress: whether to draw a progress bar.
         stop_after_steps: stop early, as a kill would, after so many steps.
 
@@ -71,6 +119,7 @@ def train(
         The checkpoint folder.
 
     Raises:
+        CheckpointError: the initial checkpoint cannot be read, or is of another architecture.
         DataError: the data cannot be read or used.
         RunError: the folder holds a run with other settings, or the loss is not a number.
         InterruptedRunError: SIGINT or SIGTERM came; the run's state is saved.
@@ -81,17 +130,23 @@ def train(
     with _log_file(run_dir / LOG_FILE):
         # The seed also decides the initial weights, which are drawn when the model is built.
         torch.manual_seed(preset.training.seed)
-        task = make_task(preset, data_location, cache_dir, device)
+        initial = read_checkpoint(initial_dir) if initial_dir else None
+        task = make_task(preset, data_location, cache_dir, device, initial)
 
         def save(progress: Progress, metrics: dict[str, float] | None = None) -> None:
-            _save(name, preset, task, folder, progress, metrics)
+            record = _record(name, preset, task, initial, progress, metrics)
+            _save(folder, task, _card(name, preset, task), record)
 
         trainer = Trainer(
             task=task,
             settings=preset.training,
             device=device,
             run_dir=run_dir,
-            record={**preset_record(preset), "texts": [s.sha256 for s in task.sources]},
+            record={
+                **preset_record(preset),
+                "texts": [source.sha256 for source in task.sources],
+                "initial": initial.fingerprint if initial else None,
+            },
             save_best=save,
             show_progress=show_progress,
         )
@@ -127,22 +182,14 @@ def _measure(task: Task, folder: Path, device: torch.device) -> dict[str, float]
     return metrics
 
 
-def _save(
-    name: str,
-    preset: Preset,
-    task: Task,
-    folder: Path,
-    progress: Progress,
-    metrics: dict[str, float] | None,
-) -> None:
-    record = _record(name, preset, task, progress, metrics)
+def _save(folder: Path, task: Task, card: Card, record: TrainingRecord) -> None:
     save_checkpoint(
         folder,
         task.model,
         tokenizers=task.tokenizers,
         languages=task.languages,
         training=record,
-        card=write_card(_card(name, preset, task), record, task.model, task.tokenizers),
+        card=write_card(card, record, task.model, task.tokenizers),
     )
 
 
@@ -157,6 +204,7 @@ def _record(
     name: str,
     preset: Preset,
     task: Task,
+    initial: CheckpointInfo | None,
     progress: Progress,
     metrics: dict[str, float] | None,
 ) -> TrainingRecord:
@@ -168,6 +216,7 @@ def _record(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=task.sources,
+        initial=_initial_record(initial) if initial else None,
         licence=card.licence,
         attribution=card.attribution,
         seed=preset.training.seed,
@@ -182,6 +231,12 @@ def _record(
             "gatehouse": _gatehouse_version(),
             "threads": str(torch.get_num_threads()),
         },
+    )
+
+
+def _initial_record(initial: CheckpointInfo) -> InitialCheckpoint:
+    return InitialCheckpoint(
+        name=initial.name, fingerprint=initial.fingerprint, steps=initial.training.steps
     )
 
 

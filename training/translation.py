@@ -8,7 +8,7 @@ Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V``
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -137,6 +137,7 @@ class Translation:
         data_location: other sentence pairs to read instead, or None.
         cache_dir: where downloads are kept.
         device: where to train.
+        tokenizers: those of an initial checkpoint, or None to train new ones.
 
     Raises:
         DataError: the pairs cannot be read, or the cut leaves nothing to train on.
@@ -149,6 +150,7 @@ class Translation:
         data_location: str | None,
         cache_dir: Path,
         device: torch.device,
+        tokenizers: Mapping[str, Tokenizer] | None = None,
     ) -> None:
         self._settings = preset.training
         self._data = data
@@ -156,7 +158,9 @@ class Translation:
         text, source = read_data(data.source, data_location, cache_dir)
         self.sources = [source]
         self._cut = _prepare(text, data, source.name)
-        self._train_tokenizers(preset)
+        self.tokenizers: dict[str, Tokenizer] = (
+            dict(tokenizers) if tokenizers else self._train_tokenizers(preset)
+        )
         self._pairs = self._encode(self._cut.train)
         if not self._pairs:
             raise DataError(f"{source.name}: no pair is short enough to train on")
@@ -172,7 +176,7 @@ class Translation:
         self._device = device
         self._signature = ""
 
-    def _train_tokenizers(self, preset: Preset) -> None:
+    def _train_tokenizers(self, preset: Preset) -> dict[str, Tokenizer]:
         sources = [pair.source for pair in self._cut.train]
         targets = [pair.target for pair in self._cut.train]
 
@@ -180,12 +184,10 @@ class Translation:
             preparation = self._data.preparation
             return train_tokenizer(preset.tokenizer, texts, preparation, add_dummy_prefix=True)
 
-        self.tokenizers: dict[str, Tokenizer]
         if preset.model.get("tie_embeddings"):
             joint = train(sources + targets)
-            self.tokenizers = {"source": joint, "target": joint}
-        else:
-            self.tokenizers = {"source": train(sources), "target": train(targets)}
+            return {"source": joint, "target": joint}
+        return {"source": train(sources), "target": train(targets)}
 
     def _encode(self, pairs: Sequence[Pair]) -> list[TokenPair]:
         limit, cut = self._data.max_tokens, self._data.truncate_to

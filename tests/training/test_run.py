@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.checkpoint import load_model, read_checkpoint
+from models.checkpoint import CheckpointError, load_model, read_checkpoint
 from models.language_model import LanguageModel
 from tests.training.tiny_runs import equal, history
 from training import run as run_module
@@ -74,6 +74,43 @@ def test_a_translation_model_that_was_stopped_ends_as_one_that_was_not(
         parts = _train(preset, tmp_path / "parts", stop_after_steps=steps)
         assert _state(parts)["progress"]["batch"] > 0, "stopped in the middle of an epoch"
     _assert_same_run(whole, parts)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_a_run_begins_with_the_weights_and_tokenizers_of_an_initial_checkpoint(
+    text_preset: MakePreset, pairs_preset: MakePreset, tmp_path: Path, kind: str
+) -> None:
+    make = text_preset if kind == "text" else pairs_preset
+    first = _train(make(), tmp_path / "first")
+    # A rate so low that no weight changes in float16.
+    still = make("training.steps=3", "training.learning_rate=1e-30", "model.dropout=0.5")
+    second = _train(still, tmp_path / "second", initial_dir=first)
+    assert read_checkpoint(second).training.steps == 3
+    one, other = (load_model(read_checkpoint(f), CPU).state_dict() for f in (first, second))
+    assert equal(one, other)
+    tokenizers = sorted(file.name for file in first.glob("*tokenizer*"))
+    assert sorted(file.name for file in second.glob("*tokenizer*")) == tokenizers
+    for name in tokenizers:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    initial = read_checkpoint(second).training.initial
+    assert initial is not None
+    assert initial.fingerprint == read_checkpoint(first).fingerprint
+    assert initial.steps == read_checkpoint(first).training.steps
+    assert f"`{initial.fingerprint[:16]}...`" in (second / "README.md").read_text()
+    with pytest.raises(RunError, match="other settings \\(initial\\)"):
+        _train(still, tmp_path / "second")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_initial_checkpoint_of_another_architecture_is_refused(
+    text_preset: MakePreset, pairs_preset: MakePreset, tmp_path: Path
+) -> None:
+    text = _train(text_preset(), tmp_path / "text")
+    with pytest.raises(CheckpointError, match=r"model.hidden_size is \d+ and the preset's 3"):
+        _train(text_preset("model.hidden_size=3"), tmp_path / "other", initial_dir=text)
+    with pytest.raises(CheckpointError, match="is a language_model and the preset trains"):
+        _train(pairs_preset(), tmp_path / "other", initial_dir=text)
 
 
 @pytest.mark.usefixtures("no_pictures")
