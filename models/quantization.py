@@ -12,7 +12,8 @@ Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs, ``N`` sources, ``T`` quer
 
 import functools
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,37 @@ def has_exact_int8_kernel() -> bool:
     return torch.equal(product.long(), left.long() @ right.long().t())
 
 
+@functools.cache
+def has_fast_int8_kernel() -> bool:
+    """Whether this processor multiplies int8 matrices faster than float32 ones.
+
+    Without VNNI (or the like) PyTorch multiplies them in a plain loop: exact, and a hundred times
+    slower than float32. Asked of the clock, since which processors are served well is PyTorch's
+    own affair and changes with its versions. No answer depends on it: both ways are exact.
+    """
+    left = torch.ones(32, 256, dtype=torch.int8)
+    right = torch.ones(1024, 256, dtype=torch.int8)
+    floats = left.float(), right.float()
+    return _best_seconds(lambda: torch._int_mm(left, right.t())) < _best_seconds(
+        lambda: floats[0] @ floats[1].t()
+    )
+
+
+def _best_seconds(work: Callable[[], Tensor]) -> float:
+    best = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+@functools.cache
+def uses_int8_kernel() -> bool:
+    """Whether products are computed from int8: else from float32 that holds the same integers."""
+    return has_exact_int8_kernel() and has_fast_int8_kernel()
+
+
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Round each row to integers with a scale of its own.
 
@@ -74,38 +106,45 @@ def _padded_rows(count: int) -> int:
     return -(-count // 128) * 128
 
 
-def multiply_integers(values: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def multiply_integers(values: Tensor, weights: Tensor) -> Tensor:
     """Products of integers, exact whatever stands beside a row.
 
     Args:
         values: ``[G, M, I]`` float32 holding integers, one matrix for each weight.
-        weights: G of ``[O, I]``: int8, or float32 where the int8 kernel is not exact.
+        weights: ``[G, O, I]``: int8, or float32 where :func:`uses_int8_kernel` says no.
 
     Returns:
-        ``[G, M, O]``, int32 or float32.
+        ``[G, M, O]`` float32, each the exact sum, rounded once.
     """
     groups, count, size = values.shape
-    if weights[0].is_floating_point():
-        lefts = torch.split(values, MAX_EXACT_TERMS, 2)
-        rights = torch.split(torch.stack(list(weights)), MAX_EXACT_TERMS, 2)
-        pieces = (torch.bmm(a, b.transpose(1, 2)) for a, b in zip(lefts, rights, strict=True))
-        return functools.reduce(torch.add, pieces)
+    if weights.is_floating_point():
+        if size <= MAX_EXACT_TERMS:
+            return _multiply_floats(values, weights)
+        lefts, rights = (torch.split(each, MAX_EXACT_TERMS, 2) for each in (values, weights))
+        pieces = (_multiply_floats(*pair).double() for pair in zip(lefts, rights, strict=True))
+        return functools.reduce(torch.add, pieces).float()
     rows = torch.empty(groups, _padded_rows(count), size, dtype=torch.int8)
     rows[:, :count] = values  # what follows is never looked at
     if groups == 1:
-        return torch._int_mm(rows[0], weights[0].t())[None, :count]
-    products = torch.empty(groups, rows.shape[1], len(weights[0]), dtype=torch.int32)
-    for group, weight in enumerate(weights):
-        torch._int_mm(rows[group], weight.t(), out=products[group])
-    return products[:, :count]
+        return torch._int_mm(rows[0], weights[0].t())[None, :count].float()
+    products = torch.empty(groups, rows.shape[1], weights.shape[1], dtype=torch.int32)
+    for group in range(groups):
+        torch._int_mm(rows[group], weights[group].t(), out=products[group])
+    return products[:, :count].float()
+
+
+def _multiply_floats(values: Tensor, weights: Tensor) -> Tensor:
+    """``[G, M, I]`` by ``[G, O, I]``; one group without bmm, which is slower for a single row."""
+    if len(weights) == 1:
+        return (values[0] @ weights[0].t())[None]
+    return torch.bmm(values, weights.transpose(1, 2))
 
 
 def _store_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """``[O, I]`` as :func:`multiply_integers` takes it, and the scale of each output ``[O]``."""
     values, scales = quantize_rows(weight.detach().float())
     # torch 2.13 computes products of a single term wrong.
-    is_exact = has_exact_int8_kernel() and weight.shape[1] > 1
-    stored = values.to(torch.int8) if is_exact else values
+    stored = values.to(torch.int8) if uses_int8_kernel() and weight.shape[1] > 1 else values
     return stored, scales[:, 0].contiguous()
 
 
@@ -136,7 +175,7 @@ class Int8Linear(nn.Module):
         weight, scales, bias = self._fast
         rows = inputs if inputs.dim() == 2 else inputs.reshape(-1, inputs.shape[-1])
         values, row_scales = quantize_rows(rows)
-        products = multiply_integers(values[None], (weight,))[0].float().mul_(row_scales)
+        products = multiply_integers(values[None], weight[None])[0].mul_(row_scales)
         outputs = torch.addcmul(bias, products, scales, out=products)
         return outputs if inputs.dim() == 2 else outputs.view(*inputs.shape[:-1], -1)
 
@@ -152,14 +191,14 @@ class Int8LinearPair(nn.Module):
     def __init__(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         stored = [_store_weight(weight) for weight, _ in (one, other)]
-        self._weights = [weight for weight, _ in stored]
+        self._weights = torch.stack([weight for weight, _ in stored])
         self._scales = torch.stack([scales for _, scales in stored])[:, None]
         self._bias = torch.stack([bias.detach().float() for _, bias in (one, other)])[:, None]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``[2, M, I]`` to ``[2, M, O]``."""
         values, row_scales = quantize_rows(inputs)
-        products = multiply_integers(values, self._weights).float().mul_(row_scales)
+        products = multiply_integers(values, self._weights).mul_(row_scales)
         return torch.addcmul(self._bias, products, self._scales, out=products)
 
 

@@ -1,6 +1,7 @@
 """int8: near to float32, exact in its integers, and the same bits whatever stands beside a row."""
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, cast
@@ -25,13 +26,17 @@ from models.quantization import (
     StableSigmoid,
     StableTanh,
     has_exact_int8_kernel,
+    has_fast_int8_kernel,
     quantize,
     quantize_rows,
 )
 from models.state import AttentionMemory, RowLayout
 from tests.models.decoding.toy_models import FORMS, make_model
 
-SIZES = [(1, 1), (30, 29), (15, 90), (31, 64), (MAX_EXACT_TERMS, 7), (MAX_EXACT_TERMS + 1, 33)]
+SIZES = [
+    *[(1, 1), (30, 29), (15, 90), (31, 64)],
+    *[(MAX_EXACT_TERMS, 7), (MAX_EXACT_TERMS + 1, 33), (3 * MAX_EXACT_TERMS + 5, 31)],
+]
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +52,12 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["as it is", "without an exact int8 kernel"])
+@pytest.fixture(params=["int8", "float32"])
 def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This processor, and one whose kernel saturates, which multiplies floats."""
-    if request.param != "as it is":
-        monkeypatch.setattr(quantization, "has_exact_int8_kernel", lambda: False)
+    """A processor that multiplies int8, and one whose kernel is inexact or slow."""
+    if request.param == "int8" and not has_exact_int8_kernel():
+        pytest.skip("this processor has no exact int8 kernel")
+    monkeypatch.setattr(quantization, "uses_int8_kernel", lambda: request.param == "int8")
 
 
 def random_rows(count: int, size: int) -> Tensor:
@@ -133,15 +139,16 @@ def test_the_float_products_equal_the_int8_kernel_bit_for_bit(
     if not has_exact_int8_kernel():
         pytest.skip("this processor has no exact int8 kernel to compare with")
     linear, rows = random_linear(inputs, outputs), random_rows(70, inputs)
+    monkeypatch.setattr(quantization, "uses_int8_kernel", lambda: True)
     by_kernel = as_int8(linear)(rows)
-    monkeypatch.setattr(quantization, "has_exact_int8_kernel", lambda: False)
+    monkeypatch.setattr(quantization, "uses_int8_kernel", lambda: False)
     by_floats = as_int8(linear)
     assert by_floats.weight.dtype == torch.float32
     assert torch.equal(by_floats(rows), by_kernel)
 
 
 @pytest.mark.usefixtures("_kernel", "_threads")
-@pytest.mark.parametrize(("inputs", "outputs"), [*SIZES, (2 * MAX_EXACT_TERMS + 50, 31)])
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 def test_a_row_does_not_depend_on_its_batch(inputs: int, outputs: int) -> None:
     linear, rows = random_linear(inputs, outputs), random_rows(150, inputs)
     layer = as_int8(linear)
@@ -201,6 +208,21 @@ def test_the_kernel_is_believed_only_if_it_is_exact(monkeypatch: pytest.MonkeyPa
     for kernel, verdict in [(saturating, False), (missing, False), (exact, True)]:
         monkeypatch.setattr(torch, "_int_mm", kernel)
         assert check() is verdict
+
+
+def test_the_kernel_is_used_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors without VNNI, PyTorch 2.13 multiplies int8 in a plain loop."""
+
+    def loop(left: Tensor, right: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return torch.zeros(len(left), right.shape[1], dtype=torch.int32)
+
+    def at_once(left: Tensor, right: Tensor) -> Tensor:
+        return left
+
+    for kernel, verdict in [(loop, False), (at_once, True)]:
+        monkeypatch.setattr(torch, "_int_mm", kernel)
+        assert has_fast_int8_kernel.__wrapped__() is verdict
 
 
 @pytest.mark.parametrize("rows", [1, 5, 17, 64, 131])
