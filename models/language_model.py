@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import LanguageModelConfig
+from models.dropout import dropout
 from models.encoder_decoder import Reading, StepOutput, longest_first
 from models.placement import on_device, send
 from models.recurrent import PackedLayout, RecurrentStack, StackState
@@ -66,7 +67,7 @@ class LanguageModel(nn.Module):
             one_hot = functional.one_hot(tokens, self.vocabulary_size)
             return one_hot.to(self.output.bias.dtype)
         embedded: Tensor = self.embedding(tokens)
-        return functional.dropout(embedded, self.config.dropout, self.training)
+        return dropout(embedded, self.config.dropout, self.training)
 
     def forward(self, inputs: Tensor, state: StackState | None = None) -> tuple[Tensor, StackState]:
         """Whole sequences.
@@ -79,7 +80,7 @@ class LanguageModel(nn.Module):
             Logits ``[N, T, V]`` of the next token at each position, and the state at the end.
         """
         outputs, state = self.stack(self.embed(inputs), state)
-        outputs = functional.dropout(outputs, self.config.dropout, self.training)
+        outputs = dropout(outputs, self.config.dropout, self.training)
         return self.output(outputs), state
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:

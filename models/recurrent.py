@@ -15,7 +15,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.cells import (
@@ -30,6 +29,7 @@ from models.cells import (
     pair_cells,
 )
 from models.config import CellName, Implementation
+from models.dropout import dropout
 from models.placement import on_device, send
 
 StackState = tuple[CellState, ...]
@@ -356,7 +356,7 @@ class RecurrentStack(nn.Module):
         final = []
         for layer, before in enumerate(state):
             if layer and self.dropout:
-                inputs = functional.dropout(inputs, self.dropout, self.training)
+                inputs = dropout(inputs, self.dropout, self.training)
             if self.num_directions == 1:
                 inputs, after = run(cells[layer], inputs, before, lengths)
                 final.append(after)

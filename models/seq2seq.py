@@ -9,10 +9,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.attention import ATTENTIONS, Attention
 from models.config import Seq2SeqConfig
+from models.dropout import dropout
 from models.encoder_decoder import (
     Decoder,
     EncodedSource,
@@ -48,9 +48,9 @@ class Seq2SeqEncoder(Encoder):
 
     def forward(self, sources: Tensor, lengths: Tensor) -> EncodedSource:
         """See :class:`Encoder`."""
-        embedded = functional.dropout(self.embedding(sources), self.dropout, self.training)
+        embedded = dropout(self.embedding(sources), self.dropout, self.training)
         outputs, final_state = self.stack(embedded, None, lengths)
-        outputs = functional.dropout(outputs, self.dropout, self.training)
+        outputs = dropout(outputs, self.dropout, self.training)
         return EncodedSource(outputs, final_state, sequence_mask(lengths, sources.shape[1]))
 
     def read(self, sources: Sequence[Sequence[int]]) -> Generator[None, None, EncodedSource]:
@@ -120,11 +120,11 @@ class Seq2SeqDecoder(Decoder):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Target tokens ``[...]`` to embeddings ``[..., D]``."""
-        return functional.dropout(self.embedding(tokens), self.config.dropout, self.training)
+        return dropout(self.embedding(tokens), self.config.dropout, self.training)
 
     def output(self, features: Tensor) -> Tensor:
         """See :class:`Decoder`."""
-        features = functional.dropout(features, self.config.dropout, self.training)
+        features = dropout(features, self.config.dropout, self.training)
         if self.bottleneck is not None:
             features = self.bottleneck(features)
         logits: Tensor = self.output_layer(features)
@@ -236,9 +236,7 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
         """See :class:`Decoder`."""
         hidden, _ = self.bottom(self.embed(inputs), state.layers[:1])
         context, _ = self.attention(hidden, cast(AttentionMemory, state.memory))
-        joined = functional.dropout(
-            torch.cat([hidden, context], -1), self.config.dropout, self.training
-        )
+        joined = dropout(torch.cat([hidden, context], -1), self.config.dropout, self.training)
         outputs, _ = self.top(joined, state.layers[1:])
         return cast(Tensor, self.tanh(self.combine(torch.cat([outputs, context], -1))))
 

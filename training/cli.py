@@ -11,6 +11,7 @@ import torch
 from models.checkpoint import CheckpointError
 from training.interruption import InterruptedRunError
 from training.loop import RunError
+from training.memory import keep_freed_memory
 from training.preset import PresetError, available_presets, load_preset
 from training.run import has_run, train
 from training.sources import DataError
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:

@@ -37,6 +37,7 @@ from training.parallel import (
     parse_tab_pairs,
 )
 from training.preset import Optimization, ParallelData, Preset
+from training.smoothing import smoothed_loss
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
 from training.tokenization import train_tokenizer
@@ -73,27 +74,6 @@ class Batch:
     source_lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
-
-
-def smoothed_loss(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy against a target that keeps 1 - smoothing and spreads the rest evenly.
-
-    Szegedy et al. 2016, section 7.
-
-    Args:
-        logits: ``[M, V]``, padded positions already left out.
-        targets: ``[M]`` int64.
-        smoothing: share that is spread over the vocabulary.
-
-    Returns:
-        Two sums over the M tokens: the smoothed loss, and the plain negative log-likelihood.
-    """
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    likelihood = -logprobs.gather(1, targets[:, None]).sum()
-    if not smoothing:
-        return likelihood, likelihood
-    uniform = -logprobs.sum() / logprobs.shape[1]
-    return (1 - smoothing) * likelihood + smoothing * uniform, likelihood
 
 
 def plan_batches(
@@ -222,7 +202,7 @@ class Translation:
         objective, likelihood = smoothed_loss(
             decoder.output(features[mask]), targets, self._settings.label_smoothing
         )
-        return BatchLoss(objective / len(targets), likelihood.detach(), len(targets))
+        return BatchLoss(objective / len(targets), likelihood, len(targets))
 
     def carried(self) -> list[Tensor]:
         """Nothing: pairs are independent."""

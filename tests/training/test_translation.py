@@ -14,7 +14,6 @@ from training.parallel import TestSentence
 from training.preset import Optimization, ParallelData, Preset
 from training.sources import DataError
 from training.translation import TokenPair, Translation, plan_batches, score_sentences
-from training.translation import smoothed_loss as smoothed
 
 MakePreset = Callable[..., Preset]
 MakeTask = Callable[..., Translation]
@@ -87,20 +86,6 @@ def test_the_order_is_repeatable_and_new_in_each_epoch_and_with_each_seed() -> N
     assert plan_batches(pairs, _settings(batch_rows=7, seed=2), 0) != first
     sizes = [len(batch[0].target) for batch in first]
     assert sizes != sorted(sizes), "short sentences do not come first"
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
-def test_the_smoothed_loss_is_torchs(smoothing: float) -> None:
-    generator = torch.Generator().manual_seed(5)
-    logits = torch.randn(11, 29, generator=generator)
-    targets = torch.randint(29, (11,), generator=generator)
-    objective, likelihood = smoothed(logits, targets, smoothing)
-    expected = torch.nn.functional.cross_entropy(
-        logits, targets, label_smoothing=smoothing, reduction="sum"
-    )
-    torch.testing.assert_close(objective, expected)
-    plain = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    torch.testing.assert_close(likelihood, plain)
 
 
 @pytest.mark.parametrize(
