@@ -1,4 +1,4 @@
-"""The command line: ``gatehouse serve | models | generate | translate | bleu | train``.
+"""The command line: ``gatehouse serve | models | generate | translate | bleu | train | evaluate``.
 
 Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
 a traceback.
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["train"]:
-        # Its options and help are training's own, and training is not loaded for anything else.
-        return _train(words[1:])
+    if words[:1] in (["train"], ["evaluate"]):
+        # Their options and help are training's own, which is not loaded for anything else.
+        return _run_offline_command(words[0], words[1:])
     arguments = _parser().parse_args(words)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -61,17 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
 
 
-def _train(words: Sequence[str]) -> int:
+def _run_offline_command(command: str, words: Sequence[str]) -> int:
+    """``train`` or ``evaluate``."""
     try:
-        from training.cli import main as train
+        if command == "train":
+            from training.cli import main as run
+        else:
+            from training.evaluate_cli import main as run
     except ModuleNotFoundError as error:
         print(
-            f"gatehouse train: {error.name} is not installed, which serving does not need: "
+            f"gatehouse {command}: {error.name} is not installed, which serving does not need: "
             "run 'make train PRESET=...' or pip install -e '.[train]'",
             file=sys.stderr,
         )
         return FAILED
-    return train(words, prog="gatehouse train")
+    return run(words, prog=f"gatehouse {command}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_translate(commands)
     _add_bleu(commands)
     commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
+    commands.add_parser("evaluate", help="measure a checkpoint: see 'gatehouse evaluate --help'")
     return parser
 
 

@@ -6,9 +6,9 @@ Each prints a table for people and ends in one line of JSON for machines.
 import argparse
 import sys
 
-from benchmarks import book, decode, quality, serving
+from benchmarks import book, decode, serving
 
-BENCHMARKS = {"book": book, "decode": decode, "quality": quality, "serving": serving}
+BENCHMARKS = {"book": book, "decode": decode, "serving": serving}
 
 
 def main() -> int:

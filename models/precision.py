@@ -1,6 +1,6 @@
 """What a served model computes in."""
 
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
@@ -18,6 +18,47 @@ _FLOATS = {
 }
 
 ModelType = TypeVar("ModelType", bound=nn.Module)
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Turn the name of a precision into one that a device computes in.
+
+    Args:
+        name: ``auto`` (int8 on a CPU; bfloat16 on a GPU, or float16 on one without it) or a
+            :data:`Precision`.
+        device: where the models will be.
+
+    Raises:
+        ValueError: the device cannot run the precision, or it is none.
+    """
+    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "auto":
+        if device.type == "cpu":
+            return "int8"
+        return "bfloat16" if has_bfloat16 else "float16"
+    if name not in get_args(Precision):
+        raise ValueError(f"there is no precision {name}: choose {', '.join(get_args(Precision))}")
+    reason = ""
+    if name == "int8" and device.type != "cpu":
+        reason = "int8 is computed on the CPU only: use bfloat16 or float16"
+    if name == "float16" and device.type == "cpu":
+        reason = "processors have no fast float16: use int8 or bfloat16"
+    if name == "bfloat16" and not has_bfloat16:
+        reason = "this GPU has no bfloat16: use float16"
+    if reason:
+        raise ValueError(f"precision {name} was asked for on {device}, but {reason}")
+    return cast(Precision, name)
+
+
+def keep_float32_exact() -> None:
+    """Switch off TF32, in which a GPU computes float32 products with 10 bits of mantissa.
+
+    cuDNN's recurrent layers use it unless told otherwise, and answers would then differ from
+    the CPU's in the third digit.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # Setting `fp32_precision` of single operators instead would have `cudnn.flags()` raise.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def set_precision(model: ModelType, precision: Precision) -> ModelType:

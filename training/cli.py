@@ -56,7 +56,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the model's folder (default: the preset's name)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="processor threads (default: torch's choice)"
+        "--threads", type=positive, metavar="N", help="processor threads (default: torch's choice)"
     )
     parser.add_argument(
         "--cache", metavar="DIR", type=Path, default=DEFAULT_CACHE, help="where downloads are kept"
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             initial_dir=arguments.initial,
         )
     except MISHAPS as error:
-        print(f"{parser.prog}: {_sentence(error)}", file=sys.stderr)
+        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
         print(
@@ -115,14 +115,16 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An option's value of 1 or more, for argparse."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 
-def _sentence(error: Exception) -> str:
+def sentence_of(error: Exception) -> str:
+    """What went wrong, in one sentence."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -9,7 +9,7 @@ Shape legend: ``N`` rows, ``T`` positions in a batch, ``L`` positions a row read
 
 import bisect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.checkpoint import DataSource
 from models.config import LanguageModelConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
@@ -64,13 +65,7 @@ class LanguageModelling:
     ) -> None:
         self._settings = preset.training
         self._device = device
-        text, source = read_data(data.source, data_location, cache_dir)
-        text = PREPARATIONS[data.preparation](text)[: data.first_characters]
-        if len(text) < 2:
-            raise DataError(f"{source.name}: {len(text)} characters are too few to train on")
-        self._held_out = ""
-        if data.held_out_share:
-            text, self._held_out = split_held_out(text, data.held_out_share)
+        text, self._held_out, source = read_parts(data, data_location, cache_dir)
         self._text = text
         self.sources = [source]
         tokenizer = (
@@ -163,9 +158,7 @@ class LanguageModelling:
         metrics = {}
         for name, text in (("held_out", self._held_out), ("training", self._text)):
             if text:
-                tokens = self._tokenizer.encode(text)
-                loss = text_loss(self.model, tokens)
-                metrics[f"{name}_perplexity"] = perplexity(loss * len(tokens), len(text))
+                metrics[f"{name}_perplexity"] = text_perplexity(self.model, self._tokenizer, text)
         return {name: round(value, 4) for name, value in metrics.items()}
 
     def metrics_note(self) -> str:
@@ -192,11 +185,64 @@ class LanguageModelling:
         return self._tokenizer.decode([*prompt, *outputs[0].token_ids])
 
 
+def read_parts(
+    data: TextData, data_location: str | None, cache_dir: Path
+) -> tuple[str, str, DataSource]:
+    """Read the text of a preset and cut off what is held out.
+
+    Args:
+        data: the preset's.
+        data_location: another text to read instead, or None.
+        cache_dir: where downloads are kept.
+
+    Returns:
+        The text to train on, the held-out text (empty where nothing is held out), both
+        prepared, and what was read.
+
+    Raises:
+        DataError: the text cannot be read or is too short.
+    """
+    text, source = read_data(data.source, data_location, cache_dir)
+    text = PREPARATIONS[data.preparation](text)[: data.first_characters]
+    if len(text) < 2:
+        raise DataError(f"{source.name}: {len(text)} characters are too few to train on")
+    if not data.held_out_share:
+        return text, "", source
+    return *split_held_out(text, data.held_out_share), source
+
+
+def text_perplexity(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    text: str,
+    on_tokens: Callable[[int], object] | None = None,
+) -> float:
+    """Perplexity a character of a text, whatever its tokens: see :func:`text_loss`.
+
+    Args:
+        model: in whatever precision it computes.
+        tokenizer: the model's.
+        text: at least one character.
+        on_tokens: called with the number of tokens after each stretch that was read.
+    """
+    tokens = tokenizer.encode(text)
+    return perplexity(text_loss(model, tokens, on_tokens) * len(tokens), len(text))
+
+
 @torch.inference_mode()
-def text_loss(model: LanguageModel, tokens: Sequence[int]) -> float:
+def text_loss(
+    model: LanguageModel,
+    tokens: Sequence[int],
+    on_tokens: Callable[[int], object] | None = None,
+) -> float:
     """Mean negative log-likelihood (nats a token) of a text, read as one row from ``<bos>`` on.
 
     The state is carried through the whole text.
+
+    Args:
+        model: in whatever precision it computes.
+        tokens: of the text, without ``<bos>``.
+        on_tokens: called with the number of tokens after each stretch that was read.
     """
     device = next(model.parameters()).device
     stream = torch.tensor([[BOS_ID, *tokens]], device=device)
@@ -208,6 +254,8 @@ def text_loss(model: LanguageModel, tokens: Sequence[int]) -> float:
             logits, state = model(stream[:, first:last], state)
             targets = stream[0, first + 1 : last + 1]
             total += float(functional.cross_entropy(logits[0].double(), targets, reduction="sum"))
+            if on_tokens:
+                on_tokens(last - first)
     return total / max(len(tokens), 1)
 
 

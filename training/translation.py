@@ -11,23 +11,20 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 
-from models.checkpoint import Languages
+from models.checkpoint import DataSource, Languages
 from models.config import Seq2SeqConfig
-from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
-from models.evaluation import perplexity, textbook_bleu
+from models.evaluation import perplexity
 from models.preparation import PREPARATIONS
 from models.recurrent import sequence_mask
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from training.decoding import translate_texts
 from training.parallel import (
     Pair,
     ParallelCut,
@@ -37,6 +34,7 @@ from training.parallel import (
     parse_tab_pairs,
 )
 from training.preset import Optimization, ParallelData, Preset
+from training.scoring import CARD_FIGURES, mean_textbook_bleu, score_sentences
 from training.smoothing import smoothed_loss
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
@@ -46,6 +44,7 @@ VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
 TEXTBOOK_BLEU_SENTENCES = 1000
 """Training sentences decoded at the end where no test sentences are held out."""
+TEXTBOOK_FIGURE = "training_textbook_bleu_k2"
 SORTED_POOL_BATCHES = 50
 """Pairs are sorted by length within pools of about so many batches, so that batches have
 little padding while an epoch's order stays random."""
@@ -135,9 +134,8 @@ class Translation:
         self._settings = preset.training
         self._data = data
         self.languages = Languages(source=data.source_language, target=data.target_language)
-        text, source = read_data(data.source, data_location, cache_dir)
+        self._cut, source = read_cut(data, data_location, cache_dir)
         self.sources = [source]
-        self._cut = _prepare(text, data, source.name)
         self.tokenizers: dict[str, Tokenizer] = (
             dict(tokenizers) if tokenizers else self._train_tokenizers(preset)
         )
@@ -232,37 +230,30 @@ class Translation:
 
     def translate(self, texts: Sequence[str], *, beam_size: int) -> list[str]:
         """Translate texts by continuous batching."""
-        source, target = self.tokenizers["source"], self.tokenizers["target"]
-        params = DecodingParams(
-            max_new_tokens=self._data.truncate_to or self._data.max_tokens, beam_size=beam_size
+        return translate_texts(
+            self.model,
+            self.tokenizers,
+            texts,
+            beam_size=beam_size,
+            max_new_tokens=longest_translation(self._data),
         )
-        prompts = [[*source.encode(text), EOS_ID] for text in texts]
-        translations = [""] * len(texts)
-        with evaluation_mode(self.model):
-            for index, outputs in decode_corpus(self.model, prompts, params):
-                translations[index] = target.decode(outputs[0].token_ids)
-        return translations
 
     def final_metrics(self) -> dict[str, float]:
         """BLEU and chrF of the test sentences, or the textbook BLEU of the training pairs."""
         if not self._cut.test:
-            sentences = group_references(self._cut.train)[:TEXTBOOK_BLEU_SENTENCES]
-            return self._textbook_metrics(sentences)
+            return self._textbook_metrics(textbook_sentences(self._cut))
         metrics = {"test_sentences": float(len(self._cut.test))}
         sources = [sentence.source for sentence in self._cut.test]
         for name, beam_size in (("greedy", 1), ("beam4", 4)):
             hypotheses = self.translate(sources, beam_size=beam_size)
-            scores, self._signature = score_sentences(hypotheses, self._cut.test, name)
-            metrics |= scores
+            scores = score_sentences(hypotheses, self._cut.test, CARD_FIGURES)
+            self._signature = scores["bleu_first_reference"].signature or ""
+            metrics |= {f"{name}_{figure}": score.rounded for figure, score in scores.items()}
         return metrics
 
     def _textbook_metrics(self, sentences: Sequence[TestSentence]) -> dict[str, float]:
         hypotheses = self.translate([s.source for s in sentences], beam_size=1)
-        scores = [
-            max(textbook_bleu(text.split(), reference.split(), 2) for reference in s.references)
-            for text, s in zip(hypotheses, sentences, strict=True)
-        ]
-        return {"training_textbook_bleu_k2": round(sum(scores) / len(scores), 4)}
+        return {TEXTBOOK_FIGURE: round(mean_textbook_bleu(hypotheses, sentences, k=2), 4)}
 
     def metrics_note(self) -> str:
         """See :class:`training.task.Task`."""
@@ -287,24 +278,34 @@ class Translation:
         return "; ".join(f"{p.source} -> {t}" for p, t in zip(pairs, texts, strict=True))
 
 
-def score_sentences(
-    hypotheses: Sequence[str], sentences: Sequence[TestSentence], name: str
-) -> tuple[dict[str, float], str]:
-    """BLEU and chrF against the first and against all references, and BLEU's signature."""
-    first = [[sentence.references[0] for sentence in sentences]]
-    most = max(len(sentence.references) for sentence in sentences)
-    # sacreBLEU wants one stream for each reference index; None fills the gaps.
-    streams = [
-        [s.references[i] if i < len(s.references) else None for s in sentences] for i in range(most)
-    ]
-    every = cast(Sequence[Sequence[str]], streams)
-    bleu = BLEU()
-    scores = {
-        f"{name}_bleu_all_references": BLEU().corpus_score(hypotheses, every).score,
-        f"{name}_bleu_first_reference": bleu.corpus_score(hypotheses, first).score,
-        f"{name}_chrf_first_reference": CHRF().corpus_score(hypotheses, first).score,
-    }
-    return {key: round(float(value), 2) for key, value in scores.items()}, str(bleu.get_signature())
+def read_cut(
+    data: ParallelData, data_location: str | None, cache_dir: Path
+) -> tuple[ParallelCut, DataSource]:
+    """Read the sentence pairs of a preset and cut them in training, validation and test.
+
+    Args:
+        data: the preset's.
+        data_location: other sentence pairs to read instead, or None.
+        cache_dir: where downloads are kept.
+
+    Returns:
+        The cut, and what was read.
+
+    Raises:
+        DataError: the pairs cannot be read.
+    """
+    text, source = read_data(data.source, data_location, cache_dir)
+    return _prepare(text, data, source.name), source
+
+
+def textbook_sentences(cut: ParallelCut) -> tuple[TestSentence, ...]:
+    """What is measured on where no test sentences are held out: the first that were trained on."""
+    return group_references(cut.train)[:TEXTBOOK_BLEU_SENTENCES]
+
+
+def longest_translation(data: ParallelData) -> int:
+    """Tokens that a translation of the preset's own sentences may have, ``<eos>`` included."""
+    return data.truncate_to or data.max_tokens
 
 
 def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:

@@ -15,7 +15,7 @@ from app.engine.runner import Runner
 from app.exceptions import StartupError
 from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
 from models.config import LanguageModelConfig
-from models.precision import set_precision
+from models.precision import keep_float32_exact, set_precision
 from models.vocabulary import BOS_ID, EOS_ID
 
 _MOST_THREADS = 8
@@ -69,7 +69,7 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
     precision = resolve_precision(spec.precision, device)
     capture = None
     if device.type == "cuda":
-        _keep_float32_exact()
+        keep_float32_exact()
         capture = CudaCapture(device)
     torch.set_num_threads(spec.num_threads or default_threads(available_cores()))
     runners: list[Runner] = []
@@ -111,14 +111,3 @@ def default_threads(cores: int) -> int:
 def _can_decode(info: CheckpointInfo) -> bool:
     """Not a bidirectional language model, which has nothing to decode."""
     return not (isinstance(info.config, LanguageModelConfig) and info.config.bidirectional)
-
-
-def _keep_float32_exact() -> None:
-    """Switch off TF32, in which a GPU computes float32 products with 10 bits of mantissa.
-
-    cuDNN's recurrent layers use it unless told otherwise, and answers would then differ from
-    the CPU's in the third digit.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = False
-    # Setting `fp32_precision` of single operators instead would have `cudnn.flags()` raise.
-    torch.backends.cudnn.allow_tf32 = False

@@ -17,13 +17,11 @@ from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Decoding, Timings, Usage
 from app.service.limits import Limits
 from app.service.outputs import Output, Outputs
-from models.decoding.params import normalised_score
+from models.decoding.params import default_translation_length, normalised_score
 from models.tokenizers import EOS_ID
 
 DEFAULT_BEAM_SIZE = 4
 """Width of the beam search of a request that names none."""
-
-_TOKENS_PER_SOURCE_TOKEN, _SPARE_TOKENS = 3, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +189,7 @@ class TranslationService:
             return None
         prompt = [*tokens, EOS_ID]
         max_new_tokens = request.max_new_tokens or min(
-            self._limits.max_new_tokens, _TOKENS_PER_SOURCE_TOKEN * len(prompt) + _SPARE_TOKENS
+            self._limits.max_new_tokens, default_translation_length(len(prompt))
         )
         params = DecodingParams(
             max_new_tokens=max_new_tokens,

@@ -14,6 +14,7 @@ MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 """Beyond these bounds logits leave the range of float32."""
 MAX_SEED = 2**53 - 1
 """Largest seed: the largest integer that every JSON client can hold exactly."""
+_TOKENS_PER_SOURCE_TOKEN, _SPARE_TOKENS = 3, 16
 
 
 class FinishReason(enum.StrEnum):
@@ -205,3 +206,12 @@ def normalised_score(logprob: float, length: int, length_penalty: float) -> floa
         length_penalty: alpha.
     """
     return float(logprob / length**length_penalty)
+
+
+def default_translation_length(source_tokens: int) -> int:
+    """Tokens that a translation may have, ``<eos>`` included, where nobody says how many.
+
+    Args:
+        source_tokens: of the source, ``<eos>`` included.
+    """
+    return _TOKENS_PER_SOURCE_TOKEN * source_tokens + _SPARE_TOKENS

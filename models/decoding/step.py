@@ -310,7 +310,7 @@ def _length_class(length: int) -> int:
 def decode_corpus(
     model: StepModel,
     prompts: Sequence[Sequence[int]],
-    params: DecodingParams,
+    params: DecodingParams | Sequence[DecodingParams],
     *,
     max_rows: int = 64,
 ) -> Iterator[tuple[int, list[Hypothesis]]]:
@@ -319,7 +319,7 @@ def decode_corpus(
     Args:
         model: in evaluation mode.
         prompts: token ids as :meth:`StepModel.read` takes them.
-        params: of all of them.
+        params: of all of them, or of each.
         max_rows: rows to run at most (at least one request runs all the same).
 
     Yields:
@@ -329,15 +329,16 @@ def decode_corpus(
         ArithmeticError: the model's probabilities are not numbers.
     """
     decoder = BatchedDecoder(model)
+    each = [params] * len(prompts) if isinstance(params, DecodingParams) else params
     # Long ones first: the last to run would otherwise leave most of the batch empty.
     waiting = iter(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
-    width = max(params.beam_size, params.num_outputs)
+    width = max((max(one.beam_size, one.num_outputs) for one in each), default=1)
     emitted: dict[int, list[Emission]] = {}
     while True:
         room = max((max_rows - decoder.rows) // width, 0 if decoder.rows else 1)
         # Reading many together is cheaper by far than reading them one by one.
         joining = list(itertools.islice(waiting, room)) if room * width * 4 >= max_rows else []
-        decoder.admit([DecodingTask(index, prompts[index], params) for index in joining])
+        decoder.admit([DecodingTask(index, prompts[index], each[index]) for index in joining])
         if not decoder.rows:
             return
         result = decoder.step()
@@ -346,4 +347,4 @@ def decode_corpus(
         for message in result.failed.values():
             raise ArithmeticError(message)
         for key in result.complete:
-            yield key, collect_hypotheses(emitted.pop(key), params.length_penalty)
+            yield key, collect_hypotheses(emitted.pop(key), each[key].length_penalty)

@@ -133,11 +133,12 @@ def test_training_without_its_extra_is_one_clear_sentence(
     for name in [name for name in sys.modules if name.split(".")[0] == "training"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
-    assert main(["train", "en-fr"]) == 1
-    error = capsys.readouterr().err
-    assert "tqdm is not installed" in error
-    assert "make train" in error
-    assert error.count("\n") == 1
+    for words in (["train", "en-fr"], ["evaluate", "en-fr"]):
+        assert main(words) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"gatehouse {words[0]}: tqdm is not installed")
+        assert "make train" in error
+        assert error.count("\n") == 1
 
 
 def test_train_is_trainings_own_business(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +146,20 @@ def test_train_is_trainings_own_business(capsys: pytest.CaptureFixture[str]) -> 
         main(["train", "--help"])
     assert caught.value.code == 0
     assert "usage: gatehouse train" in capsys.readouterr().out
+
+
+def test_evaluate_measures_a_checkpoint_of_the_service(
+    checkpoints_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "source").write_text("I am cold .\n")
+    (tmp_path / "reference").write_text("j'ai froid .\n")
+    own = ["--source", "source", "--reference", "reference"]
+    assert main(["evaluate", str(checkpoints_dir / "en-fr"), *own, "--device", "cpu"]) == 0
+    assert "| beam4 chrF first reference" in capsys.readouterr().out
+    assert main(["evaluate", str(checkpoints_dir / "en-fr")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("gatehouse evaluate: ")
+    assert error.endswith("give --source and --reference\n")
 
 
 @pytest.mark.parametrize("words", [[], ["nope"], ["serve", "--nope"]])

@@ -1,6 +1,6 @@
 """What a served model computes in."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from models.config import CellName
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.encoder_decoder import read_at_once
-from models.precision import Precision, set_precision
+from models.precision import Precision, choose_precision, keep_float32_exact, set_precision
 from models.quantization import Int8Linear
 from tests.models.decoding.toy_models import FORMS, make_model
 
@@ -24,6 +24,29 @@ PROMPTS = [[5, 6, 7, 9, 2], [8, 2]]
 
 def test_every_precision_has_a_tolerance() -> None:
     assert set(TOLERANCES) == set(get_args(Precision))
+
+
+def test_a_processor_chooses_int8_and_refuses_float16_by_name() -> None:
+    device = torch.device("cpu")
+    assert choose_precision("auto", device) == "int8"
+    assert choose_precision("bfloat16", device) == "bfloat16"
+    with pytest.raises(ValueError, match="precision float16 was asked for on cpu, but"):
+        choose_precision("float16", device)
+    with pytest.raises(ValueError, match="there is no precision int4: choose float32,"):
+        choose_precision("int4", device)
+
+
+def test_float32_is_kept_exact() -> None:
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        keep_float32_exact()
+        assert [backend.allow_tf32 for backend in backends] == [False, False]
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 @torch.inference_mode()

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from models.checkpoint import CheckpointInfo, read_checkpoint
 from tests.training.tiny_runs import FakeTask, MakeTrainer, loop_settings
 from training.curves import Curves
 from training.loop import Progress, Trainer
 from training.preset import Preset, load_preset
+from training.run import train
 
 MakePreset = Callable[..., Preset]
+Trained = Callable[..., CheckpointInfo]
 
 TEXT_PRESET = """
 description = "a tiny character model"
@@ -165,6 +168,23 @@ def text_preset(text_preset_file: Path) -> MakePreset:
 def pairs_preset(pairs_preset_file: Path) -> MakePreset:
     """Make the tiny translation model's preset, with overrides as of ``--set``."""
     return lambda *overrides: load_preset(str(pairs_preset_file), overrides)[1]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, no_pictures: None) -> Trained:
+    """Train a preset for six steps and write its checkpoint, by default under its kind's name."""
+
+    def make(preset: Preset, name: str = "") -> CheckpointInfo:
+        short = preset.model_copy(
+            update={"training": preset.training.model_copy(update={"steps": 6})}
+        )
+        options: Any = {"cache_dir": tmp_path / "cache", "device": torch.device("cpu")}
+        folder = train(
+            name or preset.data.kind, short, tmp_path / "out", show_progress=False, **options
+        )
+        return read_checkpoint(folder)
+
+    return make
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import torch
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID
 from training import translation
-from training.parallel import TestSentence
 from training.preset import Optimization, ParallelData, Preset
 from training.sources import DataError
-from training.translation import TokenPair, Translation, plan_batches, score_sentences
+from training.translation import TokenPair, Translation, plan_batches
 
 MakePreset = Callable[..., Preset]
 MakeTask = Callable[..., Translation]
@@ -222,22 +221,6 @@ def test_without_test_sentences_the_textbooks_bleu_is_measured(
     assert task.final_metrics().keys() == {"training_textbook_bleu_k2"}
     assert len(asked) == 3, "not hundreds of thousands"
     assert "no test sentences" in task.metrics_note()
-
-
-def test_scores_are_sacrebleus() -> None:
-    sentences = [
-        TestSentence("a", ("one two three four five", "un deux trois")),
-        TestSentence("b", ("six seven eight nine",)),
-    ]
-    perfect = [sentence.references[0] for sentence in sentences]
-    scores, signature = score_sentences(perfect, sentences, "greedy")
-    assert scores["greedy_bleu_first_reference"] == 100.0
-    assert scores["greedy_chrf_first_reference"] == 100.0
-    assert "case:mixed" in signature
-    other = ["un deux trois", "six seven eight nine"]
-    scores, _ = score_sentences(other, sentences, "greedy")
-    assert scores["greedy_bleu_all_references"] == 100.0
-    assert scores["greedy_bleu_first_reference"] < 100.0
 
 
 @pytest.mark.parametrize(

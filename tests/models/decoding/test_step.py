@@ -179,6 +179,19 @@ def test_a_corpus_comes_back_whole(max_rows: int, width: int) -> None:
     assert list(decode_corpus(model, [], params)) == []
 
 
+def test_each_prompt_of_a_corpus_may_have_parameters_of_its_own() -> None:
+    model = random_table(11, 0)
+    prompts = [[4 + index % 7] for index in range(12)]
+    each = [
+        DecodingParams(1 + index, beam_size=1 + index % 4, length_penalty=index / 10)
+        for index in range(12)
+    ]
+    found = dict(decode_corpus(model, prompts, each, max_rows=8))
+    assert sorted(found) == list(range(12))
+    for index, prompt in enumerate(prompts):
+        assert_same(found[index], expected(model, prompt, each[index]))
+
+
 def test_a_key_names_one_request() -> None:
     decoder = BatchedDecoder(LANGUAGE_MODEL)
     decoder.admit([DecodingTask(7, [BOS_ID, 5], DecodingParams(2))])
