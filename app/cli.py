@@ -1,4 +1,4 @@
-"""The command line: ``gatehouse serve | models | generate | translate | bleu | train``.
+"""The command line: ``gatehouse serve | models | generate | translate | bleu | train | import``.
 
 Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
 a traceback.
@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["train"]:
         # Its options and help are training's own, and training is not loaded for anything else.
         return _train(words[1:])
+    if words[:1] == ["import"]:
+        from training.importing.cli import main as import_model
+
+        return import_model(words[1:], prog="gatehouse import")
     arguments = _parser().parse_args(words)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_translate(commands)
     _add_bleu(commands)
     commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
+    commands.add_parser("import", help="import other weights: see 'gatehouse import --help'")
     return parser
 
 

@@ -48,6 +48,9 @@ class LanguageModelConfig(_Frozen):
     """Initial bias of the gate that keeps the state: forget (LSTM) or update (GRU)."""
     initializer: Literal["torch", "normal"] = "torch"
     """``torch``: uniform in +-1/sqrt(hidden); ``normal``: N(0, 0.01^2), as the textbook does."""
+    reads_bos: bool = True
+    """Whether a text begins with ``<bos>``. An imported model that never saw it does without: the
+    first token of a text then meets a state of zeros."""
 
 
 class Seq2SeqConfig(_Frozen):
