@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from models.checkpoint import CheckpointError
+from models.checkpoint import CheckpointError, Languages
 from models.preparation import PREPARATIONS
 from training.importing.folder import checkpoint_folder, write_checkpoint
+from training.importing.joeynmt import build_from_joeynmt, read_joeynmt
+from training.importing.opennmt import build_from_opennmt, read_opennmt, require_plain_text
 from training.importing.state_dict import build_language_model, read_state_dict
 from training.importing.vocabulary import (
     ROLES,
@@ -35,6 +37,8 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="FORMAT")
     _add_state_dict(commands)
+    _add_opennmt(commands)
+    _add_joeynmt(commands)
     return parser
 
 
@@ -84,6 +88,40 @@ def _add_state_dict(commands: "_Commands") -> None:
     )
     add_output_options(parser)
     parser.set_defaults(run=_import_state_dict)
+
+
+def _add_opennmt(commands: "_Commands") -> None:
+    parser = commands.add_parser(
+        "opennmt",
+        help="a recurrent translation model of OpenNMT-py 3",
+        description="Import a recurrent translation model of OpenNMT-py 3, with its vocabularies.",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="..._step_N.pt")
+    parser.add_argument("--from", dest="source", required=True, metavar="LANGUAGE", help="en, say")
+    parser.add_argument("--to", dest="target", required=True, metavar="LANGUAGE")
+    parser.add_argument(
+        "--pretokenized",
+        action="store_true",
+        help="import a model of subwords (or other transforms of the text), whose clients will "
+        "send and receive its tokens with spaces between them",
+    )
+    add_output_options(parser)
+    parser.set_defaults(run=_import_opennmt)
+
+
+def _add_joeynmt(commands: "_Commands") -> None:
+    parser = commands.add_parser(
+        "joeynmt",
+        help="a recurrent translation model of JoeyNMT",
+        description="Import a recurrent translation model of words or characters from the folder "
+        "that JoeyNMT wrote: config.yaml, src_vocab.txt, trg_vocab.txt and a checkpoint.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="JoeyNMT's model_dir")
+    parser.add_argument(
+        "--checkpoint", default="best.ckpt", metavar="FILE", help="in it (default: best.ckpt)"
+    )
+    add_output_options(parser)
+    parser.set_defaults(run=_import_joeynmt)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +188,46 @@ def _import_state_dict(arguments: argparse.Namespace, folder: Path) -> Sequence[
         notes=notes,
     )
     return notes
+
+
+def _import_opennmt(arguments: argparse.Namespace, folder: Path) -> Sequence[str]:
+    """Write the folder; return what should be said about the model."""
+    checkpoint = read_opennmt(arguments.checkpoint)
+    if not arguments.pretokenized:
+        require_plain_text(arguments.checkpoint, checkpoint.options)
+    model = build_from_opennmt(checkpoint)
+    tokenizers = {"source": make_table_tokenizer("word", checkpoint.source)}
+    is_shared = checkpoint.source == checkpoint.target
+    tokenizers["target"] = (
+        tokenizers["source"] if is_shared else make_table_tokenizer("word", checkpoint.target)
+    )
+    write_checkpoint(
+        folder,
+        model,
+        tokenizers=tokenizers,
+        languages=Languages(source=arguments.source, target=arguments.target),
+        weights_format="OpenNMT-py",
+        file=arguments.checkpoint,
+        licence=arguments.licence,
+    )
+    return []
+
+
+def _import_joeynmt(arguments: argparse.Namespace, folder: Path) -> Sequence[str]:
+    """Write the folder; return what should be said about the model."""
+    file = arguments.folder / arguments.checkpoint
+    joeynmt = read_joeynmt(arguments.folder, file)
+    source, target = joeynmt.source, joeynmt.target
+    write_checkpoint(
+        folder,
+        build_from_joeynmt(joeynmt),
+        tokenizers={"source": source.tokenizer, "target": target.tokenizer},
+        languages=Languages(source=source.language, target=target.language),
+        weights_format="JoeyNMT",
+        file=file,
+        licence=arguments.licence,
+    )
+    return []
 
 
 def _specials(options: Sequence[str]) -> dict[Role, str]:

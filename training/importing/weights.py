@@ -137,12 +137,13 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def load_plainly(file: Path, allowed: Sequence[type] = (), advice: str = "") -> Any:
+def load_plainly(file: Path, allowed: Sequence[Any] = (), advice: str = "") -> Any:
     """What ``torch.save`` wrote, as tensors and plain containers.
 
     Args:
         file: to read.
-        allowed: harmless classes that it may hold besides.
+        allowed: harmless classes that it may hold besides, as ``torch.serialization.safe_globals``
+            takes them.
         advice: what to do where it holds others.
 
     Raises:
