@@ -1,4 +1,4 @@
-"""The command line: ``gatehouse serve | models | generate | translate | bleu | train | evaluate``.
+"""The command line: ``serve | models | generate | translate | bleu | train | evaluate | import``.
 
 Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
 a traceback.
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in (["train"], ["evaluate"]):
+    if words[:1] in (["train"], ["evaluate"], ["import"]):
         # Their options and help are training's own, which is not loaded for anything else.
         return _run_offline_command(words[0], words[1:])
     arguments = _parser().parse_args(words)
@@ -62,10 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_offline_command(command: str, words: Sequence[str]) -> int:
-    """``train`` or ``evaluate``."""
+    """``train``, ``evaluate`` or ``import``."""
     try:
         if command == "train":
             from training.cli import main as run
+        elif command == "import":
+            from training.importing.cli import main as run
         else:
             from training.evaluate_cli import main as run
     except ModuleNotFoundError as error:
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bleu(commands)
     commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
     commands.add_parser("evaluate", help="measure a checkpoint: see 'gatehouse evaluate --help'")
+    commands.add_parser("import", help="import other weights: see 'gatehouse import --help'")
     return parser
 
 

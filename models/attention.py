@@ -23,11 +23,14 @@ class Attention(nn.Module, ABC):
         query_size: Q.
         value_size: E.
         attention_size: A.
+        query_bias: whether a bias is added to the projected query.
     """
 
-    def __init__(self, query_size: int, value_size: int, attention_size: int) -> None:
+    def __init__(
+        self, query_size: int, value_size: int, attention_size: int, *, query_bias: bool = False
+    ) -> None:
         super().__init__()
-        self.query_projection = nn.Linear(query_size, attention_size, bias=False)
+        self.query_projection = nn.Linear(query_size, attention_size, bias=query_bias)
         self.key_projection = nn.Linear(value_size, attention_size, bias=False)
 
     def memory(self, values: Tensor, mask: Tensor) -> AttentionMemory:
@@ -91,8 +94,10 @@ class Attention(nn.Module, ABC):
 class AdditiveAttention(Attention):
     """v^T tanh(W_q q + W_k k): Bahdanau et al. 2015, appendix A.1.2."""
 
-    def __init__(self, query_size: int, value_size: int, attention_size: int) -> None:
-        super().__init__(query_size, value_size, attention_size)
+    def __init__(
+        self, query_size: int, value_size: int, attention_size: int, *, query_bias: bool = False
+    ) -> None:
+        super().__init__(query_size, value_size, attention_size, query_bias=query_bias)
         self.score = nn.Linear(attention_size, 1, bias=False)
         self.tanh: nn.Module = nn.Tanh()
 

@@ -1,6 +1,6 @@
 """Checkpoint folders: everything that a trained model needs to be served, without pickle.
 
-A folder holds ``model.safetensors`` (float16 weights), ``config.json``, the tokenizers' files,
+A folder holds ``model.safetensors`` (the weights), ``config.json``, the tokenizers' files,
 ``training.json`` (how it was made and how good it is) and ``README.md`` (the model card).
 ``docs/checkpoint-format.md`` describes each file.
 """
@@ -62,6 +62,14 @@ class InitialCheckpoint(_Frozen):
     steps: int
 
 
+class ImportedWeights(_Frozen):
+    """The file of another program that a model was imported from, and its SHA-256."""
+
+    format: str
+    file: str
+    sha256: str
+
+
 class TrainingRecord(_Frozen):
     """Contents of ``training.json``: what it takes to judge a model and to train it again."""
 
@@ -69,6 +77,7 @@ class TrainingRecord(_Frozen):
     created: str
     data: list[DataSource]
     initial: InitialCheckpoint | None = None
+    imported: ImportedWeights | None = None
     licence: str
     attribution: str | None = None
     seed: int
@@ -239,6 +248,7 @@ def save_checkpoint(
     languages: Languages | None,
     training: TrainingRecord,
     card: str,
+    weights_dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a checkpoint folder; files of its own in an existing folder are replaced.
 
@@ -248,12 +258,12 @@ def save_checkpoint(
 
     Raises:
         OSError: the disk refuses.
-        ValueError: a weight is not finite in float16.
+        ValueError: a weight is not finite in the precision that it is stored in.
     """
     path.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        (staging / WEIGHTS_FILE).write_bytes(save(_stored_tensors(model)))
+        (staging / WEIGHTS_FILE).write_bytes(save(_stored_tensors(model, weights_dtype)))
         entries = _save_tokenizers(staging, tokenizers)
         config = CheckpointConfig(
             format_version=FORMAT_VERSION,
@@ -293,12 +303,12 @@ def _save_tokenizers(
     return {role: saved[id(tokenizer)] for role, tokenizer in tokenizers.items()}
 
 
-def _stored_tensors(model: Model) -> dict[str, torch.Tensor]:
+def _stored_tensors(model: Model, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, tensor in _unique_tensors(model).items():
-        tensors[name] = tensor.detach().to("cpu", torch.float16).contiguous()
+        tensors[name] = tensor.detach().to("cpu", dtype).contiguous()
         if not torch.isfinite(tensors[name]).all():
-            raise ValueError(f"the weights of {name} are not finite in float16")
+            raise ValueError(f"the weights of {name} are not finite in {str(dtype)[6:]}")
     return tensors
 
 

@@ -48,6 +48,9 @@ class LanguageModelConfig(_Frozen):
     """Initial bias of the gate that keeps the state: forget (LSTM) or update (GRU)."""
     initializer: Literal["torch", "normal"] = "torch"
     """``torch``: uniform in +-1/sqrt(hidden); ``normal``: N(0, 0.01^2), as the textbook does."""
+    reads_bos: bool = True
+    """Whether a text begins with ``<bos>``. An imported model that never saw it does without: the
+    first token of a text then meets a state of zeros."""
 
 
 class Seq2SeqConfig(_Frozen):
@@ -62,6 +65,8 @@ class Seq2SeqConfig(_Frozen):
     * ``parallel_attention``: the first decoder layer's output queries the source, and the
       context vector is joined to the input of the layers above it. Nothing flows back from
       the attention to the first layer, so training attends from all positions at once.
+    * ``input_feeding``: the top layer's output queries the source, and the attentional vector
+      that is made of both is joined to the next input (Luong et al. 2015).
 
     Raises:
         pydantic.ValidationError: a value is out of range, a field is unknown, or two fields
@@ -78,11 +83,24 @@ class Seq2SeqConfig(_Frozen):
     encoder_layers: Depth = 1
     decoder_layers: Depth = 1
     bidirectional_encoder: bool = True
-    decoder: Literal["context", "attention", "parallel_attention"] = "attention"
+    decoder: Literal["context", "attention", "parallel_attention", "input_feeding"] = "attention"
     attention: Literal["additive", "dot"] = "additive"
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     tie_embeddings: bool = False
     """One matrix for source and target embeddings and the output layer."""
+    encoder_hidden_size: Size | None = None
+    """Size of an encoder output, of both directions together; None is hidden_size."""
+    initial_state: Literal["bridge", "encoder", "joint_bridge", "top_bridge", "top"] = "bridge"
+    """How the decoder begins: see :mod:`models.bridge`. ``encoder`` hands the state over."""
+    attentional_tanh: bool = True
+    """Whether the attentional vector of input feeding goes through tanh."""
+    reads_source_eos: bool = True
+    """Whether the encoder reads the ``<eos>`` behind a source: some imported models never did."""
+
+    @property
+    def encoder_size(self) -> int:
+        """Size of an encoder output."""
+        return self.encoder_hidden_size or self.hidden_size
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Seq2SeqConfig":
@@ -91,14 +109,31 @@ class Seq2SeqConfig(_Frozen):
                 "tie_embeddings needs one vocabulary for both languages, not "
                 f"{self.source_vocabulary_size} and {self.target_vocabulary_size} tokens"
             )
-        if self.bidirectional_encoder and self.hidden_size % 2:
+        if self.bidirectional_encoder and self.encoder_size % 2:
             raise ValueError(
                 "a bidirectional encoder gives each direction half of hidden_size, "
-                f"which must be even, not {self.hidden_size}"
+                f"which must be even, not {self.encoder_size}"
             )
         if self.decoder == "parallel_attention" and self.decoder_layers < 2:
             raise ValueError("parallel_attention needs decoder_layers of 2 or more")
+        self._check_input_feeding()
         return self
+
+    def _check_input_feeding(self) -> None:
+        size = self.encoder_size
+        own = size != self.hidden_size or self.initial_state != "bridge"
+        if self.decoder != "input_feeding" and (own or not self.attentional_tanh):
+            raise ValueError(
+                "encoder_hidden_size, initial_state and attentional_tanh need the decoder "
+                "input_feeding"
+            )
+        same = (self.encoder_layers, size) == (self.decoder_layers, self.hidden_size)
+        if self.initial_state == "encoder" and not same:
+            raise ValueError(
+                "initial_state of encoder needs an encoder and a decoder of the same sizes"
+            )
+        if self.initial_state == "top" and size not in (self.hidden_size, 2 * self.hidden_size):
+            raise ValueError("initial_state of top needs an encoder of hidden_size or twice that")
 
 
 ModelConfig = Annotated[LanguageModelConfig | Seq2SeqConfig, Field(discriminator="kind")]

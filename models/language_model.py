@@ -15,6 +15,7 @@ from models.encoder_decoder import Reading, StepOutput, longest_first
 from models.placement import on_device, send
 from models.recurrent import PackedLayout, RecurrentStack, StackState
 from models.state import DecodeState
+from models.tokenizers import BOS_ID
 
 
 class NotGenerativeError(ValueError):
@@ -97,6 +98,10 @@ class LanguageModel(nn.Module):
             )
         if not all(prompts):
             raise ValueError("a prompt needs at least one token: begin it with <bos>")
+        if not self.config.reads_bos:
+            prompts = [prompt[1:] if prompt[0] == BOS_ID else prompt for prompt in prompts]
+            # An empty text has nothing else to begin with: its <bos> has an input of zeros.
+            prompts = [prompt or [BOS_ID] for prompt in prompts]
         return self._read(prompts)
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> Reading:

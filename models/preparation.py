@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-Preparation = Literal["none", "spaces", "book_characters", "book_sentence"]
+Preparation = Literal["none", "spaces", "lower_case", "book_characters", "book_sentence"]
 
 _SPACES = str.maketrans({"\u202f": " ", "\u00a0": " "})
 
@@ -43,6 +43,7 @@ def book_sentence(text: str) -> str:
 PREPARATIONS: dict[Preparation, Callable[[str], str]] = {
     "none": str,
     "spaces": normalise_spaces,
+    "lower_case": str.lower,
     "book_characters": book_characters,
     "book_sentence": book_sentence,
 }

@@ -1,7 +1,8 @@
 """Sequence-to-sequence translation models.
 
 Shape legend: ``N`` rows, ``S`` source positions, ``T`` target positions, ``D`` embedding size,
-``H`` hidden size (also the size of an encoder output), ``V`` vocabulary size. Token ids are int64.
+``H`` hidden size, ``E`` size of an encoder output (H, but where input feeding says otherwise),
+``V`` vocabulary size. Token ids are int64.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import ATTENTIONS, Attention
+from models.bridge import make_bridge
 from models.config import Seq2SeqConfig
 from models.dropout import dropout
 from models.encoder_decoder import (
@@ -23,13 +25,13 @@ from models.encoder_decoder import (
     longest_first,
 )
 from models.placement import on_device, send
-from models.recurrent import PackedLayout, RecurrentStack, StackState, sequence_mask
+from models.recurrent import PackedLayout, RecurrentStack, sequence_mask
 from models.state import AttentionMemory, DecodeState
-from models.tokenizers import BOS_ID
+from models.tokenizers import BOS_ID, EOS_ID
 
 
 class Seq2SeqEncoder(Encoder):
-    """Embeddings and a recurrent stack, bidirectional by default: each direction has H / 2."""
+    """Embeddings and a recurrent stack, bidirectional by default: each direction has E / 2."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
@@ -39,7 +41,7 @@ class Seq2SeqEncoder(Encoder):
         self.stack = RecurrentStack(
             config.cell,
             config.embedding_size,
-            config.hidden_size // directions,
+            config.encoder_size // directions,
             config.encoder_layers,
             bidirectional=config.bidirectional_encoder,
             dropout=config.dropout,
@@ -64,34 +66,8 @@ class Seq2SeqEncoder(Encoder):
         return EncodedSource(outputs, final_state, sequence_mask(lengths, outputs.shape[1]))
 
 
-class Bridge(nn.Module):
-    """Turns the encoder's final state into the decoder's initial state: tanh(W s + b).
-
-    Bahdanau et al. 2015, appendix A.2.2. Each decoder layer reads the encoder layer of its own
-    depth, or the top one. Without a bridge the state is handed over as it is.
-    """
-
-    def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
-        super().__init__()
-        self.sources = [min(i, config.encoder_layers - 1) for i in range(config.decoder_layers)]
-        self.num_states = num_states
-        self.projections = nn.ModuleList(
-            nn.Linear(config.hidden_size, config.hidden_size)
-            for _ in range(config.decoder_layers * num_states)
-        )
-        self.tanh: nn.Module = nn.Tanh()
-
-    def forward(self, state: StackState) -> StackState:
-        """Encoder state to decoder state, each part ``[N, H]``."""
-        projections = iter(self.projections)
-        return tuple(
-            tuple(self.tanh(next(projections)(part)) for part in state[layer])
-            for layer in self.sources
-        )
-
-
 class Seq2SeqDecoder(Decoder):
-    """What all three decoders share: embedding, bridge, output layer and their step.
+    """What all decoders share: embedding, bridge, output layer and their step.
 
     Args:
         config: hyperparameters.
@@ -103,10 +79,7 @@ class Seq2SeqDecoder(Decoder):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.target_vocabulary_size, config.embedding_size)
-        needs_bridge = config.bidirectional_encoder or (
-            config.encoder_layers != config.decoder_layers
-        )
-        self.bridge = Bridge(config, num_states) if needs_bridge else None
+        self.bridge = make_bridge(config, num_states)
         self.bottleneck = (
             nn.Linear(feature_size, config.embedding_size) if config.tie_embeddings else None
         )
@@ -251,15 +224,63 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
         return StepOutput(self.output(features).float(), after, weights)
 
 
+class InputFeedingDecoder(Seq2SeqDecoder):
+    """The top layer's output queries the source; what comes of both is joined to the next input.
+
+    Luong et al. 2015, sections 3 and 3.3, equation 5: the attentional vector
+    a_t = tanh(W [h_t; c_t] + b) makes the features, and the next input is [embedding; a_t]. It is
+    a state like a layer's, and stands behind theirs in ``DecodeState.layers``; zeros at first.
+    """
+
+    def __init__(self, config: Seq2SeqConfig, num_states: int) -> None:
+        size, value_size = config.hidden_size, config.encoder_size
+        super().__init__(config, num_states, size)
+        self.attention: Attention = ATTENTIONS[config.attention](
+            size, value_size, size, query_bias=config.attention == "additive"
+        )
+        self.stack = _stack(config, config.embedding_size + size, config.decoder_layers)
+        self.combine = nn.Linear(size + value_size, size)
+        self.tanh: nn.Module = nn.Tanh() if config.attentional_tanh else nn.Identity()
+
+    def start(self, encoded: EncodedSource) -> DecodeState:
+        """See :class:`Decoder`."""
+        layers = super().start(encoded).layers
+        fed = layers[0][0].new_zeros(len(encoded.mask), self.config.hidden_size)
+        memory = self.attention.memory(encoded.outputs, encoded.mask)
+        return DecodeState(layers=(*layers, (fed,)), memory=memory)
+
+    def _advance(self, embedded: Tensor, state: DecodeState) -> tuple[Tensor, DecodeState, Tensor]:
+        memory = cast(AttentionMemory, state.memory)
+        *before, (fed,) = state.layers
+        hidden, layers = self.stack.step(torch.cat([embedded, fed], -1), tuple(before))
+        context, weights = self.attention.attend(hidden, memory)
+        vector = self.tanh(self.combine(torch.cat([hidden, context], -1)))
+        return vector, DecodeState((*layers, (vector,)), memory=memory), weights
+
+    def features(self, inputs: Tensor, state: DecodeState) -> Tensor:
+        """See :class:`Decoder`."""
+        features = []
+        for embedded in self.embed(inputs).unbind(1):
+            vector, state, _ = self._advance(embedded, state)
+            features.append(vector)
+        return torch.stack(features, dim=1)
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :class:`Decoder`."""
+        vector, state, weights = self._advance(self.embed(tokens), state)
+        return StepOutput(self.output(vector).float(), state, weights)
+
+
 DECODERS: dict[str, Callable[[Seq2SeqConfig, int], Seq2SeqDecoder]] = {
     "context": ContextDecoder,
     "attention": AttentionDecoder,
     "parallel_attention": ParallelAttentionDecoder,
+    "input_feeding": InputFeedingDecoder,
 }
 
 
 class Seq2Seq(EncoderDecoder):
-    """An encoder and one of the three decoders, as the configuration says.
+    """An encoder and one of the decoders, as the configuration says.
 
     Args:
         config: its hyperparameters.
@@ -294,7 +315,17 @@ class Seq2Seq(EncoderDecoder):
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         order, places = longest_first(prompts)
-        encoded = yield from self.encoder.read([prompts[index] for index in order])
+        sources = [prompts[index] for index in order]
+        if not self.config.reads_source_eos:
+            # A source of nothing else has to be read all the same.
+            sources = [s[:-1] if s[-1] == EOS_ID and len(s) > 1 else s for s in sources]
+        encoded = yield from self.encoder.read(sources)
+        if not self.config.reads_source_eos:
+            # Its place is there, as padding: sources are as long as they were given.
+            places_of_eos = max(map(len, prompts)) - encoded.mask.shape[1]
+            outputs = functional.pad(encoded.outputs, (0, 0, 0, places_of_eos))
+            mask = functional.pad(encoded.mask, (0, places_of_eos))
+            encoded = EncodedSource(outputs, encoded.final_state, mask)
         device = encoded.outputs.device
         state = self.decoder.start(encoded).select(on_device(places, device))
         return torch.full((len(prompts),), BOS_ID, device=device), state

@@ -26,8 +26,15 @@ def test_unknown_and_impossible_values_are_refused() -> None:
         ({"tie_embeddings": True, "target_vocabulary_size": 31}, "30 and 31 tokens"),
         ({"hidden_size": 7}, "must be even, not 7"),
         ({"decoder": "parallel_attention"}, "decoder_layers of 2"),
+        ({"initial_state": "top"}, "need the decoder input_feeding"),
+        ({"encoder_hidden_size": 6}, "need the decoder input_feeding"),
+        ({"decoder": "input_feeding", "encoder_hidden_size": 7}, "must be even, not 7"),
+        ({"decoder": "input_feeding", "initial_state": "encoder", "decoder_layers": 2},
+         "of the same sizes"),
+        ({"decoder": "input_feeding", "initial_state": "top", "encoder_hidden_size": 6},
+         "hidden_size or twice that"),
     ],
-)
+)  # fmt: skip
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
     data = {
         "kind": "seq2seq",

@@ -6,13 +6,14 @@ from itertools import product
 import pytest
 import torch
 
+from models.bridge import Bridge
 from models.config import Seq2SeqConfig
 from models.encoder_decoder import pad_tokens, read_at_once
-from models.seq2seq import Bridge, ContextDecoder, Seq2Seq, Seq2SeqEncoder
+from models.seq2seq import ContextDecoder, Seq2Seq, Seq2SeqEncoder
 from models.tokenizers import BOS_ID, EOS_ID
 
 SOURCES = [[5, 6, EOS_ID], [7, EOS_ID], [8, 9, 10, 11, 12, EOS_ID]]
-DECODERS = ["context", "attention", "parallel_attention"]
+DECODERS = ["context", "attention", "parallel_attention", "input_feeding"]
 
 
 def make_config(**values: object) -> Seq2SeqConfig:
@@ -42,6 +43,13 @@ def forms() -> Iterator[dict[str, object]]:
     yield {"cell": "gru_textbook", "implementation": "equations"}
     yield {"encoder_layers": 1, "decoder_layers": 3}
     yield {"bidirectional_encoder": False, "encoder_layers": 3}
+    feeding: dict[str, object] = {"decoder": "input_feeding"}
+    yield {**feeding, "attention": "dot", "encoder_hidden_size": 14}
+    yield {**feeding, "initial_state": "encoder", "cell": "lstm", "tie_embeddings": True}
+    yield {**feeding, "initial_state": "joint_bridge", "cell": "lstm", "encoder_hidden_size": 14}
+    yield {**feeding, "initial_state": "top_bridge", "cell": "lstm", "encoder_layers": 3}
+    yield {**feeding, "initial_state": "top", "encoder_hidden_size": 60, "encoder_layers": 1}
+    yield {**feeding, "attentional_tanh": False}
 
 
 @pytest.mark.parametrize("values", list(forms()), ids=str)
@@ -138,3 +146,28 @@ def test_every_parameter_learns(decoder: str) -> None:
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # The context decoder never looks at the bottom layers' outputs, but every weight is on a path.
     assert silent == []
+
+
+def test_the_attentional_vector_reaches_the_next_step() -> None:
+    model = make_model(decoder="input_feeding")
+    tokens, state = read_at_once(model, SOURCES)
+    *layers, (fed,) = state.layers
+    assert not fed.any()
+    after = model.step(tokens, state).state
+    assert after.layers[-1][0].shape == (3, 30)
+    assert after.layers[-1][0].abs().max() <= 1
+    other = type(state)((*layers, (fed + 0.1,)), memory=state.memory)
+    assert not torch.allclose(model.step(tokens, state).logits, model.step(tokens, other).logits)
+
+
+def test_a_model_that_never_saw_the_eos_of_a_source() -> None:
+    values = {"decoder": "input_feeding", "encoder_layers": 1, "decoder_layers": 1}
+    model, other = make_model(**values), make_model(**values, reads_source_eos=False)
+    without = [source[:-1] for source in SOURCES]
+    expected = model.step(*read_at_once(model, without))
+    output = other.step(*read_at_once(other, SOURCES))
+    torch.testing.assert_close(output.logits, expected.logits)
+    assert output.attention is not None
+    assert output.attention.shape == (3, 6)
+    assert output.attention[2, -1] == 0
+    assert other.step(*read_at_once(other, [[EOS_ID]])).logits.isfinite().all()

@@ -77,6 +77,20 @@ FORMS: dict[str, dict[str, Any]] = {
     "dot": {"decoder": "attention", "attention": "dot", "tie_embeddings": True},
     "parallel additive": {"decoder": "parallel_attention", "attention": "additive"},
     "parallel dot": {"decoder": "parallel_attention", "attention": "dot"},
+    "feeding additive": {"decoder": "input_feeding", "attention": "additive"},
+    "feeding dot": {
+        "decoder": "input_feeding",
+        "attention": "dot",
+        "encoder_hidden_size": 22,
+        "initial_state": "top_bridge",
+        "reads_source_eos": False,
+    },
+    "feeding joint": {
+        "decoder": "input_feeding",
+        "attention": "additive",
+        "initial_state": "joint_bridge",
+        "attentional_tanh": False,
+    },
 }
 """Every form of model that generates; those with a decoder translate."""
 
