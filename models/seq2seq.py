@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.attention import ATTENTIONS, Attention
 from models.bridge import make_bridge
