@@ -6,6 +6,7 @@ asked for its next token at every position; padded positions have no loss.
 Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V`` vocabulary size.
 """
 
+import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,23 +25,18 @@ from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity, textbook_bleu
-from models.preparation import PREPARATIONS
 from models.recurrent import sequence_mask
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
-from training.parallel import (
-    Pair,
-    ParallelCut,
-    TestSentence,
-    cut_pairs,
-    group_references,
-    parse_tab_pairs,
-)
+from training.corpora import read_cut
+from training.moses import moses_bleu
+from training.parallel import Pair, ParallelCut, TestSentence, group_references
 from training.preset import Optimization, ParallelData, Preset
-from training.sources import DataError, read_data
+from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
 from training.tokenization import train_tokenizer
 
+LOGGER = logging.getLogger("training")
 VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
 TEXTBOOK_BLEU_SENTENCES = 1000
@@ -155,15 +151,18 @@ class Translation:
         self._settings = preset.training
         self._data = data
         self.languages = Languages(source=data.source_language, target=data.target_language)
-        text, source = read_data(data.source, data_location, cache_dir)
-        self.sources = [source]
-        self._cut = _prepare(text, data, source.name)
+        self._cut, self.sources = read_cut(data, data_location, cache_dir)
         self.tokenizers: dict[str, Tokenizer] = (
             dict(tokenizers) if tokenizers else self._train_tokenizers(preset)
         )
         self._pairs = self._encode(self._cut.train)
         if not self._pairs:
-            raise DataError(f"{source.name}: no pair is short enough to train on")
+            raise DataError(
+                f"{self.sources[0].name}: no pair is short enough to train on: raise "
+                f"data.max_tokens ({data.max_tokens})"
+            )
+        if left_out := len(self._cut.train) - len(self._pairs):
+            LOGGER.info("left out %d pairs of more than %d tokens", left_out, data.max_tokens)
         self._validation_pairs = self._encode(self._cut.validation)
         config = Seq2SeqConfig.model_validate(
             {
@@ -264,17 +263,28 @@ class Translation:
         return translations
 
     def final_metrics(self) -> dict[str, float]:
-        """BLEU and chrF of the test sentences, or the textbook BLEU of the training pairs."""
-        if not self._cut.test:
+        """BLEU and chrF of the test or else validation sentences.
+
+        The textbook BLEU of the training pairs where neither are held out.
+        """
+        measured = measured_sentences(self._data, self._cut)
+        if not measured:
             sentences = group_references(self._cut.train)[:TEXTBOOK_BLEU_SENTENCES]
             return self._textbook_metrics(sentences)
-        metrics = {"test_sentences": float(len(self._cut.test))}
-        sources = [sentence.source for sentence in self._cut.test]
+        metrics = {f"{self._measured_part()}_sentences": float(len(measured))}
+        sources = [sentence.source for sentence in measured]
         for name, beam_size in (("greedy", 1), ("beam4", 4)):
             hypotheses = self.translate(sources, beam_size=beam_size)
-            scores, self._signature = score_sentences(hypotheses, self._cut.test, name)
+            scores, self._signature = score_sentences(hypotheses, measured, name)
             metrics |= scores
+            if self._data.moses_bleu:
+                references = [sentence.references[0] for sentence in measured]
+                bleu = moses_bleu(hypotheses, references, self._data.target_language)
+                metrics[f"{name}_bleu_moses"] = round(bleu, 2)
         return metrics
+
+    def _measured_part(self) -> str:
+        return "test" if self._cut.test else "validation"
 
     def _textbook_metrics(self, sentences: Sequence[TestSentence]) -> dict[str, float]:
         hypotheses = self.translate([s.source for s in sentences], beam_size=1)
@@ -286,25 +296,47 @@ class Translation:
 
     def metrics_note(self) -> str:
         """See :class:`training.task.Task`."""
-        if not self._cut.test:
+        measured = measured_sentences(self._data, self._cut)
+        if not measured:
             return (
                 f"Mean textbook BLEU (k = 2) over the first {TEXTBOOK_BLEU_SENTENCES} training "
                 "sentences (or all, if there are fewer) by greedy decoding, each against its best "
                 "reference: no test sentences are held out."
             )
-        return (
+        part = self._measured_part()
+        given = part == "validation" and self._data.validation_source is not None
+        notes = (
             f"sacreBLEU (cased, tokenizer 13a, {self._signature}) and chrF of "
-            f"{len(self._cut.test)} test sentences in float32. The test sentences are cut by a "
-            "hash of the normalised source; no pair with a normalised side of theirs is in the "
-            "training data. first_reference scores against the first translation that the data "
-            "give, all_references against all."
+            f"{len(measured)} {part} sentences in float32.",
+            "They have files of their own."
+            if given
+            else f"The {part} sentences are cut by a hash of the normalised source; no pair with "
+            "a normalised side of theirs is in the training data.",
+            "" if self._cut.test else "They also chose the best checkpoint.",
+            "first_reference scores against the first translation that the data give, "
+            "all_references against all.",
+            "moses is BLEU of lower-cased text in Moses' tokens (sacremoses), as papers on "
+            "Multi30k give it: compare it with theirs only."
+            if self._data.moses_bleu
+            else "",
         )
+        return " ".join(note for note in notes if note)
 
     def sample(self) -> str:
         """Three sentences that the model has not trained on (or the first, where it has)."""
         pairs = (self._cut.validation or self._cut.train)[::97][:3]
         texts = self.translate([pair.source for pair in pairs], beam_size=1)
         return "; ".join(f"{p.source} -> {t}" for p, t in zip(pairs, texts, strict=True))
+
+
+def measured_sentences(data: ParallelData, cut: ParallelCut) -> tuple[TestSentence, ...]:
+    """What the card's figures are measured on: the test or else the validation sentences.
+
+    Sentences of a validation file are measured line by line, as benchmarks are.
+    """
+    if cut.test or data.validation_source is None:
+        return cut.test or group_references(cut.validation)
+    return tuple(TestSentence(pair.source, (pair.target,)) for pair in cut.validation)
 
 
 def score_sentences(
@@ -325,17 +357,3 @@ def score_sentences(
         f"{name}_chrf_first_reference": CHRF().corpus_score(hypotheses, first).score,
     }
     return {key: round(float(value), 2) for key, value in scores.items()}, str(bleu.get_signature())
-
-
-def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:
-    prepare = PREPARATIONS[data.preparation]
-    try:
-        parsed = parse_tab_pairs(text)[: data.first_pairs]
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
-    pairs = [Pair(prepare(pair.source), prepare(pair.target)) for pair in parsed]
-    if not pairs:
-        raise DataError(f"{name}: holds no sentence pair")
-    if not data.test_share and not data.validation_share:
-        return ParallelCut(tuple(pairs), (), (), ())
-    return cut_pairs(pairs, data.test_share, data.validation_share)
