@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import CheckpointError
+from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.preset import PresetError, available_presets, load_preset
@@ -29,6 +30,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         description="Train a model and write a checkpoint folder that `gatehouse serve` loads.",
         epilog=f"presets:\n{presets}\n\n"
         "A run that was stopped or killed goes on when the same command is given again.\n"
+        "Several processes train together by `torchrun --nproc-per-node N -m training PRESET`.\n"
         "DIR/NAME becomes the checkpoint; its run/ folder holds the log, the figures of each\n"
         "step (metrics.jsonl, TensorBoard), curves.png and what resuming needs.",
     )
@@ -64,7 +66,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 # TokenizerError and pydantic's ValidationError are ValueErrors.
-MISHAPS = (PresetError, DataError, RunError, CheckpointError, OSError, ValueError)
+MISHAPS = (
+    *(PresetError, DataError, RunError, LostProcessError, CheckpointError),
+    *(OSError, ValueError),
+)
 """What a person can mend: told in one sentence, without a traceback."""
 
 
@@ -76,41 +81,51 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
+    rank = local_rank()
+    prog = f"{parser.prog} (process {rank})" if rank else parser.prog
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        preset_name, preset = load_preset(arguments.preset, arguments.set)
-        name = arguments.name or preset_name
-        if has_run(arguments.out / name):
-            print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
-        folder = train(
-            name,
-            preset,
-            arguments.out,
-            cache_dir=arguments.cache.expanduser(),
-            device=choose_device(arguments.device),
-            data_location=arguments.data,
-            initial_dir=arguments.initial,
-        )
+        folder = _train(arguments)
     except MISHAPS as error:
-        print(f"{parser.prog}: {_sentence(error)}", file=sys.stderr)
+        print(f"{prog}: {_sentence(error)}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
         print(
-            f"{parser.prog}: the GPU has no memory left: lower training.batch_rows, "
+            f"{prog}: the GPU has no memory left: lower training.batch_rows, "
             "training.batch_tokens or the model's sizes",
             file=sys.stderr,
         )
         return 1
     except InterruptedRunError as stop:
-        print(stop, file=sys.stderr)
+        if not rank:
+            print(stop, file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
         print("stopped; give the same command to go on", file=sys.stderr)
         return 130
-    print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
+    if not rank:
+        print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
     return 0
+
+
+def _train(arguments: argparse.Namespace) -> Path:
+    preset_name, preset = load_preset(arguments.preset, arguments.set)
+    name = arguments.name or preset_name
+    with join_processes(choose_device(arguments.device)) as processes:
+        if processes.is_first and has_run(arguments.out / name):
+            print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+        return train(
+            name,
+            preset,
+            arguments.out,
+            cache_dir=arguments.cache.expanduser(),
+            device=processes.device,
+            data_location=arguments.data,
+            initial_dir=arguments.initial,
+            processes=processes,
+        )
 
 
 def _positive(text: str) -> int:

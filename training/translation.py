@@ -28,6 +28,7 @@ from models.preparation import PREPARATIONS
 from models.recurrent import sequence_mask
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from training.distributed import Processes
 from training.parallel import (
     Pair,
     ParallelCut,
@@ -138,6 +139,7 @@ class Translation:
         cache_dir: where downloads are kept.
         device: where to train.
         tokenizers: those of an initial checkpoint, or None to train new ones.
+        processes: that train together; each takes its share of a batch's pairs.
 
     Raises:
         DataError: the pairs cannot be read, or the cut leaves nothing to train on.
@@ -151,8 +153,10 @@ class Translation:
         cache_dir: Path,
         device: torch.device,
         tokenizers: Mapping[str, Tokenizer] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._settings = preset.training
+        self._processes = processes or Processes()
         self._data = data
         self.languages = Languages(source=data.source_language, target=data.target_language)
         text, source = read_data(data.source, data_location, cache_dir)
@@ -200,10 +204,14 @@ class Translation:
             return [TokenPair(pair.source[:cut], pair.target[:cut]) for pair in encoded]
         return [pair for pair in encoded if max(len(pair.source), len(pair.target)) <= limit]
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Batches of pairs of similar lengths, in random order."""
+    def batches(self, epoch: int) -> Iterator[Batch | None]:
+        """Batches of pairs of similar lengths, in random order.
+
+        Of several processes each is given its share, None where that is empty.
+        """
         for pairs in plan_batches(self._pairs, self._settings, epoch):
-            yield self._batch(pairs)
+            own = self._processes.deal(pairs)
+            yield self._batch(own) if own else None
 
     def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
         sources = pad_tokens([pair.source for pair in pairs], self._device)
