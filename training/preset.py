@@ -91,6 +91,9 @@ class Optimization(_Frozen):
     warmup_steps: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    average_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Of an exponential moving average of the weights, which is then what is validated and
+    stored (0.999, say); 0 is none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the processor computes it natively."""
     validate_every_steps: int = Field(default=500, ge=1)
