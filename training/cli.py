@@ -13,6 +13,14 @@ from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.preset import PresetError, available_presets, load_preset
+from training.record import (
+    arguments_that_matter,
+    is_record,
+    prepare_repetition,
+    read_record,
+    recorded_location,
+    recorded_preset,
+)
 from training.run import has_run, train
 from training.sources import DataError
 
@@ -34,7 +42,12 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "DIR/NAME becomes the checkpoint; its run/ folder holds the log, the figures of each\n"
         "step (metrics.jsonl, TensorBoard), curves.png and what resuming needs.",
     )
-    parser.add_argument("preset", metavar="PRESET", help="a preset's name or a TOML file")
+    parser.add_argument(
+        "preset",
+        metavar="PRESET",
+        help="a preset's name, a TOML file, or a "
+        "checkpoint's training.json: to train the same model again",
+    )
     parser.add_argument(
         "--data", metavar="PATH", help="text to train on, instead of the preset's (path or URL)"
     )
@@ -111,20 +124,36 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> Path:
-    preset_name, preset = load_preset(arguments.preset, arguments.set)
+    record, location = None, arguments.data
+    if is_record(arguments.preset):
+        record = read_record(Path(arguments.preset))
+        _, preset = load_preset(record.name, arguments.set, recorded_preset(record))
+        preset_name = record.name
+        location = location or recorded_location(record, preset.data.source.location)
+    else:
+        preset_name, preset = load_preset(arguments.preset, arguments.set)
     name = arguments.name or preset_name
+    if record and (arguments.out / name).resolve() == Path(arguments.preset).resolve().parent:
+        raise PresetError(
+            f"{arguments.preset} lies in the folder that the run would write: choose another "
+            "--out or --name"
+        )
     with join_processes(choose_device(arguments.device)) as processes:
         if processes.is_first and has_run(arguments.out / name):
             print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+        if record:
+            prepare_repetition(record, arguments.threads, processes.count)
         return train(
             name,
             preset,
             arguments.out,
             cache_dir=arguments.cache.expanduser(),
             device=processes.device,
-            data_location=arguments.data,
+            data_location=location,
             initial_dir=arguments.initial,
             processes=processes,
+            arguments=arguments_that_matter(arguments),
+            repeats=record,
         )
 
 

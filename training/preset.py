@@ -165,12 +165,15 @@ def available_presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(PRESETS_DIR.glob("*.toml"))}
 
 
-def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, Preset]:
+def load_preset(
+    name_or_path: str, overrides: Sequence[str] = (), recorded: dict[str, Any] | None = None
+) -> tuple[str, Preset]:
     """Read a preset by its name or path.
 
     Args:
         name_or_path: a name among :func:`available_presets`, or a TOML file.
         overrides: ``section.key=value`` texts, the value in TOML notation or a bare string.
+        recorded: the preset of an earlier run, to take instead of what a file says.
 
     Returns:
         The preset's name (the file's stem) and the preset.
@@ -180,20 +183,25 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, 
     """
     known = available_presets()
     path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise PresetError(
-            f"no preset {name_or_path!r}: give a TOML file or one of {', '.join(known)}"
-        )
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PresetError(f"{path}: {error}") from error
+    data = _read(path, known) if recorded is None else recorded
     for override in overrides:
         _apply(data, override)
     try:
         return path.stem, Preset.model_validate(data)
     except ValidationError as error:
         raise PresetError(f"{path.stem}: {_complaint(error)}") from error
+
+
+def _read(path: Path, known: dict[str, Path]) -> dict[str, Any]:
+    if not path.is_file():
+        raise PresetError(
+            f"no preset {str(path)!r}: give a TOML file, a checkpoint's training.json or one of "
+            f"{', '.join(known)}"
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PresetError(f"{path}: {error}") from error
 
 
 def _complaint(error: ValidationError, section: str = "") -> str:
