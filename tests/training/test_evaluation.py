@@ -2,17 +2,19 @@
 
 import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from models.checkpoint import CheckpointInfo, load_model
+from models.decoding.step import decode_corpus
 from models.language_model import LanguageModel
 from models.precision import Precision
 from models.seq2seq import Seq2Seq
 from models.tokenizers import EOS_ID
 from tests.training.conftest import MakePreset, Trained
+from training import decoding
 from training.decoding import translate_texts
 from training.evaluation import DecodingSettings, amount_of_work, compare, deviations, measure
 from training.evaluation_data import (
@@ -122,14 +124,21 @@ def test_progress_tells_of_every_sentence_and_token(
         assert all(what.startswith("int8") for what, _ in told)
 
 
-def test_the_length_penalty_is_that_of_the_beam(trained: Trained, pairs_preset: MakePreset) -> None:
+def test_the_length_penalty_is_that_of_the_beam(
+    trained: Trained, pairs_preset: MakePreset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = trained(pairs_preset())
     data = read_card_data(info, None, info.path)
-    texts = [
-        measure(info, data, "float32", DecodingSettings((4,), alpha), CPU).translations[4]
-        for alpha in (0.0, 8.0)
-    ]
-    assert sum(map(len, texts[0])) < sum(map(len, texts[1]))
+    asked: list[tuple[int, float]] = []
+
+    def decode(model: Any, prompts: Any, params: Any) -> Any:
+        each = params if isinstance(params, list | tuple) else [params]
+        asked.extend((one.beam_size, one.length_penalty) for one in each)
+        return decode_corpus(model, prompts, params)
+
+    monkeypatch.setattr(decoding, "decode_corpus", decode)
+    measure(info, data, "float32", DecodingSettings((4,), 1.5), CPU)
+    assert set(asked) == {(4, 1.5)}
 
 
 def test_a_blank_text_has_an_empty_translation_and_others_the_services_length(
