@@ -307,6 +307,25 @@ class SentencePieceTokenizer:
         tokens: list[int] = self._processor.encode(text)
         return tokens
 
+    def sample(self, text: str, smoothing: float) -> list[int]:
+        """Split into pieces at random, more probable splits more often.
+
+        Subword regularization (Kudo 2018): a split of probability ``P`` is drawn in
+        proportion to ``P ** smoothing``, so that a large value gives the best split nearly
+        always. The random numbers are those of SentencePiece, one generator a thread.
+
+        Args:
+            text: what to split.
+            smoothing: above 0; the paper's alpha.
+        """
+        require_unicode(text)
+        if SPACE_MARK in text:
+            return self._encode_with_space_mark(text)
+        tokens: list[int] = self._processor.encode(
+            text, enable_sampling=True, alpha=smoothing, nbest_size=-1
+        )
+        return tokens
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Join the pieces; each byte that completes no character is shown as U+FFFD."""
         require_ids(tokens, self._size)

@@ -53,6 +53,15 @@ class ParallelCut:
     test: tuple[TestSentence, ...]
     reverse_test: tuple[TestSentence, ...]
 
+    def reversed(self) -> "ParallelCut":
+        """The same cut for the other direction: nothing changes its part."""
+        return ParallelCut(
+            train=tuple(map(_exchanged, self.train)),
+            validation=tuple(map(_exchanged, self.validation)),
+            test=self.reverse_test,
+            reverse_test=self.test,
+        )
+
 
 def parse_tab_pairs(text: str) -> list[Pair]:
     r"""Read lines of ``source TAB target``; further columns are ignored.
@@ -155,15 +164,18 @@ def cut_pairs(
     test, rest = _divide(pairs, forms, places, test_share)
     validation, train = _divide(rest, forms, places, test_share + validation_share)
     tested_targets = {pair.target for pair in test}
-    reversed_pairs = [Pair(pair.target, pair.source) for pair in pairs]
     return ParallelCut(
         train=tuple(train),
         validation=tuple(validation),
         test=group_references(test),
         reverse_test=group_references(
-            pair for pair in reversed_pairs if pair.source in tested_targets
+            _exchanged(pair) for pair in pairs if pair.target in tested_targets
         ),
     )
+
+
+def _exchanged(pair: Pair) -> Pair:
+    return Pair(pair.target, pair.source)
 
 
 def _place(form: str, salt: str) -> float:

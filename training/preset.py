@@ -47,6 +47,9 @@ class ParallelData(_Frozen):
     source: TextSource
     source_language: str
     target_language: str
+    reverse: bool = False
+    """Translate from the file's second column to its first. The cut is that of the other
+    direction, with source and target exchanged."""
     preparation: Preparation = "none"
     """See :mod:`models.preparation`; the tokenizer does the same to every text it is given."""
     first_pairs: int | None = Field(default=None, ge=1)
@@ -91,6 +94,9 @@ class Optimization(_Frozen):
     warmup_steps: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    subword_smoothing: float | None = Field(default=None, gt=0)
+    """Sentence pairs only: split every sentence anew in each epoch, at random, a split of
+    probability P in proportion to ``P ** subword_smoothing`` (Kudo 2018)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the processor computes it natively."""
     validate_every_steps: int = Field(default=500, ge=1)

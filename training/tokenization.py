@@ -1,6 +1,10 @@
 """Training a tokenizer as a preset asks for it."""
 
+import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import sentencepiece
 
 from models.preparation import Preparation
 from models.tokenizers import (
@@ -42,3 +46,27 @@ def train_tokenizer(
         normalization=settings.normalization,
         add_dummy_prefix=add_dummy_prefix,
     )
+
+
+def sample_encodings(
+    tokenizer: Tokenizer, texts: Sequence[str], smoothing: float, seed: str
+) -> list[list[int]]:
+    """Split texts in pieces at random: see :meth:`SentencePieceTokenizer.sample`.
+
+    Args:
+        tokenizer: a SentencePiece one; another has one split only, and gives that.
+        texts: what to split.
+        smoothing: the paper's alpha.
+        seed: the same seed splits the same texts in the same way.
+    """
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        return [tokenizer.encode(text) for text in texts]
+
+    def sample() -> list[list[int]]:
+        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
+        sentencepiece.set_random_generator_seed(number)
+        return [tokenizer.sample(text, smoothing) for text in texts]
+
+    # A thread's generator takes its seed when it is first used, so each call has a new thread.
+    with ThreadPoolExecutor(1) as new_thread:
+        return new_thread.submit(sample).result()

@@ -38,7 +38,7 @@ from training.scoring import CARD_FIGURES, mean_textbook_bleu, score_sentences
 from training.smoothing import smoothed_loss
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
-from training.tokenization import train_tokenizer
+from training.tokenization import sample_encodings, train_tokenizer
 
 VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
@@ -168,11 +168,32 @@ class Translation:
         return {"source": train(sources), "target": train(targets)}
 
     def _encode(self, pairs: Sequence[Pair]) -> list[TokenPair]:
-        limit, cut = self._data.max_tokens, self._data.truncate_to
         source, target = self.tokenizers["source"], self.tokenizers["target"]
+        return self._fitting(
+            [source.encode(pair.source) for pair in pairs],
+            [target.encode(pair.target) for pair in pairs],
+        )
+
+    def _epoch_pairs(self, epoch: int) -> list[TokenPair]:
+        """The training pairs, split in pieces anew where the settings ask for that."""
+        smoothing, pairs = self._settings.subword_smoothing, self._cut.train
+        if smoothing is None:
+            return self._pairs
+        source, target = self.tokenizers["source"], self.tokenizers["target"]
+        seed = f"{self._settings.seed} {epoch}"
+        return self._fitting(
+            sample_encodings(source, [p.source for p in pairs], smoothing, f"{seed} source"),
+            sample_encodings(target, [p.target for p in pairs], smoothing, f"{seed} target"),
+        )
+
+    def _fitting(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[TokenPair]:
+        """Pairs with their ``<eos>``, those that are too long left out or cut."""
+        limit, cut = self._data.max_tokens, self._data.truncate_to
         encoded = (
-            TokenPair((*source.encode(p.source), EOS_ID), (*target.encode(p.target), EOS_ID))
-            for p in pairs
+            TokenPair((*source, EOS_ID), (*target, EOS_ID))
+            for source, target in zip(sources, targets, strict=True)
         )
         if cut is not None:
             return [TokenPair(pair.source[:cut], pair.target[:cut]) for pair in encoded]
@@ -180,7 +201,7 @@ class Translation:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Batches of pairs of similar lengths, in random order."""
-        for pairs in plan_batches(self._pairs, self._settings, epoch):
+        for pairs in plan_batches(self._epoch_pairs(epoch), self._settings, epoch):
             yield self._batch(pairs)
 
     def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
@@ -318,5 +339,7 @@ def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:
     if not pairs:
         raise DataError(f"{name}: holds no sentence pair")
     if not data.test_share and not data.validation_share:
-        return ParallelCut(tuple(pairs), (), (), ())
-    return cut_pairs(pairs, data.test_share, data.validation_share)
+        cut = ParallelCut(tuple(pairs), (), (), ())
+    else:
+        cut = cut_pairs(pairs, data.test_share, data.validation_share)
+    return cut.reversed() if data.reverse else cut

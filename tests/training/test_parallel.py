@@ -235,3 +235,16 @@ def test_impossible_shares_are_refused(test_share: float, validation_share: floa
 def test_no_pairs_give_an_empty_cut() -> None:
     cut = cut_pairs([])
     assert (cut.train, cut.validation, cut.test, cut.reverse_test) == ((), (), (), ())
+
+
+def test_the_reversed_cut_is_the_same_cut_the_other_way() -> None:
+    pairs = [Pair(f"source {number % 70}", f"target {number}") for number in range(200)]
+    cut = cut_pairs(pairs, 0.1, 0.1)
+    other = cut.reversed()
+    assert [(pair.target, pair.source) for pair in other.train] == [
+        (pair.source, pair.target) for pair in cut.train
+    ]
+    assert [pair.source for pair in other.validation] == [pair.target for pair in cut.validation]
+    assert other.test == cut.reverse_test
+    assert other.test[0].source.startswith("target")
+    assert other.reversed() == cut

@@ -32,7 +32,7 @@ def test_the_presets_of_the_book_and_of_the_service_are_there() -> None:
     assert {
         *("book-gru", "book-gru-scratch", "book-lstm", "book-lstm-scratch", "book-lstm-2-layers"),
         *("book-lstm-bidirectional", "book-seq2seq", "timemachine-gru", "timemachine-lstm"),
-        "en-fr",
+        *("en-fr", "fr-en"),
     } <= available_presets().keys()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.seq2seq import Seq2Seq
-from models.tokenizers import BOS_ID, EOS_ID
+from models.tokenizers import BOS_ID, EOS_ID, SentencePieceTokenizer
 from training import translation
 from training.preset import Optimization, ParallelData, Preset
 from training.sources import DataError
@@ -238,3 +238,38 @@ def test_pairs_that_cannot_be_trained_on_are_refused(
     other.write_text(content)
     with pytest.raises(DataError, match=rf"other\.txt: .*{message}"):
         make_task("data.test_share=0", "data.validation_share=0", *overrides, data=other)
+
+
+def test_reverse_trains_from_the_second_column_to_the_first(make_task: MakeTask) -> None:
+    forward, backward = make_task(), make_task("data.reverse=true")
+    one, other = next(forward.batches(0)), next(backward.batches(0))
+    read, written = forward.tokenizers["source"], forward.tokenizers["target"]
+    pairs = {(read.decode(pair.source), written.decode(pair.target)) for pair in forward._pairs}
+    read, written = backward.tokenizers["source"], backward.tokenizers["target"]
+    assert pairs == {
+        (written.decode(pair.target), read.decode(pair.source)) for pair in backward._pairs
+    }
+    assert one.sources.shape[0] and other.sources.shape[0]
+    assert forward.final_metrics().keys() == backward.final_metrics().keys()
+
+
+def test_subword_smoothing_splits_anew_in_each_epoch_and_alike_when_asked_again(
+    make_task: MakeTask, tmp_path: Path, pairs_preset: MakePreset
+) -> None:
+    texts = [f"{pair.source} {pair.target}" for pair in make_task()._cut.train]
+    pieces = SentencePieceTokenizer.train(texts, 295)
+    preset = pairs_preset("training.subword_smoothing=0.2")
+    assert isinstance(preset.data, ParallelData)
+    task = Translation(
+        preset, preset.data, None, tmp_path, CPU, tokenizers={"source": pieces, "target": pieces}
+    )
+
+    def targets(epoch: int) -> list[list[list[int]]]:
+        return [batch.targets.tolist() for batch in task.batches(epoch)]
+
+    def written(epoch: int) -> Counter[str]:
+        return Counter(pieces.decode(row) for batch in targets(epoch) for row in batch)
+
+    assert targets(0) == targets(0)
+    assert targets(0) != targets(1)
+    assert written(0) == written(1) == Counter(pair.target for pair in task._cut.train)

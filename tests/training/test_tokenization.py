@@ -1,0 +1,43 @@
+"""Splitting texts in pieces at random, the same way for the same seed."""
+
+import pytest
+
+from models.preparation import normalise_spaces
+from models.tokenizers import CharacterTokenizer, SentencePieceTokenizer
+from training.tokenization import sample_encodings
+
+TEXTS = ["the time traveller smiled", "a time machine", "he travelled in time", "été ▁ ok"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.train(TEXTS * 20, 283, normalization="nmt_nfkc")
+
+
+def test_a_seed_splits_the_same_way_and_another_differently(
+    tokenizer: SentencePieceTokenizer,
+) -> None:
+    first = sample_encodings(tokenizer, TEXTS, 0.2, "1 source")
+    assert sample_encodings(tokenizer, TEXTS, 0.2, "1 source") == first
+    assert sample_encodings(tokenizer, TEXTS, 0.2, "2 source") != first
+
+
+def test_every_split_is_one_of_the_same_text(tokenizer: SentencePieceTokenizer) -> None:
+    found = {
+        text: {
+            tuple(sample_encodings(tokenizer, [text], 0.2, str(seed))[0]) for seed in range(30)
+        }
+        for text in TEXTS
+    }
+    for text, splits in found.items():
+        assert {tokenizer.decode(split) for split in splits} == {normalise_spaces(text)}
+    assert all(len(splits) > 1 for text, splits in found.items() if "▁" not in text)
+
+
+def test_a_large_smoothing_gives_the_best_split(tokenizer: SentencePieceTokenizer) -> None:
+    assert sample_encodings(tokenizer, TEXTS, 500.0, "1") == [*map(tokenizer.encode, TEXTS)]
+
+
+def test_a_tokenizer_with_one_split_gives_that() -> None:
+    characters = CharacterTokenizer.train("".join(TEXTS))
+    assert sample_encodings(characters, TEXTS, 0.1, "1") == [*map(characters.encode, TEXTS)]
