@@ -24,9 +24,7 @@ def test_a_seed_splits_the_same_way_and_another_differently(
 
 def test_every_split_is_one_of_the_same_text(tokenizer: SentencePieceTokenizer) -> None:
     found = {
-        text: {
-            tuple(sample_encodings(tokenizer, [text], 0.2, str(seed))[0]) for seed in range(30)
-        }
+        text: {tuple(sample_encodings(tokenizer, [text], 0.2, str(seed))[0]) for seed in range(30)}
         for text in TEXTS
     }
     for text, splits in found.items():

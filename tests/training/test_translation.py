@@ -242,14 +242,12 @@ def test_pairs_that_cannot_be_trained_on_are_refused(
 
 def test_reverse_trains_from_the_second_column_to_the_first(make_task: MakeTask) -> None:
     forward, backward = make_task(), make_task("data.reverse=true")
-    one, other = next(forward.batches(0)), next(backward.batches(0))
     read, written = forward.tokenizers["source"], forward.tokenizers["target"]
     pairs = {(read.decode(pair.source), written.decode(pair.target)) for pair in forward._pairs}
     read, written = backward.tokenizers["source"], backward.tokenizers["target"]
     assert pairs == {
         (written.decode(pair.target), read.decode(pair.source)) for pair in backward._pairs
     }
-    assert one.sources.shape[0] and other.sources.shape[0]
     assert forward.final_metrics().keys() == backward.final_metrics().keys()
 
 
