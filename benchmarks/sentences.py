@@ -5,11 +5,9 @@ import random
 from pathlib import Path
 
 from models.checkpoint import CheckpointInfo
-from models.preparation import PREPARATIONS
 from training.cli import DEFAULT_CACHE
-from training.parallel import Pair, cut_pairs, parse_tab_pairs
+from training.corpora import read_cut
 from training.preset import Preset
-from training.sources import read_data
 
 DEFAULT_SENTENCES = Path(__file__).parent / "data" / "sentences.txt"
 """Some 230 English sentences of one to forty words, written for this purpose."""
@@ -47,8 +45,5 @@ def _test_sentences(info: CheckpointInfo, location: str) -> list[str]:
     data = Preset.model_validate(info.training.preset).data
     if data.kind != "parallel":
         raise SystemExit(f"{info.name} was not trained on sentence pairs")
-    text, _ = read_data(data.source, location, DEFAULT_CACHE.expanduser())
-    prepare = PREPARATIONS[data.preparation]
-    pairs = [Pair(prepare(pair.source), prepare(pair.target)) for pair in parse_tab_pairs(text)]
-    cut = cut_pairs(pairs[: data.first_pairs], data.test_share, data.validation_share)
+    cut, _ = read_cut(data, location, DEFAULT_CACHE.expanduser())
     return [sentence.source for sentence in cut.test]

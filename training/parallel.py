@@ -41,8 +41,8 @@ class ParallelCut:
 
     Attributes:
         train: the pairs of which neither side is a validation or a test sentence's.
-        validation: the pairs of the validation sentences; :func:`group_references` makes
-            test sentences of them.
+        validation: the pairs of the validation sentences, or those of files of their own;
+            :func:`group_references` makes test sentences of the former.
         test: the test sentences, source to target.
         reverse_test: the test sentences of the other direction, target to source: every
             distinct target side in ``test``, with every source side in the data.
@@ -66,41 +66,51 @@ class ParallelCut:
 def parse_tab_pairs(text: str) -> list[Pair]:
     r"""Read lines of ``source TAB target``; further columns are ignored.
 
-    White space around each side is dropped, and so are empty lines and pairs with an empty
-    side. Lines end at ``\n`` only: U+2028 and the like stay inside a sentence.
+    White space around each side is dropped. Lines end at ``\n`` only: U+2028 and the like stay
+    inside a sentence.
+
+    Returns:
+        One pair for each line, so that the index of a pair tells its line; a blank line is a
+        pair of empty sides.
 
     Raises:
         DataError: a line has no tab; the message says which.
     """
     pairs = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
+            pairs.append(Pair("", ""))
             continue
         columns = line.split("\t")
         if len(columns) < 2:
             raise DataError(f"line {number} has no tab between two sentences: {line[:60]!r}")
         pairs.append(Pair(columns[0].strip(), columns[1].strip()))
-    return [pair for pair in pairs if pair.source and pair.target]
+    return pairs
 
 
 def read_aligned(source_text: str, target_text: str) -> list[Pair]:
-    """Pair two texts line by line; pairs with an empty side are dropped.
+    """Pair two texts line by line; white space around each side is dropped.
+
+    Returns:
+        One pair for each line, so that the index of a pair tells its line.
 
     Raises:
         DataError: the texts have different numbers of lines.
     """
-    sources = source_text.removesuffix("\n").split("\n")
-    targets = target_text.removesuffix("\n").split("\n")
+    sources, targets = _lines(source_text), _lines(target_text)
     if len(sources) != len(targets):
         raise DataError(
             f"the two texts are not aligned: the source has {len(sources)} lines and the "
-            f"target {len(targets)}"
+            f"target {len(targets)}, and each line must be the translation of the other's"
         )
-    pairs = [
+    return [
         Pair(source.strip(), target.strip())
         for source, target in zip(sources, targets, strict=True)
     ]
-    return [pair for pair in pairs if pair.source and pair.target]
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def normalised_form(sentence: str) -> str:

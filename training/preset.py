@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.preparation import Preparation
-from training.sources import TextSource
+from training.sources import TextSource, public_origin
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
@@ -39,12 +39,24 @@ class TextData(_Frozen):
     held_out_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """The end of the text to measure on; 0 measures on the training text itself."""
 
+    def texts(self) -> tuple[TextSource, ...]:
+        """The texts that are read, in the order in which a run records them."""
+        return (self.source,)
+
 
 class ParallelData(_Frozen):
-    """Sentence pairs for a translation model."""
+    """Sentence pairs for a translation model.
+
+    Pairs are one text of lines ``source TAB target``, or two texts that are aligned line by
+    line. The validation pairs are cut from them, or have files of their own in either form.
+    """
 
     kind: Literal["parallel"] = "parallel"
     source: TextSource
+    """The pairs, or with ``target`` their source side."""
+    target: TextSource | None = None
+    validation_source: TextSource | None = None
+    validation_target: TextSource | None = None
     source_language: str
     target_language: str
     reverse: bool = False
@@ -62,6 +74,21 @@ class ParallelData(_Frozen):
     (``truncate_to`` cuts them instead)."""
     truncate_to: int | None = Field(default=None, ge=2)
     """Cut both sides to so many tokens, as the textbook does."""
+    moses_bleu: bool | None = None
+    """Measure BLEU lower-cased and tokenized by Moses' rules, too: see :mod:`training.moses`."""
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> "ParallelData":
+        if self.validation_target and not self.validation_source:
+            raise ValueError("validation_target needs validation_source")
+        if self.validation_source and self.validation_share:
+            raise ValueError("give either validation_source or a validation_share above 0")
+        return self
+
+    def texts(self) -> tuple[TextSource, ...]:
+        """The texts that are read, in the order in which a run records them."""
+        texts = (self.source, self.target, self.validation_source, self.validation_target)
+        return tuple(text for text in texts if text)
 
 
 class TokenizerSettings(_Frozen):
@@ -225,6 +252,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def preset_record(preset: Preset) -> dict[str, Any]:
-    """The preset as plain JSON data, for ``training.json``."""
+    """The preset as plain JSON data, for ``training.json``; local files are but names there."""
     record: dict[str, Any] = json.loads(preset.model_dump_json(exclude_none=True))
+    for value in record["data"].values():
+        if isinstance(value, dict):
+            value["location"] = public_origin(value["location"])
     return record

@@ -25,6 +25,7 @@ from training.card import write_card
 from training.language_modelling import LanguageModelling
 from training.loop import STATE_FILE, Progress, Trainer
 from training.preset import Card, Preset, preset_record
+from training.sources import public_origin
 from training.task import Task
 from training.translation import Translation
 
@@ -195,7 +196,8 @@ def _save(folder: Path, task: Task, card: Card, record: TrainingRecord) -> None:
 
 def _card(name: str, preset: Preset, task: Task) -> Card:
     """The preset's card, or a plain one for a text that the preset knows nothing of."""
-    if task.sources[0].origin == preset.data.source.location:
+    expected = [(text.name, public_origin(text.location)) for text in preset.data.texts()]
+    if [(source.name, source.origin) for source in task.sources] == expected:
         return preset.card
     return Card(title=name, licence="as the training data", limits="Not examined yet.")
 

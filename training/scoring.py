@@ -15,10 +15,13 @@ from sacrebleu.metrics.ter import TER
 from sacrebleu.significance import PairedTest, Result
 
 from models.evaluation import textbook_bleu
+from training.moses import moses_bleu
 from training.parallel import TestSentence
 
 CARD_FIGURES = ("bleu_all_references", "bleu_first_reference", "chrf_first_reference")
 """The figures of a model card."""
+MOSES_FIGURE = "bleu_moses"
+"""BLEU against the first reference as papers on Multi30k give it: see :mod:`training.moses`."""
 BOOTSTRAP_SAMPLES = 1000
 
 _METRICS: Mapping[str, Callable[[], Metric]] = {
@@ -147,6 +150,19 @@ def paired_bootstrap(
             signature=str(signature),
         )
     return differences
+
+
+def score_by_moses(
+    hypotheses: Sequence[str], sentences: Sequence[TestSentence], language: str
+) -> Score:
+    """Score the translations of some sentences by :data:`MOSES_FIGURE`.
+
+    Args:
+        hypotheses: one for each sentence.
+        sentences: at least one.
+        language: ISO 639-1 code of the translations.
+    """
+    return Score(moses_bleu(hypotheses, [s.references[0] for s in sentences], language))
 
 
 def mean_textbook_bleu(

@@ -28,6 +28,18 @@ TIMEOUT_SECONDS = 60.0
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+_DOCUMENT_MEMBERS = {"[Content_Types].xml", "mimetype"}
+"""Found in the zips that word processors and e-book makers write."""
+_FOREIGN_MAGICS = {
+    b"%PDF-": "is a PDF document, not plain text",
+    b"{\\rtf": "is an RTF document, not plain text: save it as plain text in UTF-8",
+    b"BZh91AY&SY": "is packed by bzip2, which is not read here: unpack it, or pack it by gzip",
+    b"\xfd7zXZ": "is packed by xz, which is not read here: unpack it, or pack it by gzip",
+    b"\x28\xb5\x2f\xfd": "is packed by zstd, which is not read here: unpack it, or pack it by gzip",
+    b"\xff\xfe": "is UTF-16 text: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "is UTF-16 text: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+}
+"""What people take for text, by its first bytes, and what to do about it."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -79,8 +91,8 @@ def read_source(source: TextSource, cache_dir: Path) -> SourceText:
         cache_dir: where downloads are kept; made when needed.
 
     Raises:
-        DataError: the file, the member or the server is missing, the checksum differs, or
-            the text is not UTF-8.
+        DataError: the file, the member or the server is missing, the checksum differs, the
+            file is binary, or the text is not UTF-8.
     """
     scheme = _url_scheme(source.location)
     if scheme in ("http", "https"):
@@ -95,7 +107,8 @@ def read_data(source: TextSource, location: str | None, cache_dir: Path) -> tupl
     Args:
         source: the preset's text.
         location: the user's path or URL; a copy of the preset's own text is recognised by its
-            checksum, and recorded under its own name and origin. None takes the preset's.
+            checksum, and recorded under its own name and origin. A folder stands for the file
+            in it that is called as the preset's, packed by gzip or not. None takes the preset's.
         cache_dir: as for :func:`read_source`.
 
     Returns:
@@ -105,16 +118,51 @@ def read_data(source: TextSource, location: str | None, cache_dir: Path) -> tupl
         DataError: as :func:`read_source`.
     """
     if location is not None:
+        location = _inside_folder(location, source)
         given = source.model_copy(update={"location": location, "sha256": None})
         read = read_source(given, cache_dir)
         if read.sha256 != source.sha256:
-            # Where a person keeps a file is nobody else's business; where a URL leads is.
-            name = Path(location).name
-            origin = location if _url_scheme(location) in ("http", "https") else name
-            return read.text, DataSource(name=name, origin=origin, sha256=read.sha256)
+            origin = public_origin(location)
+            return read.text, DataSource(
+                name=file_name(location), origin=origin, sha256=read.sha256
+            )
     else:
         read = read_source(source, cache_dir)
-    return read.text, DataSource(name=source.name, origin=source.location, sha256=read.sha256)
+    origin = public_origin(source.location)
+    return read.text, DataSource(name=source.name, origin=origin, sha256=read.sha256)
+
+
+def file_name(location: str) -> str:
+    """The file's name in a path or URL."""
+    path = urllib.parse.urlsplit(location).path if _url_scheme(location) else location
+    return Path(path).name
+
+
+def public_origin(location: str) -> str:
+    """How a place is recorded: a URL of the web as it is, a local file by its name.
+
+    Where a person keeps a file is nobody else's business; where a URL leads is.
+    """
+    if _url_scheme(location) in ("http", "https"):
+        return location
+    return file_name(location)
+
+
+def is_folder(location: str) -> bool:
+    """Whether a location is a local folder."""
+    scheme = _url_scheme(location)
+    return scheme not in ("http", "https") and _local_path(location, scheme).is_dir()
+
+
+def _inside_folder(location: str, source: TextSource) -> str:
+    """The preset's file inside a folder; anything but a folder stays as it is."""
+    if not is_folder(location):
+        return location
+    folder, name = _local_path(location, _url_scheme(location)), file_name(source.location)
+    for candidate in (folder / name, folder / name.removesuffix(".gz")):
+        if candidate.is_file():
+            return str(candidate)
+    raise DataError(f"{location}: holds no {name}")
 
 
 def _url_scheme(location: str) -> str | None:
@@ -222,6 +270,11 @@ def _read_member(content: bytes, member: str | None, place: str) -> bytes:
             return archive.read(names[0])
         if member in names:
             return archive.read(member)
+    if not _DOCUMENT_MEMBERS.isdisjoint(names):
+        raise DataError(
+            f"{place}: is an office or e-book document, not plain text: save it as plain text in "
+            "UTF-8"
+        )
     listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     if member is None:
         raise DataError(f"{place}: say which member of the zip to read: {listed or 'it is empty'}")
@@ -240,6 +293,15 @@ def _checked(source: TextSource, content: bytes) -> bytes:
 
 
 def _decode(source: TextSource, content: bytes) -> SourceText:
+    for magic, complaint in _FOREIGN_MAGICS.items():
+        if content.startswith(magic):
+            raise DataError(f"{source.location}: {complaint}")
+    if (zero := content.find(0)) >= 0:
+        line = content.count(b"\n", 0, zero) + 1
+        raise DataError(
+            f"{source.location}: is a binary file, not text: line {line} has a zero byte at "
+            f"offset {zero}"
+        )
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

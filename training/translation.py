@@ -6,6 +6,7 @@ asked for its next token at every position; padded positions have no loss.
 Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V`` vocabulary size.
 """
 
+import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,30 +17,30 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 
-from models.checkpoint import DataSource, Languages
+from models.checkpoint import Languages
 from models.config import Seq2SeqConfig
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
-from models.preparation import PREPARATIONS
 from models.recurrent import sequence_mask
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from training.corpora import read_cut
 from training.decoding import translate_texts
-from training.parallel import (
-    Pair,
-    ParallelCut,
-    TestSentence,
-    cut_pairs,
-    group_references,
-    parse_tab_pairs,
-)
+from training.parallel import Pair, ParallelCut, TestSentence, group_references
 from training.preset import Optimization, ParallelData, Preset
-from training.scoring import CARD_FIGURES, mean_textbook_bleu, score_sentences
+from training.scoring import (
+    CARD_FIGURES,
+    MOSES_FIGURE,
+    mean_textbook_bleu,
+    score_by_moses,
+    score_sentences,
+)
 from training.smoothing import smoothed_loss
-from training.sources import DataError, read_data
+from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
 from training.tokenization import sample_encodings, train_tokenizer
 
+LOGGER = logging.getLogger("training")
 VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
 TEXTBOOK_BLEU_SENTENCES = 1000
@@ -134,14 +135,18 @@ class Translation:
         self._settings = preset.training
         self._data = data
         self.languages = Languages(source=data.source_language, target=data.target_language)
-        self._cut, source = read_cut(data, data_location, cache_dir)
-        self.sources = [source]
+        self._cut, self.sources = read_cut(data, data_location, cache_dir)
         self.tokenizers: dict[str, Tokenizer] = (
             dict(tokenizers) if tokenizers else self._train_tokenizers(preset)
         )
         self._pairs = self._encode(self._cut.train)
         if not self._pairs:
-            raise DataError(f"{source.name}: no pair is short enough to train on")
+            raise DataError(
+                f"{self.sources[0].name}: no pair is short enough to train on: raise "
+                f"data.max_tokens ({data.max_tokens})"
+            )
+        if left_out := len(self._cut.train) - len(self._pairs):
+            LOGGER.info("left out %d pairs of more than %d tokens", left_out, data.max_tokens)
         self._validation_pairs = self._encode(self._cut.validation)
         config = Seq2SeqConfig.model_validate(
             {
@@ -260,17 +265,28 @@ class Translation:
         )
 
     def final_metrics(self) -> dict[str, float]:
-        """BLEU and chrF of the test sentences, or the textbook BLEU of the training pairs."""
-        if not self._cut.test:
+        """BLEU and chrF of the test or else validation sentences.
+
+        The textbook BLEU of the training pairs where neither are held out.
+        """
+        measured = measured_sentences(self._data, self._cut)
+        if not measured:
             return self._textbook_metrics(textbook_sentences(self._cut))
-        metrics = {"test_sentences": float(len(self._cut.test))}
-        sources = [sentence.source for sentence in self._cut.test]
+        metrics = {f"{self._measured_part()}_sentences": float(len(measured))}
+        sources = [sentence.source for sentence in measured]
         for name, beam_size in (("greedy", 1), ("beam4", 4)):
             hypotheses = self.translate(sources, beam_size=beam_size)
-            scores = score_sentences(hypotheses, self._cut.test, CARD_FIGURES)
+            scores = score_sentences(hypotheses, measured, CARD_FIGURES)
             self._signature = scores["bleu_first_reference"].signature or ""
+            if self._data.moses_bleu:
+                scores[MOSES_FIGURE] = score_by_moses(
+                    hypotheses, measured, self._data.target_language
+                )
             metrics |= {f"{name}_{figure}": score.rounded for figure, score in scores.items()}
         return metrics
+
+    def _measured_part(self) -> str:
+        return "test" if self._cut.test else "validation"
 
     def _textbook_metrics(self, sentences: Sequence[TestSentence]) -> dict[str, float]:
         hypotheses = self.translate([s.source for s in sentences], beam_size=1)
@@ -278,19 +294,31 @@ class Translation:
 
     def metrics_note(self) -> str:
         """See :class:`training.task.Task`."""
-        if not self._cut.test:
+        measured = measured_sentences(self._data, self._cut)
+        if not measured:
             return (
                 f"Mean textbook BLEU (k = 2) over the first {TEXTBOOK_BLEU_SENTENCES} training "
                 "sentences (or all, if there are fewer) by greedy decoding, each against its best "
                 "reference: no test sentences are held out."
             )
-        return (
+        part = self._measured_part()
+        given = part == "validation" and self._data.validation_source is not None
+        notes = (
             f"sacreBLEU (cased, tokenizer 13a, {self._signature}) and chrF of "
-            f"{len(self._cut.test)} test sentences in float32. The test sentences are cut by a "
-            "hash of the normalised source; no pair with a normalised side of theirs is in the "
-            "training data. first_reference scores against the first translation that the data "
-            "give, all_references against all."
+            f"{len(measured)} {part} sentences in float32.",
+            "They have files of their own."
+            if given
+            else f"The {part} sentences are cut by a hash of the normalised source; no pair with "
+            "a normalised side of theirs is in the training data.",
+            "" if self._cut.test else "They also chose the best checkpoint.",
+            "first_reference scores against the first translation that the data give, "
+            "all_references against all.",
+            "moses is BLEU of lower-cased text in Moses' tokens (sacremoses), as papers on "
+            "Multi30k give it: compare it with theirs only."
+            if self._data.moses_bleu
+            else "",
         )
+        return " ".join(note for note in notes if note)
 
     def sample(self) -> str:
         """Three sentences that the model has not trained on (or the first, where it has)."""
@@ -299,47 +327,21 @@ class Translation:
         return "; ".join(f"{p.source} -> {t}" for p, t in zip(pairs, texts, strict=True))
 
 
-def read_cut(
-    data: ParallelData, data_location: str | None, cache_dir: Path
-) -> tuple[ParallelCut, DataSource]:
-    """Read the sentence pairs of a preset and cut them in training, validation and test.
+def measured_sentences(data: ParallelData, cut: ParallelCut) -> tuple[TestSentence, ...]:
+    """What the card's figures are measured on: the test or else the validation sentences.
 
-    Args:
-        data: the preset's.
-        data_location: other sentence pairs to read instead, or None.
-        cache_dir: where downloads are kept.
-
-    Returns:
-        The cut, and what was read.
-
-    Raises:
-        DataError: the pairs cannot be read.
+    Sentences of a validation file are measured line by line, as benchmarks are.
     """
-    text, source = read_data(data.source, data_location, cache_dir)
-    return _prepare(text, data, source.name), source
+    if cut.test or data.validation_source is None:
+        return cut.test or group_references(cut.validation)
+    return tuple(TestSentence(pair.source, (pair.target,)) for pair in cut.validation)
 
 
 def textbook_sentences(cut: ParallelCut) -> tuple[TestSentence, ...]:
-    """What is measured on where no test sentences are held out: the first that were trained on."""
+    """What is measured on where no sentences are held out: the first that were trained on."""
     return group_references(cut.train)[:TEXTBOOK_BLEU_SENTENCES]
 
 
 def longest_translation(data: ParallelData) -> int:
     """Tokens that a translation of the preset's own sentences may have, ``<eos>`` included."""
     return data.truncate_to or data.max_tokens
-
-
-def _prepare(text: str, data: ParallelData, name: str) -> ParallelCut:
-    prepare = PREPARATIONS[data.preparation]
-    try:
-        parsed = parse_tab_pairs(text)[: data.first_pairs]
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
-    pairs = [Pair(prepare(pair.source), prepare(pair.target)) for pair in parsed]
-    if not pairs:
-        raise DataError(f"{name}: holds no sentence pair")
-    if not data.test_share and not data.validation_share:
-        cut = ParallelCut(tuple(pairs), (), (), ())
-    else:
-        cut = cut_pairs(pairs, data.test_share, data.validation_share)
-    return cut.reversed() if data.reverse else cut

@@ -36,6 +36,7 @@ def test_columns_are_read_and_extra_ones_ignored() -> None:
     text = "Go.\tVa !\tCC-BY 2.0\n\n  Hi. \t Salut.\r\nRun!\tCours\u202f!"
     assert parse_tab_pairs(text) == [
         Pair("Go.", "Va !"),
+        Pair("", ""),
         Pair("Hi.", "Salut."),
         Pair("Run!", "Cours\u202f!"),
     ]
@@ -50,9 +51,11 @@ def test_a_line_without_a_tab_is_named() -> None:
         parse_tab_pairs("a\tb\n\nno tab here\n")
 
 
-def test_pairs_with_an_empty_side_are_dropped() -> None:
-    assert parse_tab_pairs("a\t\n\tb\nc\td\n") == [Pair("c", "d")]
-    assert read_aligned("a\n\nc\n", "\nb\nd\n") == [Pair("c", "d")]
+def test_the_index_of_a_pair_tells_its_line_whatever_is_empty() -> None:
+    expected = [Pair("a", ""), Pair("", "b"), Pair("", ""), Pair("c", "d")]
+    assert parse_tab_pairs("a\t\n\tb\n\nc\td\n") == expected
+    assert read_aligned("a\n\n\nc\n", "\nb\n \nd") == expected
+    assert parse_tab_pairs("") == read_aligned("", "") == []
 
 
 def test_aligned_texts_are_paired_by_line() -> None:

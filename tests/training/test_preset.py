@@ -23,8 +23,9 @@ def test_every_shipped_preset_loads_and_says_what_it_is(name: str) -> None:
     assert loaded == name
     assert preset.description
     assert preset.card.licence
-    assert preset.data.source.sha256, "a shipped preset checks its text"
-    assert preset.data.source.location.startswith("http")
+    for text in preset.data.texts():
+        assert text.sha256, "a shipped preset checks its texts"
+        assert text.location.startswith("http")
     assert preset.training.validate_every_steps <= preset.training.steps
 
 
@@ -32,7 +33,7 @@ def test_the_presets_of_the_book_and_of_the_service_are_there() -> None:
     assert {
         *("book-gru", "book-gru-scratch", "book-lstm", "book-lstm-scratch", "book-lstm-2-layers"),
         *("book-lstm-bidirectional", "book-seq2seq", "timemachine-gru", "timemachine-lstm"),
-        *("en-fr", "fr-en"),
+        *("en-fr", "fr-en", "multi30k-en-de", "multi30k-en-fr"),
     } <= available_presets().keys()
 
 
@@ -127,6 +128,9 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_the_record_builds_the_preset_again(text_preset: MakePreset) -> None:
     preset = text_preset("training.learning_rate=0.1234567890123")
     record = preset_record(preset)
+    location = record["data"]["source"]["location"]
+    assert location == Path(preset.data.source.location).name, "nobody's folders are recorded"
+    record["data"]["source"]["location"] = preset.data.source.location
     assert Preset.model_validate(record) == preset
     assert "first_characters" not in record["data"], "what was not said is left out"
     assert isinstance(preset.data, TextData)

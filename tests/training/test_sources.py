@@ -1,8 +1,10 @@
 """Reading texts from files, archives and a real HTTP server."""
 
+import bz2
 import gzip
 import hashlib
 import http.server
+import lzma
 import socket
 import threading
 import zipfile
@@ -13,7 +15,14 @@ import pydantic
 import pytest
 
 from training import sources
-from training.sources import DataError, TextSource, read_data, read_source, read_text
+from training.sources import (
+    DataError,
+    TextSource,
+    public_origin,
+    read_data,
+    read_source,
+    read_text,
+)
 
 TEXT = "Go.\tVa\u202f!\nDéjà vu.\n"
 CONTENT = TEXT.encode()
@@ -126,6 +135,33 @@ def test_bytes_that_are_not_utf8_are_located(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ntwo\nd\xe9j\xe0\n")
     with pytest.raises(DataError, match=r"latin.txt: line 3 is not UTF-8 \(byte 0xe9 at offset 9"):
+        read_text(_source(path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"one\ntw\0o\n", r"binary file, not text: line 2 has a zero byte at offset 6"),
+        ("one\n".encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
+        (b"%PDF-1.7 ...", "is a PDF document"),
+        (b"{\\rtf1 ...", "is an RTF document"),
+        (bz2.compress(CONTENT), "is packed by bzip2"),
+        (lzma.compress(CONTENT), "is packed by xz"),
+    ],
+)
+def test_what_is_no_plain_text_is_called_by_its_name(
+    tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    path = tmp_path / "file.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"file\.txt: {complaint}|file\.txt: is a {complaint}"):
+        read_text(_source(path), tmp_path)
+
+
+@pytest.mark.parametrize("member", ["[Content_Types].xml", "mimetype"])
+def test_a_word_processors_document_is_called_one(tmp_path: Path, member: str) -> None:
+    path = _archive(tmp_path / "novel.docx", {member: b"", "word/document.xml": b""})
+    with pytest.raises(DataError, match=r"novel\.docx: is an office or e-book document"):
         read_text(_source(path), tmp_path)
 
 
@@ -279,3 +315,25 @@ def test_own_data_are_recorded_without_the_path_they_lie_at(tmp_path: Path) -> N
     text, source = read_data(preset, str(own), tmp_path)
     assert text == "Once upon a time."
     assert (source.name, source.origin) == ("novel.txt", "novel.txt")
+
+
+def test_a_folder_stands_for_the_presets_file_in_it(tmp_path: Path) -> None:
+    preset = TextSource(name="A book", location="https://example.org/a/book.txt.gz", sha256=SHA256)
+    with pytest.raises(DataError, match=r"holds no book\.txt\.gz"):
+        read_data(preset, str(tmp_path), tmp_path)
+    (tmp_path / "book.txt").write_bytes(CONTENT)
+    text, source = read_data(preset, str(tmp_path), tmp_path)
+    assert text == TEXT
+    assert (source.name, source.origin) == ("A book", preset.location)
+    (tmp_path / "book.txt.gz").write_bytes(gzip.compress(b"other"))
+    text, source = read_data(preset, str(tmp_path), tmp_path)
+    assert (text, source.name) == ("other", "book.txt.gz"), "the packed one comes first"
+
+
+def test_a_presets_own_local_file_is_recorded_by_its_name(tmp_path: Path) -> None:
+    own = tmp_path / "novel.txt"
+    own.write_text("Once upon a time.")
+    preset = TextSource(name="My novel", location=str(own))
+    assert read_data(preset, None, tmp_path)[1].origin == "novel.txt"
+    assert public_origin(own.as_uri()) == "novel.txt"
+    assert public_origin("https://example.org/a/novel.txt") == "https://example.org/a/novel.txt"

@@ -210,7 +210,7 @@ def test_without_test_sentences_the_textbooks_bleu_is_measured(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(translation, "TEXTBOOK_BLEU_SENTENCES", 3)
-    task = make_task("data.test_share=0")
+    task = make_task("data.test_share=0", "data.validation_share=0")
     asked: list[str] = []
 
     def translate(texts: list[str], *, beam_size: int) -> list[str]:
