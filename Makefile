@@ -50,11 +50,12 @@ else
 endif
 
 train: $(VENV)/train.stamp ## train a model: make train PRESET=name
-ifdef PRESET
+ifneq ($(strip $(PRESET)$(ARGS)),)
 	$(BIN)/gatehouse train $(PRESET) $(ARGS)
 else
-	@echo "Name a preset: make train PRESET=name, with one of:" >&2
-	@echo "$(sort $(basename $(notdir $(wildcard training/presets/*.toml))))" >&2
+	@echo "Give your own text, as in make train ARGS='--text novel.txt', or name a preset:" >&2
+	@echo "make train PRESET=name, with one of:" >&2
+	@echo "$(sort $(filter-out prose translation,$(basename $(notdir $(wildcard training/presets/*.toml)))))" >&2
 	@exit 2
 endif
 

@@ -21,6 +21,7 @@ def train_model(
     add_dummy_prefix: bool,
     character_coverage: float,
     num_threads: int,
+    may_be_smaller: bool,
 ) -> bytes:
     """Learn pieces with byte fallback and return the serialized ModelProto.
 
@@ -53,6 +54,7 @@ def train_model(
             unk_piece=unk,
             unk_surface=unk,
             num_threads=num_threads,
+            hard_vocab_limit=not may_be_smaller,
             max_sentence_length=2**30,  # longer ones would be dropped without a word
             minloglevel=3,  # what goes wrong is raised
         )

@@ -251,6 +251,7 @@ class SentencePieceTokenizer:
         add_dummy_prefix: bool = True,
         character_coverage: float = 0.9995,
         num_threads: int = 1,
+        may_be_smaller: bool = False,
     ) -> Self:
         """Learn the pieces from sentences.
 
@@ -273,6 +274,8 @@ class SentencePieceTokenizer:
             character_coverage: share of the text's characters that get a piece of their
                 own; the rest are spelled in bytes.
             num_threads: threads of the unigram trainer.
+            may_be_smaller: whether sentences that cannot fill the vocabulary give a smaller
+                one instead of an error.
 
         Raises:
             TokenizerError: there is no text, or it cannot fill a vocabulary of this size, or
@@ -289,6 +292,7 @@ class SentencePieceTokenizer:
                 add_dummy_prefix=add_dummy_prefix,
                 character_coverage=character_coverage,
                 num_threads=num_threads,
+                may_be_smaller=may_be_smaller,
             )
         except ValueError as error:
             raise TokenizerError(str(error)) from error

@@ -1,17 +1,20 @@
 """``python -m training`` and ``gatehouse train``."""
 
 import argparse
+import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from models.checkpoint import CheckpointError
+from models.checkpoint import CheckpointError, read_checkpoint
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.memory import keep_freed_memory
+from training.own_text import add_own_text_options, is_own_text, read_own_text
 from training.preset import PresetError, available_presets, load_preset
 from training.run import has_run, train
 from training.sources import DataError
@@ -33,10 +36,15 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "DIR/NAME becomes the checkpoint; its run/ folder holds the log, the figures of each\n"
         "step (metrics.jsonl, TensorBoard), curves.png and what resuming needs.",
     )
-    parser.add_argument("preset", metavar="PRESET", help="a preset's name or a TOML file")
     parser.add_argument(
-        "--data", metavar="PATH", help="text to train on, instead of the preset's (path or URL)"
+        "preset", metavar="PRESET", nargs="?", help="a preset's name or a TOML file"
     )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="text to train on, instead of the preset's (path or URL), or a folder with its files",
+    )
+    add_own_text_options(parser)
     parser.add_argument(
         "--initial",
         metavar="CHECKPOINT",
@@ -82,19 +90,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        preset_name, preset = load_preset(arguments.preset, arguments.set)
-        name = arguments.name or preset_name
-        if has_run(arguments.out / name):
-            print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
-        folder = train(
-            name,
-            preset,
-            arguments.out,
-            cache_dir=arguments.cache.expanduser(),
-            device=choose_device(arguments.device),
-            data_location=arguments.data,
-            initial_dir=arguments.initial,
-        )
+        folder, example = _train(arguments)
     except MISHAPS as error:
         print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
         return 1
@@ -112,7 +108,56 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         print("stopped; give the same command to go on", file=sys.stderr)
         return 130
     print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
+    print(f"then ask it:   {example_request(folder, example)}")
     return 0
+
+
+def _train(arguments: argparse.Namespace) -> tuple[Path, str | None]:
+    """Train; the folder, and a text to try the model with, if the data gave one."""
+    cache_dir, example = arguments.cache.expanduser(), None
+    if is_own_text(arguments):
+        own = read_own_text(arguments, cache_dir)
+        default_name, preset, example = own.name, own.preset, own.example
+        print(own.summary, file=sys.stderr)
+    elif arguments.preset:
+        default_name, preset = load_preset(arguments.preset, arguments.set)
+    else:
+        raise ValueError("give a preset, or your own text by --pairs, --source, --target or --text")
+    name = arguments.name or default_name
+    if has_run(arguments.out / name):
+        print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+    folder = train(
+        name,
+        preset,
+        arguments.out,
+        cache_dir=cache_dir,
+        device=choose_device(arguments.device),
+        data_location=arguments.data,
+        initial_dir=arguments.initial,
+    )
+    return folder, example
+
+
+def example_request(folder: Path, text: str | None = None) -> str:
+    """A curl command that asks a service on its default port for a model.
+
+    Args:
+        folder: the model's checkpoint.
+        text: to translate or to continue, or None for one that suits any model.
+    """
+    info = read_checkpoint(folder)
+    body: dict[str, str | int] = {"model": info.name}
+    if info.languages:
+        path = "translate"
+        body["text"] = text or "Hello."
+    else:
+        path = "generate"
+        # Every model can begin from nothing; a character model refuses what it has never seen.
+        known = text and not info.tokenizers["text"].unknown(text)
+        body |= {"prompt": text if known and text else "", "max_new_tokens": 200}
+    content = json.dumps(body, ensure_ascii=False)
+    header = "-H 'Content-Type: application/json'"
+    return f"curl -s localhost:8000/{path} {header} -d {shlex.quote(content)}"
 
 
 def positive(text: str) -> int:

@@ -26,9 +26,9 @@ from training.task import AnyBatch, Task
 
 LOGGER = logging.getLogger("training")
 STATE_FILE = "state.pt"
-WORDS_ONLY = ("description", "card", "location")
-"""Parts of a preset that a run may change on its way: words, and where a text lies, since the
-record also has the checksum of each."""
+WORDS_ONLY = ("description", "card", "name", "location")
+"""Parts of a preset that a run may change on its way: words, and what a text is called and where
+it lies, since the record also has the checksum of each."""
 
 
 class RunError(Exception):

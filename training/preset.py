@@ -6,7 +6,7 @@ Schedules count steps (optimizer updates), never seconds.
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,11 @@ from models.preparation import Preparation
 from training.sources import TextSource, public_origin
 
 PRESETS_DIR = Path(__file__).parent / "presets"
+BASE_PRESETS = {
+    "translation": "--pairs FILE, or --source FILE --target FILE",
+    "prose": "--text FILE",
+}
+"""Presets that a person's own text completes, with the options that give it."""
 
 
 class PresetError(Exception):
@@ -99,6 +104,8 @@ class TokenizerSettings(_Frozen):
     """SentencePiece only."""
     min_frequency: int = Field(default=1, ge=1)
     """Words seen less often become ``<unk>``."""
+    may_be_smaller: bool | None = None
+    """SentencePiece only: a text too small for ``vocabulary_size`` gets as many as it fills."""
     normalization: Literal["identity", "nmt_nfkc"] = "identity"
     """SentencePiece only: see :class:`models.tokenizers.SentencePieceTokenizer`."""
 
@@ -191,16 +198,20 @@ class Preset(_Frozen):
 
 
 def available_presets() -> dict[str, Path]:
-    """The shipped presets by name."""
-    return {path.stem: path for path in sorted(PRESETS_DIR.glob("*.toml"))}
+    """The shipped presets by name, but for those that only a person's own text completes."""
+    paths = sorted(PRESETS_DIR.glob("*.toml"))
+    return {path.stem: path for path in paths if path.stem not in BASE_PRESETS}
 
 
-def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, Preset]:
+def load_preset(
+    name_or_path: str, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> tuple[str, Preset]:
     """Read a preset by its name or path.
 
     Args:
         name_or_path: a name among :func:`available_presets`, or a TOML file.
         overrides: ``section.key=value`` texts, the value in TOML notation or a bare string.
+        changes: values by ``section.key``, which the overrides come after.
 
     Returns:
         The preset's name (the file's stem) and the preset.
@@ -208,6 +219,11 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, 
     Raises:
         PresetError: it is unknown, or it or an override says something impossible.
     """
+    if name_or_path in BASE_PRESETS:
+        raise PresetError(
+            f"{name_or_path} trains on your own text: leave the name out and give "
+            f"{BASE_PRESETS[name_or_path]}"
+        )
     known = available_presets()
     path = known.get(name_or_path, Path(name_or_path))
     if not path.is_file():
@@ -218,6 +234,8 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> tuple[str, 
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PresetError(f"{path}: {error}") from error
+    for key, value in (changes or {}).items():
+        _put(data, key, value, key)
     for override in overrides:
         _apply(data, override)
     try:
@@ -239,16 +257,21 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise PresetError(f"--set {override!r}: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    _put(data, key, value, override)
+
+
+def _put(data: dict[str, Any], key: str, value: object, override: str) -> None:
     *sections, last = key.split(".")
     table = data
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
             raise PresetError(f"--set {override!r}: {section} is a value, not a section")
-    try:
-        table[last] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[last] = text
+    table[last] = value
 
 
 def preset_record(preset: Preset) -> dict[str, Any]:

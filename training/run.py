@@ -23,8 +23,9 @@ from models.checkpoint import (
 )
 from training.card import write_card
 from training.language_modelling import LanguageModelling
-from training.loop import STATE_FILE, Progress, Trainer
+from training.loop import STATE_FILE, Progress, RunError, Trainer
 from training.preset import Card, Preset, preset_record
+from training.run_lock import run_lock
 from training.sources import public_origin
 from training.task import Task
 from training.translation import Translation
@@ -122,17 +123,19 @@ def train(
     Raises:
         CheckpointError: the initial checkpoint cannot be read, or is of another architecture.
         DataError: the data cannot be read or used.
-        RunError: the folder holds a run with other settings, or the loss is not a number.
+        RunError: the folder holds a run with other settings, a model of other data, or another
+            process; or the loss is not a number.
         InterruptedRunError: SIGINT or SIGTERM came; the run's state is saved.
     """
     folder = out_dir / name
     run_dir = folder / RUN_FOLDER
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _log_file(run_dir / LOG_FILE):
+    with run_lock(run_dir), _log_file(run_dir / LOG_FILE):
         # The seed also decides the initial weights, which are drawn when the model is built.
         torch.manual_seed(preset.training.seed)
         initial = read_checkpoint(initial_dir) if initial_dir else None
         task = make_task(preset, data_location, cache_dir, device, initial)
+        _require_no_other_model(folder, task)
 
         def save(progress: Progress, metrics: dict[str, float] | None = None) -> None:
             record = _record(name, preset, task, initial, progress, metrics)
@@ -157,6 +160,24 @@ def train(
         else:
             save(trainer.progress, _measure(task, folder, device))
     return folder
+
+
+def _require_no_other_model(folder: Path, task: Task) -> None:
+    """Refuse to write over a checkpoint of other data that has no run to go on with.
+
+    Where there is a run, its saved state says whether it is this one.
+    """
+    if has_run(folder):
+        return
+    try:
+        record = read_checkpoint(folder).training
+    except CheckpointError:  # none, or one that a kill has left in pieces
+        return
+    if [source.sha256 for source in record.data] != [source.sha256 for source in task.sources]:
+        raise RunError(
+            f"{folder}: holds a model that was trained on other data: choose another --out or "
+            "--name, or delete it"
+        )
 
 
 @contextmanager

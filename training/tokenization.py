@@ -45,6 +45,7 @@ def train_tokenizer(
         settings.vocabulary_size,
         normalization=settings.normalization,
         add_dummy_prefix=add_dummy_prefix,
+        may_be_smaller=bool(settings.may_be_smaller),
     )
 
 

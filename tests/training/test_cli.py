@@ -56,6 +56,9 @@ def test_a_run_says_what_it_wrote_and_how_to_serve_it(run: Run, tmp_path: Path) 
     folder = tmp_path / "out" / "mine"
     assert f"wrote {folder}\n" in out
     assert f"gatehouse serve --checkpoints {tmp_path / 'out'}" in out
+    request = """{"model": "mine", "prompt": "", "max_new_tokens": 200}"""
+    assert "curl -s localhost:8000/generate" in out
+    assert f"-d '{request}'" in out
     assert read_checkpoint(folder).training.preset["training"]["steps"] == 2
     _, _, err = run("--set", "training.steps=2", "--name", "mine")
     assert f"going on with the run in {folder}" in err
@@ -223,5 +226,7 @@ def test_the_help_describes_every_preset_and_needs_no_service() -> None:
     for name in available_presets():
         assert f"  {name} " in done.stdout
         assert load_preset(name)[1].description in done.stdout
+    for option in ("--pairs", "--source", "--target", "--from", "--to", "--text"):
+        assert option in done.stdout
     for option in ("--data", "--set", "--out", "--name", "--device", "--threads", "--cache"):
         assert option in done.stdout

@@ -1,6 +1,7 @@
 """Whole runs: from a preset to a checkpoint folder, killed and resumed on the way."""
 
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from training.language_modelling import text_loss
 from training.loop import RunError
 from training.preset import Preset
 from training.run import has_run, train
+from training.run_lock import run_lock
 from training.text import split_held_out
 
 MakePreset = Callable[..., Preset]
@@ -301,3 +303,24 @@ def test_the_same_command_after_a_kill_ends_with_the_same_weights(
     _assert_same_run(whole, folder)
     steps = [row["step"] for row in history(folder / "run") if "train_loss" in row]
     assert steps == list(range(3, 151, 3))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_model_of_other_data_is_not_written_over(
+    text_preset: MakePreset, tmp_path: Path, text: str
+) -> None:
+    folder = _train(text_preset("training.steps=2"), tmp_path)
+    shutil.rmtree(folder / "run")
+    other = tmp_path / "other.txt"
+    other.write_text(text.upper())
+    with pytest.raises(RunError, match="holds a model that was trained on other data: choose"):
+        _train(text_preset("training.steps=2"), tmp_path, data_location=str(other))
+    _train(text_preset("training.steps=2"), tmp_path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_two_processes_do_not_train_in_one_folder(text_preset: MakePreset, tmp_path: Path) -> None:
+    run_dir = tmp_path / "tiny" / "run"
+    run_dir.mkdir(parents=True)
+    with run_lock(run_dir), pytest.raises(RunError, match="another process is training there"):
+        _train(text_preset("training.steps=2"), tmp_path)
