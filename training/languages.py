@@ -34,18 +34,18 @@ def choose_languages(
             are the same.
     """
     guessed = _codes_of_pairs(names[0]) if len(names) == 1 else [_code_of(name) for name in names]
-    found = (source or guessed[0], target or guessed[1])
-    if not found[0] or not found[1]:
+    source, target = source or guessed[0], target or guessed[1]
+    if not source or not target:
         raise LanguageError(
             f"{' and '.join(names)}: the name does not say which languages these are: give --from "
             "and --to, as in --from en --to fr"
         )
-    for code in found:
+    for code in (source, target):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code):
             raise LanguageError(f"{code!r} is no language code: write it as in en, fr or pt-BR")
-    if found[0] == found[1]:
-        raise LanguageError(f"source and target are both {found[0]}: give --from and --to")
-    return found[0], found[1]
+    if source == target:
+        raise LanguageError(f"source and target are both {source}: give --from and --to")
+    return source, target
 
 
 def _code_of(name: str) -> str | None:

@@ -60,7 +60,7 @@ def translation_settings(size: ParallelSize, *, has_validation: bool) -> Setting
         "model.embedding_size": _by_size(characters, (300_000, 128), (math.inf, 256)),
         "model.hidden_size": hidden_size,
         "model.encoder_layers": _by_size(characters, (300_000, 1), (math.inf, 2)),
-        "model.dropout": _dropout(characters, 300_000, 3_000_000, 30_000_000),
+        "model.dropout": _dropout(characters, 300_000, 6_000_000, 30_000_000),
         "training.batch_tokens": batch_tokens,
         **_schedule(epochs * tokens / batch_tokens),
     }

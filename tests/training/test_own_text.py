@@ -17,8 +17,10 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("training.steps=2", "training.precision=float32", "training.warmup_steps=0")
-SMALL_PAIRS = ("model.hidden_size=8", "model.embedding_size=8", "tokenizer.vocabulary_size=300")
-SMALL_PAIRS += ("data.max_tokens=40",)
+SMALL_PAIRS = (
+    *("model.hidden_size=8", "model.embedding_size=8", "tokenizer.vocabulary_size=300"),
+    "data.max_tokens=40",
+)
 
 
 @pytest.fixture
