@@ -15,10 +15,12 @@ from training.decoding import translate_texts
 from training.evaluation_data import EvaluationData, EvaluationError, PlainTexts, SentenceData
 from training.language_modelling import text_perplexity
 from training.scoring import (
+    MOSES_FIGURE,
     Difference,
     Score,
     mean_textbook_bleu,
     paired_bootstrap,
+    score_by_moses,
     score_sentences,
 )
 from training.translation import TEXTBOOK_FIGURE
@@ -189,4 +191,6 @@ def _score(hypotheses: Sequence[str], data: SentenceData, beam_size: int) -> dic
         figure = TEXTBOOK_FIGURE if beam_size == 1 else f"{name}_{TEXTBOOK_FIGURE}"
         return {figure: Score(value, decimals=TEXTBOOK_DECIMALS)}
     scores = score_sentences(hypotheses, data.sentences, data.figures)
+    if data.moses_language:
+        scores[MOSES_FIGURE] = score_by_moses(hypotheses, data.sentences, data.moses_language)
     return {f"{name}_{figure}": score for figure, score in scores.items()}

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 from models.checkpoint import CheckpointInfo, DataSource
 from models.config import LanguageModelConfig
 from models.preparation import PREPARATIONS
+from training.corpora import read_cut
 from training.language_modelling import read_parts
 from training.parallel import TestSentence
 from training.preset import ParallelData, Preset, TextData
 from training.scoring import ALL_FIGURES, figures_for
-from training.sources import DataError, TextSource, read_source
-from training.translation import longest_translation, read_cut, textbook_sentences
+from training.sources import DataError, TextSource, is_public, read_source
+from training.translation import longest_translation, measured_sentences, textbook_sentences
 
 
 class EvaluationError(Exception):
@@ -34,6 +35,7 @@ class SentenceData:
             would.
         is_cards: whether the card's figures were measured on the same.
         is_textbook: whether they are sentences of the training data, for the textbook's BLEU.
+        moses_language: language of the references, where :mod:`training.moses` is to score, too.
     """
 
     description: str
@@ -43,6 +45,7 @@ class SentenceData:
     max_new_tokens: int | None = None
     is_cards: bool = False
     is_textbook: bool = False
+    moses_language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,32 @@ def read_card_data(info: CheckpointInfo, location: str | None, cache_dir: Path) 
         EvaluationError: the checkpoint does not say what it was trained on.
     """
     preset = _preset(info)
-    if not info.training.data:
+    recorded = info.training.data
+    if not recorded:
         raise EvaluationError(f"{info.name}: its training.json names no data")
-    recorded = info.training.data[0]
-    if location is None and recorded.name != preset.data.source.name:
-        if not recorded.origin.startswith(("http://", "https://")):
-            raise EvaluationError(
-                f"{info.name} was trained on {recorded.name}, which only its owner has: say where "
-                "it is with --data PATH"
-            )
-        location = recorded.origin
+    if location is None:
+        location = _other_location(info, preset)
     if isinstance(preset.data, TextData):
-        return _read_text_parts(preset.data, recorded, location, cache_dir)
+        return _read_text_parts(preset.data, recorded[0], location, cache_dir)
     return _read_test_sentences(preset.data, recorded, location, cache_dir)
+
+
+def _other_location(info: CheckpointInfo, preset: Preset) -> str | None:
+    """Where the text is that was read in the place of the preset's own, or None for that.
+
+    Raises:
+        EvaluationError: it is a local file, of which records keep the name only, and not here.
+    """
+    recorded, texts = info.training.data, preset.data.texts()
+    if [text.name for text in recorded] != [text.name for text in texts]:
+        if len(recorded) == 1 and is_public(recorded[0].origin):
+            return recorded[0].origin
+    elif all(is_public(text.location) or Path(text.location).exists() for text in texts):
+        return None
+    raise EvaluationError(
+        f"{info.name} was trained on {' and '.join(text.name for text in recorded)}, which only "
+        "its owner has: say where it is with --data PATH (several files: their folder)"
+    )
 
 
 def _preset(info: CheckpointInfo) -> Preset:
@@ -128,19 +144,21 @@ def _read_text_parts(
 
 
 def _read_test_sentences(
-    data: ParallelData, recorded: DataSource, location: str | None, cache_dir: Path
+    data: ParallelData, recorded: Sequence[DataSource], location: str | None, cache_dir: Path
 ) -> SentenceData:
-    cut, source = read_cut(data, location, cache_dir)
-    sentences = cut.test or textbook_sentences(cut)
-    what = "held-out sentences" if cut.test else "sentences that were trained on"
+    cut, sources = read_cut(data, location, cache_dir)
+    measured = measured_sentences(data, cut)
+    sentences = measured or textbook_sentences(cut)
+    what = "held-out sentences" if measured else "sentences that were trained on"
     return SentenceData(
-        description=f"{len(sentences):,} {what} of {source.name}",
-        sources=(source,),
+        description=f"{len(sentences):,} {what} of {' and '.join(text.name for text in sources)}",
+        sources=tuple(sources),
         sentences=sentences,
         figures=ALL_FIGURES,
         max_new_tokens=longest_translation(data),
-        is_cards=source.sha256 == recorded.sha256,
-        is_textbook=not cut.test,
+        is_cards=[text.sha256 for text in sources] == [text.sha256 for text in recorded],
+        is_textbook=not measured,
+        moses_language=data.target_language if data.moses_bleu else None,
     )
 
 
@@ -245,7 +263,7 @@ def _cut_of(info: CheckpointInfo) -> tuple[object, ...] | None:
     if isinstance(data, TextData):
         return None
     texts = tuple(source.sha256 for source in info.training.data)
-    return (texts, data.preparation, data.first_pairs, data.test_share)
+    return (texts, data.preparation, data.first_pairs, data.test_share, data.reverse)
 
 
 def _read_lines(location: str, cache_dir: Path) -> tuple[list[str], DataSource]:

@@ -143,15 +143,17 @@ def public_origin(location: str) -> str:
 
     Where a person keeps a file is nobody else's business; where a URL leads is.
     """
-    if _url_scheme(location) in ("http", "https"):
-        return location
-    return file_name(location)
+    return location if is_public(location) else file_name(location)
+
+
+def is_public(location: str) -> bool:
+    """Whether a location is a URL of the web, which others can read too."""
+    return _url_scheme(location) in ("http", "https")
 
 
 def is_folder(location: str) -> bool:
     """Whether a location is a local folder."""
-    scheme = _url_scheme(location)
-    return scheme not in ("http", "https") and _local_path(location, scheme).is_dir()
+    return not is_public(location) and _local_path(location, _url_scheme(location)).is_dir()
 
 
 def _inside_folder(location: str, source: TextSource) -> str:

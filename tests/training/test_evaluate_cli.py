@@ -18,6 +18,12 @@ Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _beside_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records keep but the names of local texts, which are then looked for where one is."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command: exit status, stdout and stderr."""

@@ -51,6 +51,12 @@ def _quality(info: CheckpointInfo) -> dict[str, float]:
     return {name: value for name, value in info.training.metrics.items() if name not in others}
 
 
+@pytest.fixture(autouse=True)
+def _beside_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records keep but the names of local texts, which are then looked for where one is."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_translators_figures_are_its_cards(
     trained: Trained, pairs_preset: MakePreset, tmp_path: Path
 ) -> None:
@@ -83,10 +89,22 @@ def test_a_language_models_figures_are_its_cards(
         assert _figures(info, data) == _quality(info)
 
 
-def test_without_test_sentences_the_textbooks_bleu_is_measured(
+def test_without_test_sentences_those_of_the_validation_are_measured(
     trained: Trained, pairs_preset: MakePreset, tmp_path: Path
 ) -> None:
-    info = trained(pairs_preset("data.test_share=0"))
+    info = trained(pairs_preset("data.test_share=0", "data.moses_bleu=true"))
+    data = read_card_data(info, None, tmp_path)
+    assert isinstance(data, SentenceData)
+    found, card = _figures(info, data), _quality(info)
+    assert "greedy_bleu_moses" in card
+    assert card["validation_sentences"] == len(data.sentences)
+    assert found.items() >= {k: v for k, v in card.items() if k != "validation_sentences"}.items()
+
+
+def test_without_any_held_out_sentences_the_textbooks_bleu_is_measured(
+    trained: Trained, pairs_preset: MakePreset, tmp_path: Path
+) -> None:
+    info = trained(pairs_preset("data.test_share=0", "data.validation_share=0"))
     data = read_card_data(info, None, tmp_path)
     greedy = DecodingSettings(beam_sizes=(1,))
     assert _figures(info, data, settings=greedy) == _quality(info)
@@ -248,7 +266,7 @@ def test_the_data_may_lie_elsewhere_and_other_data_are_not_the_cards(
     assert read_card_data(info, str(moved), tmp_path).is_cards
     moved.write_text(moved.read_text() + "i see you\tje te vois\n")
     assert not read_card_data(info, str(moved), tmp_path).is_cards
-    with pytest.raises(DataError, match=r"pairs\.txt: no such file"):
+    with pytest.raises(EvaluationError, match=r"trained on Tiny pairs, .* with --data PATH"):
         read_card_data(info, None, tmp_path)
 
 
