@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import CheckpointError, read_checkpoint
+from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.memory import keep_freed_memory
@@ -33,6 +34,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         description="Train a model and write a checkpoint folder that `gatehouse serve` loads.",
         epilog=f"presets:\n{presets}\n\n"
         "A run that was stopped or killed goes on when the same command is given again.\n"
+        "Several processes train together by `torchrun --nproc-per-node N -m training PRESET`.\n"
         "DIR/NAME becomes the checkpoint; its run/ folder holds the log, the figures of each\n"
         "step (metrics.jsonl, TensorBoard), curves.png and what resuming needs.",
     )
@@ -73,7 +75,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 # TokenizerError and pydantic's ValidationError are ValueErrors.
-MISHAPS = (PresetError, DataError, RunError, CheckpointError, OSError, ValueError)
+MISHAPS = (
+    *(PresetError, DataError, RunError, LostProcessError, CheckpointError),
+    *(OSError, ValueError),
+)
 """What a person can mend: told in one sentence, without a traceback."""
 
 
@@ -85,6 +90,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
+    rank = local_rank()
+    prog = f"{parser.prog} (process {rank})" if rank else parser.prog
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     keep_freed_memory()
     if arguments.threads:
@@ -92,49 +99,55 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     try:
         folder, example = _train(arguments)
     except MISHAPS as error:
-        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
+        print(f"{prog}: {sentence_of(error)}", file=sys.stderr)
         return 1
     except torch.OutOfMemoryError:
         print(
-            f"{parser.prog}: the GPU has no memory left: lower training.batch_rows, "
+            f"{prog}: the GPU has no memory left: lower training.batch_rows, "
             "training.batch_tokens or the model's sizes",
             file=sys.stderr,
         )
         return 1
     except InterruptedRunError as stop:
-        print(stop, file=sys.stderr)
+        if not rank:
+            print(stop, file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
         print("stopped; give the same command to go on", file=sys.stderr)
         return 130
-    print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
-    print(f"then ask it:   {example_request(folder, example)}")
+    if not rank:
+        print(f"wrote {folder}\nserve it with: gatehouse serve --checkpoints {arguments.out}")
+        print(f"then ask it:   {example_request(folder, example)}")
     return 0
 
 
 def _train(arguments: argparse.Namespace) -> tuple[Path, str | None]:
     """Train; the folder, and a text to try the model with, if the data gave one."""
     cache_dir, example = arguments.cache.expanduser(), None
+    is_first = not local_rank()
     if is_own_text(arguments):
         own = read_own_text(arguments, cache_dir)
         default_name, preset, example = own.name, own.preset, own.example
-        print(own.summary, file=sys.stderr)
+        if is_first:
+            print(own.summary, file=sys.stderr)
     elif arguments.preset:
         default_name, preset = load_preset(arguments.preset, arguments.set)
     else:
         raise ValueError("give a preset, or your own text by --pairs, --source, --target or --text")
     name = arguments.name or default_name
-    if has_run(arguments.out / name):
-        print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
-    folder = train(
-        name,
-        preset,
-        arguments.out,
-        cache_dir=cache_dir,
-        device=choose_device(arguments.device),
-        data_location=arguments.data,
-        initial_dir=arguments.initial,
-    )
+    with join_processes(choose_device(arguments.device)) as processes:
+        if processes.is_first and has_run(arguments.out / name):
+            print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+        folder = train(
+            name,
+            preset,
+            arguments.out,
+            cache_dir=cache_dir,
+            device=processes.device,
+            data_location=arguments.data,
+            initial_dir=arguments.initial,
+            processes=processes,
+        )
     return folder, example
 
 

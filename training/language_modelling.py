@@ -26,6 +26,7 @@ from models.language_model import LanguageModel, NotGenerativeError
 from models.preparation import PREPARATIONS
 from models.recurrent import StackState
 from models.tokenizers import BOS_ID, CharacterTokenizer, Tokenizer, WordTokenizer
+from training.distributed import Processes
 from training.preset import Preset, TextData
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
@@ -47,9 +48,11 @@ class LanguageModelling:
         cache_dir: where downloads are kept.
         device: where to train.
         tokenizers: those of an initial checkpoint, or None to train new ones.
+        processes: that train together; each takes its share of a batch's rows.
 
     Raises:
         DataError: the text cannot be read or is too short for the batches asked for.
+        ValueError: there are fewer rows than processes.
     """
 
     languages = None
@@ -62,8 +65,10 @@ class LanguageModelling:
         cache_dir: Path,
         device: torch.device,
         tokenizers: Mapping[str, Tokenizer] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._settings = preset.training
+        self._processes = processes or Processes()
         self._device = device
         text, self._held_out, source = read_parts(data, data_location, cache_dir)
         self._text = text
@@ -88,6 +93,10 @@ class LanguageModelling:
                 f"{source.name}: {size} tokens are too few for {rows} rows; "
                 "lower training.batch_rows"
             )
+        if rows < self._processes.count:
+            raise ValueError(
+                f"{self._processes.count} processes need as many rows: raise training.batch_rows"
+            )
         # A row that begins a paragraph teaches the model how texts begin, after <bos>.
         paragraphs = _token_positions(tokenizer, text, r"\n\s*\n\s*")
         self._beginnings = [0, *paragraphs, size] if paragraphs else []
@@ -101,7 +110,8 @@ class LanguageModelling:
         """Inputs and targets ``[N, T]``, and whether the rows begin anew.
 
         Every epoch begins at another random offset, as in the book: below the sequence length,
-        or anywhere in a row's stretch where each row goes on to the next paragraph.
+        or anywhere in a row's stretch where each row goes on to the next paragraph. Of several
+        processes each is given its share of the rows.
         """
         settings = self._settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
@@ -109,10 +119,11 @@ class LanguageModelling:
         length = size // rows
         offsets = length if self._beginnings else min(settings.sequence_length, length)
         offset = int(torch.randint(offsets, (1,), generator=generator))
-        firsts = [self._first_position(row * length + offset, length) for row in range(rows)]
+        own = range(rows)[self._processes.rows(rows)]
+        firsts = [self._first_position(row * length + offset, length) for row in own]
         # The text is read as a ring.
         index = (torch.tensor(firsts)[:, None] + torch.arange(length - 1)) % size
-        begin = torch.full((rows, 1), BOS_ID)
+        begin = torch.full((len(own), 1), BOS_ID)
         stream = torch.cat([begin, self._tokens[index]], dim=1).to(self._device)
         last = stream.shape[1] - 1
         for position in range(0, last, settings.sequence_length):

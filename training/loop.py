@@ -5,6 +5,7 @@ it: ``train.log``, ``metrics.jsonl``, ``curves.png``, TensorBoard's files and ``
 from which a killed run goes on to the same weights as if it had not been killed.
 """
 
+import hashlib
 import logging
 import math
 import time
@@ -20,57 +21,19 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training.curves import Curves
+from training.distributed import Processes
 from training.interruption import InterruptedRunError, StopRequests
+from training.optimization import autocast_dtype, learning_rate_factor, make_optimizer
 from training.preset import Optimization
+from training.resuming import by_process, differences, random_state, restore_random_state
 from training.task import AnyBatch, Task
 
 LOGGER = logging.getLogger("training")
 STATE_FILE = "state.pt"
-WORDS_ONLY = ("description", "card", "name", "location")
-"""Parts of a preset that a run may change on its way: words, and what a text is called and where
-it lies, since the record also has the checksum of each."""
 
 
 class RunError(Exception):
     """A run cannot go on; the message says why and what to do."""
-
-
-def learning_rate_factor(settings: Optimization, step: int) -> float:
-    """Factor of the learning rate at a step (from 0): linear warm-up, then the schedule.
-
-    ``cosine`` falls to 0 at the last step (Loshchilov & Hutter 2017).
-    """
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    if settings.schedule == "constant":
-        return 1.0
-    left = settings.steps - settings.warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_steps) / max(left, 1)))
-
-
-def autocast_dtype(settings: Optimization, device: torch.device) -> torch.dtype | None:
-    """The type that matrix products run in, or None for float32.
-
-    ``auto`` is bfloat16 where the hardware multiplies it: on others it is slower than float32.
-    """
-    if settings.precision == "float32":
-        return None
-    if settings.precision == "bfloat16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if native else None
-
-
-def make_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Optimizer:
-    """The optimizer that the settings name, over all parameters."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=decay)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
 @dataclass
@@ -126,6 +89,7 @@ class Trainer:
         record: what a saved state must agree with to be resumed (the preset).
         save_best: writes the checkpoint.
         show_progress: whether to draw a progress bar.
+        processes: that train together. The first alone validates, logs and writes.
     """
 
     task: Task
@@ -135,7 +99,9 @@ class Trainer:
     record: dict[str, Any]
     save_best: Callable[[Progress], None]
     show_progress: bool = True
+    processes: Processes = field(default_factory=Processes)
     progress: Progress = field(default_factory=Progress)
+    _curves: Curves = field(init=False)  # of the first process
 
     def __post_init__(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -143,7 +109,9 @@ class Trainer:
         self._dtype = autocast_dtype(self.settings, self.device)
         self._window = _Window()
         self._resume()
-        self._curves = Curves(self.run_dir, self.progress.step)
+        self._require_a_common_beginning()
+        if self.processes.is_first:
+            self._curves = Curves(self.run_dir, self.progress.step)
 
     def run(self, stop_after_steps: int | None = None) -> None:
         """Train to the last step, or for so many more steps.
@@ -151,14 +119,16 @@ class Trainer:
         Raises:
             RunError: the loss is no longer a number, or the disk refuses the state.
             InterruptedRunError: SIGINT or SIGTERM came; the state is saved.
+            LostProcessError: another process has ended.
         """
         last = self.settings.steps
         if stop_after_steps is not None:
             last = min(last, self.progress.step + stop_after_steps)
         LOGGER.info(
-            "training %.2f M parameters on %s in %s from step %d to %d",
+            "training %.2f M parameters on %s%s in %s from step %d to %d",
             sum(p.numel() for p in self.task.model.parameters()) / 1e6,
             self.device,
+            f" by {self.processes.count} processes" if self.processes.count > 1 else "",
             self._dtype or torch.float32,
             self.progress.step,
             self.settings.steps,
@@ -172,16 +142,17 @@ class Trainer:
                     total=self.settings.steps,
                     initial=self.progress.step,
                     unit="step",
-                    disable=None if self.show_progress else True,
+                    disable=None if self.show_progress and self.processes.is_first else True,
                     dynamic_ncols=True,
                 ) as bar,
             ):
                 while self.progress.step < last:
                     self._epoch(last, bar, stop)
-                if stop.received:
-                    raise InterruptedRunError(self.progress.step, stop.received)
+                if received := self.processes.agree_on_signal(stop.received):
+                    raise InterruptedRunError(self.progress.step, received)
         finally:
-            self._curves.close()
+            if self.processes.is_first:
+                self._curves.close()
 
     def _epoch(self, last: int, bar: "tqdm[Any]", stop: StopRequests) -> None:
         progress = self.progress
@@ -191,16 +162,16 @@ class Trainer:
             self._update(batch)
             progress.batch += 1
             bar.update()
-            if progress.step % self.settings.log_every_steps == 0:
+            if progress.step % self.settings.log_every_steps == 0 and self.processes.is_first:
                 self._log(bar)
             is_last = progress.step == self.settings.steps
             if progress.step % self.settings.validate_every_steps == 0 and not is_last:
                 self._validate()
             if progress.step % self.settings.save_every_steps == 0 and not is_last:
                 self.save_state()
-            if stop.received and not is_last:
+            if not is_last and (received := self.processes.agree_on_signal(stop.received)):
                 self.save_state()
-                raise InterruptedRunError(progress.step, stop.received)
+                raise InterruptedRunError(progress.step, received)
         else:
             progress.train_perplexity = _perplexity(
                 progress.epoch_likelihood, progress.epoch_tokens
@@ -216,27 +187,36 @@ class Trainer:
         factor = learning_rate_factor(self.settings, self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * factor
-        with torch.autocast(
-            self.device.type, self._dtype or torch.bfloat16, enabled=self._dtype is not None
-        ):
-            loss = self.task.loss(batch)
-        self.optimizer.zero_grad()
-        loss.objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        likelihood, tokens = self._accumulate_gradients(batch)
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.settings.clip_norm)
-        likelihood = float(loss.negative_log_likelihood)
         self._require_finite("loss", likelihood)
         self._require_finite("gradient's norm", float(norm))
         self.optimizer.step()
         seconds = time.perf_counter() - began
         progress, window = self.progress, self._window
         progress.step += 1
-        progress.tokens += loss.tokens
+        progress.tokens += tokens
         progress.seconds += seconds
         progress.epoch_likelihood += likelihood
-        progress.epoch_tokens += loss.tokens
+        progress.epoch_tokens += tokens
         window.likelihood += likelihood
-        window.tokens += loss.tokens
+        window.tokens += tokens
         window.seconds += seconds
+
+    def _accumulate_gradients(self, batch: AnyBatch) -> tuple[float, int]:
+        """Gradients of the whole batch; its negative log-likelihood (nats) and target tokens."""
+        self.optimizer.zero_grad()
+        likelihood, tokens = 0.0, 0
+        if batch is not None:
+            with torch.autocast(
+                self.device.type, self._dtype or torch.bfloat16, enabled=self._dtype is not None
+            ):
+                loss = self.task.loss(batch)
+            loss.objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            likelihood, tokens = float(loss.negative_log_likelihood), loss.tokens
+        all_likelihood, all_tokens = self.processes.sum([likelihood, tokens])
+        self.processes.sum_gradients(list(self.task.model.parameters()), tokens / all_tokens)
+        return all_likelihood, int(all_tokens)
 
     def _require_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -261,6 +241,8 @@ class Trainer:
         )
 
     def _validate(self) -> None:
+        if not self.processes.is_first:
+            return
         figures = self.task.validate()
         progress = self.progress
         for name, value in figures.items():
@@ -295,16 +277,23 @@ class Trainer:
 
         Raises:
             RunError: the disk refuses.
+            LostProcessError: another process has ended.
         """
+        carried = [part.cpu() for part in self.task.carried()]
+        own = (carried, *random_state(self.device))
+        all_carried, random, cuda_random = zip(*self.processes.gather(own), strict=True)
+        if not self.processes.is_first:
+            return
         state = {
             "record": self.record,
             "progress": vars(self.progress),
             "window": vars(self._window),
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "carried": self.task.carried(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # The rows of the whole batch, whichever process has them next time.
+            "carried": [torch.cat(parts) for parts in zip(*all_carried, strict=True)],
+            "random": torch.stack(random),
+            "cuda_random": torch.stack(cuda_random),
         }
         file = self.run_dir / STATE_FILE
         partial = file.with_suffix(".partial")
@@ -317,11 +306,15 @@ class Trainer:
     def _resume(self) -> None:
         file = self.run_dir / STATE_FILE
         if not file.exists():
-            torch.manual_seed(self.settings.seed)
+            # Each process drops other units out.
+            torch.manual_seed(self.settings.seed + self.processes.rank)
             return
         try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-            changed = _differences(state["record"], self.record)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            changed = differences(state["record"], self.record)
+            count = len(by_process(state["random"]))
+            if count != self.processes.count and self._has_dropout:
+                changed.append(f"{count} processes, whose dropout has random numbers of its own")
             if not changed:
                 self._restore(state)
         except Exception as error:  # whatever the unpickler or load_state_dict stumbles over
@@ -340,24 +333,31 @@ class Trainer:
         self._window = _Window(**state.get("window", {}))
         self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.task.restore(state["carried"])
-        torch.set_rng_state(state["random"].cpu())
-        if state["cuda_random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda_random"]])
+        self.task.restore([part[self.processes.rows(len(part))] for part in state["carried"]])
+        random, cuda_random = by_process(state["random"]), state["cuda_random"]
+        # Where their number has changed, none of them needs random numbers.
+        own = min(self.processes.rank, len(random) - 1)
+        restore_random_state(
+            self.device, random[own], cuda_random[own] if len(cuda_random) else None
+        )
 
+    @property
+    def _has_dropout(self) -> bool:
+        return bool(self.record.get("model", {}).get("dropout"))
 
-def _differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:
-    """Dotted keys that two records give different values, but for those that are only words."""
-    changed: list[str] = []
-    for key in sorted(saved.keys() | present.keys()):
-        one, other = saved.get(key), present.get(key)
-        if key in WORDS_ONLY or one == other:
-            continue
-        if isinstance(one, dict) and isinstance(other, dict):
-            changed.extend(f"{key}.{inner}" for inner in _differences(one, other))
-        else:
-            changed.append(key)
-    return changed
+    def _require_a_common_beginning(self) -> None:
+        """All processes have the same settings, texts, place and weights."""
+        if self.processes.count == 1:
+            return
+        weights = hashlib.sha256()
+        for parameter in self.task.model.parameters():
+            weights.update(parameter.detach().cpu().numpy().tobytes())
+        own = (self.record, self.progress.step, weights.hexdigest())
+        if any(other != own for other in self.processes.gather(own)):
+            raise RunError(
+                "the processes do not begin alike: start each with the same command, data and "
+                "--out folder, which all must be able to read"
+            )
 
 
 def _perplexity(likelihood: float, tokens: int) -> float:

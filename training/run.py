@@ -5,7 +5,7 @@ import logging
 import math
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from training.card import write_card
+from training.distributed import Processes
 from training.language_modelling import LanguageModelling
 from training.loop import STATE_FILE, Progress, RunError, Trainer
 from training.preset import Card, Preset, preset_record
@@ -41,6 +42,7 @@ def make_task(
     cache_dir: Path,
     device: torch.device,
     initial: CheckpointInfo | None = None,
+    processes: Processes | None = None,
 ) -> Task:
     """Read the data, train the tokenizers and build the model of a preset.
 
@@ -50,6 +52,7 @@ def make_task(
         cache_dir: where downloads are kept.
         device: where to train.
         initial: a checkpoint to take tokenizers and weights from, or None.
+        processes: that train together, or None for this one alone.
 
     Raises:
         CheckpointError: the initial checkpoint is of another architecture.
@@ -66,11 +69,11 @@ def make_task(
     task: Task
     if preset.data.kind == "text":
         task = LanguageModelling(
-            preset, preset.data, data_location, cache_dir, device, tokenizers=tokenizers
+            preset, preset.data, data_location, cache_dir, device, tokenizers, processes
         )
     else:
         task = Translation(
-            preset, preset.data, data_location, cache_dir, device, tokenizers=tokenizers
+            preset, preset.data, data_location, cache_dir, device, tokenizers, processes
         )
     if initial:
         _take_weights(task.model, initial, device)
@@ -101,6 +104,7 @@ def train(
     device: torch.device,
     data_location: str | None = None,
     initial_dir: Path | None = None,
+    processes: Processes | None = None,
     show_progress: bool = True,
     stop_after_steps: int | None = None,
 ) -> Path:
@@ -114,6 +118,7 @@ def train(
         device: where to train.
         data_location: a text to read instead of the preset's, or None.
         initial_dir: a checkpoint folder to begin with the weights and tokenizers of, or None.
+        processes: that train together, or None for this one alone. The first alone writes.
         show_progress: whether to draw a progress bar.
         stop_after_steps: stop early, as a kill would, after so many steps.
 
@@ -126,16 +131,22 @@ def train(
         RunError: the folder holds a run with other settings, a model of other data, or another
             process; or the loss is not a number.
         InterruptedRunError: SIGINT or SIGTERM came; the run's state is saved.
+        LostProcessError: another process has ended.
     """
+    processes = processes or Processes()
     folder = out_dir / name
     run_dir = folder / RUN_FOLDER
     run_dir.mkdir(parents=True, exist_ok=True)
-    with run_lock(run_dir), _log_file(run_dir / LOG_FILE):
+    with ExitStack() as stack:
+        if processes.is_first:
+            stack.enter_context(run_lock(run_dir))
+            stack.enter_context(_log_file(run_dir / LOG_FILE))
         # The seed also decides the initial weights, which are drawn when the model is built.
         torch.manual_seed(preset.training.seed)
         initial = read_checkpoint(initial_dir) if initial_dir else None
-        task = make_task(preset, data_location, cache_dir, device, initial)
-        _require_no_other_model(folder, task)
+        task = make_task(preset, data_location, cache_dir, device, initial, processes)
+        if processes.is_first:
+            _require_no_other_model(folder, task)
 
         def save(progress: Progress, metrics: dict[str, float] | None = None) -> None:
             record = _record(name, preset, task, initial, progress, metrics)
@@ -153,12 +164,14 @@ def train(
             },
             save_best=save,
             show_progress=show_progress,
+            processes=processes,
         )
         trainer.run(stop_after_steps)
         if trainer.progress.step < preset.training.steps:
             LOGGER.info("stopped at step %d", trainer.progress.step)
-        else:
+        elif processes.is_first:
             save(trainer.progress, _measure(task, folder, device))
+        processes.wait()
     return folder
 
 

@@ -57,7 +57,10 @@ class Task(Protocol):
         ...
 
     def batches(self, epoch: int) -> Iterator[AnyBatch]:
-        """The batches of an epoch (from 0), the same whenever asked."""
+        """The batches of an epoch (from 0), the same whenever asked.
+
+        Of several processes each is given its share of every batch, None where that is empty.
+        """
         ...
 
     def loss(self, batch: AnyBatch) -> BatchLoss:
@@ -65,7 +68,7 @@ class Task(Protocol):
         ...
 
     def carried(self) -> list[Tensor]:
-        """What goes over from one batch to the next, for resuming."""
+        """What goes over from one batch to the next, for resuming: ``[rows, ...]`` each."""
         ...
 
     def restore(self, carried: list[Tensor]) -> None:

@@ -26,6 +26,7 @@ from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
 from training.corpora import read_cut
 from training.decoding import translate_texts
+from training.distributed import Processes
 from training.parallel import Pair, ParallelCut, TestSentence, group_references
 from training.preset import Optimization, ParallelData, Preset
 from training.scoring import (
@@ -118,6 +119,7 @@ class Translation:
         cache_dir: where downloads are kept.
         device: where to train.
         tokenizers: those of an initial checkpoint, or None to train new ones.
+        processes: that train together; each takes its share of a batch's pairs.
 
     Raises:
         DataError: the pairs cannot be read, or the cut leaves nothing to train on.
@@ -131,8 +133,10 @@ class Translation:
         cache_dir: Path,
         device: torch.device,
         tokenizers: Mapping[str, Tokenizer] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._settings = preset.training
+        self._processes = processes or Processes()
         self._data = data
         self.languages = Languages(source=data.source_language, target=data.target_language)
         self._cut, self.sources = read_cut(data, data_location, cache_dir)
@@ -204,10 +208,14 @@ class Translation:
             return [TokenPair(pair.source[:cut], pair.target[:cut]) for pair in encoded]
         return [pair for pair in encoded if max(len(pair.source), len(pair.target)) <= limit]
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Batches of pairs of similar lengths, in random order."""
+    def batches(self, epoch: int) -> Iterator[Batch | None]:
+        """Batches of pairs of similar lengths, in random order.
+
+        Of several processes each is given its share, None where that is empty.
+        """
         for pairs in plan_batches(self._epoch_pairs(epoch), self._settings, epoch):
-            yield self._batch(pairs)
+            own = self._processes.deal(pairs)
+            yield self._batch(own) if own else None
 
     def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
         sources = pad_tokens([pair.source for pair in pairs], self._device)

@@ -138,6 +138,7 @@ def test_batches_are_padded_pairs_with_their_lengths(make_task: MakeTask) -> Non
     task = make_task()
     seen: Counter[tuple[int, ...]] = Counter()
     for batch in task.batches(0):
+        assert batch is not None
         for row, length in zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True):
             assert row[length - 1] == EOS_ID
             assert not any(row[length:])
