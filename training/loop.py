@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from training.averaging import AveragedWeights
 from training.curves import Curves
 from training.distributed import Processes
 from training.interruption import InterruptedRunError, StopRequests
@@ -45,6 +47,7 @@ class Progress:
         epoch: epochs completed.
         batch: batches of the present epoch that were used.
         best_loss: lowest validation loss yet (training loss without validation data).
+        best_step: the step that it was measured at: that of the stored weights.
         epoch_likelihood: negative log-likelihood (nats) summed over the present epoch.
         epoch_tokens: its target tokens.
         train_perplexity: of the last complete epoch.
@@ -56,6 +59,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     best_loss: float = math.inf
+    best_step: int = 0
     epoch_likelihood: float = 0.0
     epoch_tokens: int = 0
     train_perplexity: float = math.inf
@@ -107,6 +111,8 @@ class Trainer:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.optimizer = make_optimizer(self.task.model, self.settings)
         self._dtype = autocast_dtype(self.settings, self.device)
+        decay = self.settings.average_decay
+        self._average = AveragedWeights(self.task.model, decay) if decay else None
         self._window = _Window()
         self._resume()
         self._require_a_common_beginning()
@@ -195,6 +201,8 @@ class Trainer:
         seconds = time.perf_counter() - began
         progress, window = self.progress, self._window
         progress.step += 1
+        if self._average:
+            self._average.update(progress.step)
         progress.tokens += tokens
         progress.seconds += seconds
         progress.epoch_likelihood += likelihood
@@ -243,6 +251,11 @@ class Trainer:
     def _validate(self) -> None:
         if not self.processes.is_first:
             return
+        with self._average.in_place() if self._average else nullcontext():
+            self._measure()
+        self._curves.draw()
+
+    def _measure(self) -> None:
         figures = self.task.validate()
         progress = self.progress
         for name, value in figures.items():
@@ -268,9 +281,8 @@ class Trainer:
         )
         LOGGER.info("sample: %s", self.task.sample())
         if best:
-            progress.best_loss = loss
+            progress.best_loss, progress.best_step = loss, progress.step
             self.save_best(progress)
-        self._curves.draw()
 
     def save_state(self) -> None:
         """Write everything that resuming needs, whole or not at all.
@@ -290,6 +302,7 @@ class Trainer:
             "window": vars(self._window),
             "model": self.task.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self._average.state() if self._average else [],
             # The rows of the whole batch, whichever process has them next time.
             "carried": [torch.cat(parts) for parts in zip(*all_carried, strict=True)],
             "random": torch.stack(random),
@@ -333,6 +346,8 @@ class Trainer:
         self._window = _Window(**state.get("window", {}))
         self.task.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._average:
+            self._average.restore(state["average"])
         self.task.restore([part[self.processes.rows(len(part))] for part in state["carried"]])
         random, cuda_random = by_process(state["random"]), state["cuda_random"]
         # Where their number has changed, none of them needs random numbers.

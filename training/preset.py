@@ -131,6 +131,9 @@ class Optimization(_Frozen):
     subword_smoothing: float | None = Field(default=None, gt=0)
     """Sentence pairs only: split every sentence anew in each epoch, at random, a split of
     probability P in proportion to ``P ** subword_smoothing`` (Kudo 2018)."""
+    average_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Of an exponential moving average of the weights, which is then what is validated and
+    stored (0.999, say); 0 is none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 autocast where the processor computes it natively."""
     validate_every_steps: int = Field(default=500, ge=1)

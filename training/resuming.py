@@ -15,7 +15,8 @@ def differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:
     changed: list[str] = []
     for key in sorted(saved.keys() | present.keys()):
         one, other = saved.get(key), present.get(key)
-        if key in WORDS_ONLY or one == other:
+        # A setting that is newer than the state and switched off is no change.
+        if key in WORDS_ONLY or one == other or (key not in saved and other == 0):
             continue
         if isinstance(one, dict) and isinstance(other, dict):
             changed.extend(f"{key}.{inner}" for inner in differences(one, other))
