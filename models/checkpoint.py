@@ -82,6 +82,13 @@ class TrainingRecord(_Frozen):
     attribution: str | None = None
     seed: int
     steps: int
+    best_step: int | None = None
+    """The step of the stored weights; ``steps`` is how far the run had come."""
+    precision: str | None = None
+    """Of the matrix products in training: ``float32`` or ``bfloat16``."""
+    processes: int = 1
+    arguments: list[str] = Field(default_factory=list)
+    """The command line of the training, but for what does not change the weights."""
     metrics: dict[str, float] = Field(default_factory=dict)
     metrics_note: str = ""
     preset: dict[str, Any] = Field(default_factory=dict)

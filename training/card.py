@@ -9,7 +9,7 @@ from training.preset import Card
 CARD = """# {card.title}
 
 Trained by Gatehouse with the preset `{record.name}` on {date}: seed {record.seed},
-{record.steps} steps{initial}.
+{record.steps} steps{stored}{initial}.
 `training.json` holds the whole preset and the versions of the libraries.
 
 - Parameters: {millions:.2f} M, stored as float16
@@ -54,6 +54,7 @@ def write_card(
         record=record,
         date=record.created[:10],
         initial=_beginning(record),
+        stored=f" (the weights are those of step {record.best_step})" if record.best_step else "",
         millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         vocabulary=", ".join(
             f"{role}: {tokenizer.kind}, {tokenizer.vocabulary_size} tokens"

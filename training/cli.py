@@ -6,17 +6,26 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint import CheckpointError, TrainingRecord, read_checkpoint
 from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.memory import keep_freed_memory
 from training.own_text import add_own_text_options, is_own_text, read_own_text
-from training.preset import PresetError, available_presets, load_preset
+from training.preset import Preset, PresetError, available_presets, build_preset, load_preset
+from training.record import (
+    arguments_that_matter,
+    is_record,
+    prepare_repetition,
+    read_record,
+    recorded_location,
+    recorded_preset,
+)
 from training.run import has_run, train
 from training.sources import DataError
 
@@ -39,7 +48,11 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "step (metrics.jsonl, TensorBoard), curves.png and what resuming needs.",
     )
     parser.add_argument(
-        "preset", metavar="PRESET", nargs="?", help="a preset's name or a TOML file"
+        "preset",
+        metavar="PRESET",
+        nargs="?",
+        help="a preset's name, a TOML file, or a "
+        "checkpoint's training.json: to train the same model again",
     )
     parser.add_argument(
         "--data",
@@ -123,32 +136,70 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> tuple[Path, str | None]:
     """Train; the folder, and a text to try the model with, if the data gave one."""
-    cache_dir, example = arguments.cache.expanduser(), None
-    is_first = not local_rank()
-    if is_own_text(arguments):
-        own = read_own_text(arguments, cache_dir)
-        default_name, preset, example = own.name, own.preset, own.example
-        if is_first:
-            print(own.summary, file=sys.stderr)
-    elif arguments.preset:
-        default_name, preset = load_preset(arguments.preset, arguments.set)
-    else:
-        raise ValueError("give a preset, or your own text by --pairs, --source, --target or --text")
-    name = arguments.name or default_name
+    run = _plan(arguments)
+    name = arguments.name or run.name
     with join_processes(choose_device(arguments.device)) as processes:
-        if processes.is_first and has_run(arguments.out / name):
-            print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+        if processes.is_first:
+            if run.summary:
+                print(run.summary, file=sys.stderr)
+            if has_run(arguments.out / name):
+                print(f"going on with the run in {arguments.out / name}", file=sys.stderr)
+        if run.record:
+            prepare_repetition(run.record, arguments.threads, processes.count)
         folder = train(
             name,
-            preset,
+            run.preset,
             arguments.out,
-            cache_dir=cache_dir,
+            cache_dir=arguments.cache.expanduser(),
             device=processes.device,
-            data_location=arguments.data,
+            data_location=run.location,
             initial_dir=arguments.initial,
             processes=processes,
+            arguments=arguments_that_matter(arguments),
+            repeats=run.record,
         )
-    return folder, example
+    return folder, run.example
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the command line asks for.
+
+    Attributes:
+        name: of the model, if its user gives none.
+        preset: what to train.
+        location: a text to read instead of the preset's, or None.
+        record: of the run that is to be done again, or None.
+        summary: what to tell before the run.
+        example: a text to try the model with.
+    """
+
+    name: str
+    preset: Preset
+    location: str | None = None
+    record: TrainingRecord | None = None
+    summary: str | None = None
+    example: str | None = None
+
+
+def _plan(arguments: argparse.Namespace) -> _Plan:
+    """A preset by its name, by a person's own text, or by the record of an earlier run."""
+    if is_own_text(arguments):
+        own = read_own_text(arguments, arguments.cache.expanduser())
+        return _Plan(own.name, own.preset, summary=own.summary, example=own.example)
+    if not arguments.preset:
+        raise ValueError("give a preset, or your own text by --pairs, --source, --target or --text")
+    if not is_record(arguments.preset):
+        return _Plan(*load_preset(arguments.preset, arguments.set), location=arguments.data)
+    file = Path(arguments.preset)
+    record = read_record(file)
+    if (arguments.out / (arguments.name or record.name)).resolve() == file.resolve().parent:
+        raise PresetError(
+            f"{file} lies in the folder that the run would write: choose another --out or --name"
+        )
+    preset = build_preset(recorded_preset(record), arguments.set, str(file))
+    location = arguments.data or recorded_location(record, preset.data)
+    return _Plan(record.name, preset, location, record)
 
 
 def example_request(folder: Path, text: str | None = None) -> str:

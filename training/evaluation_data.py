@@ -12,9 +12,10 @@ from models.preparation import PREPARATIONS
 from training.corpora import read_cut
 from training.language_modelling import read_parts
 from training.parallel import TestSentence
-from training.preset import ParallelData, Preset, TextData
+from training.preset import ParallelData, Preset, PresetError, TextData
+from training.record import recorded_location
 from training.scoring import ALL_FIGURES, figures_for
-from training.sources import DataError, TextSource, is_public, read_source
+from training.sources import DataError, TextSource, read_source
 from training.translation import longest_translation, measured_sentences, textbook_sentences
 
 
@@ -85,28 +86,13 @@ def read_card_data(info: CheckpointInfo, location: str | None, cache_dir: Path) 
     if not recorded:
         raise EvaluationError(f"{info.name}: its training.json names no data")
     if location is None:
-        location = _other_location(info, preset)
+        try:
+            location = recorded_location(info.training, preset.data)
+        except PresetError as error:
+            raise EvaluationError(str(error)) from error
     if isinstance(preset.data, TextData):
         return _read_text_parts(preset.data, recorded[0], location, cache_dir)
     return _read_test_sentences(preset.data, recorded, location, cache_dir)
-
-
-def _other_location(info: CheckpointInfo, preset: Preset) -> str | None:
-    """Where the text is that was read in the place of the preset's own, or None for that.
-
-    Raises:
-        EvaluationError: it is a local file, of which records keep the name only, and not here.
-    """
-    recorded, texts = info.training.data, preset.data.texts()
-    if [text.name for text in recorded] != [text.name for text in texts]:
-        if len(recorded) == 1 and is_public(recorded[0].origin):
-            return recorded[0].origin
-    elif all(is_public(text.location) or Path(text.location).exists() for text in texts):
-        return None
-    raise EvaluationError(
-        f"{info.name} was trained on {' and '.join(text.name for text in recorded)}, which only "
-        "its owner has: say where it is with --data PATH (several files: their folder)"
-    )
 
 
 def _preset(info: CheckpointInfo) -> Preset:

@@ -229,22 +229,41 @@ def load_preset(
         )
     known = available_presets()
     path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise PresetError(
-            f"no preset {name_or_path!r}: give a TOML file or one of {', '.join(known)}"
-        )
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PresetError(f"{path}: {error}") from error
+    data = _read(path, known)
     for key, value in (changes or {}).items():
         _put(data, key, value, key)
+    return path.stem, build_preset(data, overrides, path.stem)
+
+
+def build_preset(data: dict[str, Any], overrides: Sequence[str], name: str) -> Preset:
+    """Make a preset of what a file or a record says.
+
+    Args:
+        data: as in the TOML file; is changed.
+        overrides: as for :func:`load_preset`.
+        name: whose it is, for what is wrong with it.
+
+    Raises:
+        PresetError: it or an override says something impossible.
+    """
     for override in overrides:
         _apply(data, override)
     try:
-        return path.stem, Preset.model_validate(data)
+        return Preset.model_validate(data)
     except ValidationError as error:
-        raise PresetError(f"{path.stem}: {_complaint(error)}") from error
+        raise PresetError(f"{name}: {_complaint(error)}") from error
+
+
+def _read(path: Path, known: dict[str, Path]) -> dict[str, Any]:
+    if not path.is_file():
+        raise PresetError(
+            f"no preset {str(path)!r}: give a TOML file, a checkpoint's training.json or one of "
+            f"{', '.join(known)}"
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PresetError(f"{path}: {error}") from error
 
 
 def _complaint(error: ValidationError, section: str = "") -> str:

@@ -4,10 +4,11 @@ import datetime
 import logging
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,9 @@ from training.card import write_card
 from training.distributed import Processes
 from training.language_modelling import LanguageModelling
 from training.loop import STATE_FILE, Progress, RunError, Trainer
+from training.optimization import autocast_dtype
 from training.preset import Card, Preset, preset_record
+from training.record import require_the_same_beginning
 from training.run_lock import run_lock
 from training.sources import public_origin
 from training.task import Task
@@ -105,6 +108,8 @@ def train(
     data_location: str | None = None,
     initial_dir: Path | None = None,
     processes: Processes | None = None,
+    arguments: Sequence[str] = (),
+    repeats: TrainingRecord | None = None,
     show_progress: bool = True,
     stop_after_steps: int | None = None,
 ) -> Path:
@@ -119,6 +124,8 @@ def train(
         data_location: a text to read instead of the preset's, or None.
         initial_dir: a checkpoint folder to begin with the weights and tokenizers of, or None.
         processes: that train together, or None for this one alone. The first alone writes.
+        arguments: of the command line, for ``training.json``.
+        repeats: the record of the run that this one does again, or None.
         show_progress: whether to draw a progress bar.
         stop_after_steps: stop early, as a kill would, after so many steps.
 
@@ -132,6 +139,7 @@ def train(
             process; or the loss is not a number.
         InterruptedRunError: SIGINT or SIGTERM came; the run's state is saved.
         LostProcessError: another process has ended.
+        PresetError: the run that is to be done again had another text or initial checkpoint.
     """
     processes = processes or Processes()
     folder = out_dir / name
@@ -147,9 +155,17 @@ def train(
         task = make_task(preset, data_location, cache_dir, device, initial, processes)
         if processes.is_first:
             _require_no_other_model(folder, task)
+        if repeats:
+            require_the_same_beginning(repeats, task.sources, initial)
+        facts = {
+            "initial": _initial_record(initial) if initial else None,
+            "precision": "bfloat16" if autocast_dtype(preset.training, device) else "float32",
+            "processes": processes.count,
+            "arguments": list(arguments),
+        }
 
         def save(progress: Progress, metrics: dict[str, float] | None = None) -> None:
-            record = _record(name, preset, task, initial, progress, metrics)
+            record = _record(name, preset, task, progress, metrics, facts, device)
             _save(folder, task, _card(name, preset, task), record)
 
         trainer = Trainer(
@@ -240,9 +256,10 @@ def _record(
     name: str,
     preset: Preset,
     task: Task,
-    initial: CheckpointInfo | None,
     progress: Progress,
     metrics: dict[str, float] | None,
+    facts: dict[str, Any],
+    device: torch.device,
 ) -> TrainingRecord:
     card = _card(name, preset, task)
     figures = {"training_tokens_per_second": round(progress.tokens_per_second, 0)}
@@ -252,11 +269,12 @@ def _record(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=task.sources,
-        initial=_initial_record(initial) if initial else None,
         licence=card.licence,
         attribution=card.attribution,
         seed=preset.training.seed,
         steps=progress.step,
+        best_step=progress.best_step,
+        **facts,
         metrics={**(metrics or {}), **figures},
         metrics_note=task.metrics_note() if metrics else "The run has not ended yet.",
         preset=preset_record(preset),
@@ -266,6 +284,7 @@ def _record(
             "sentencepiece": version("sentencepiece"),
             "gatehouse": _gatehouse_version(),
             "threads": str(torch.get_num_threads()),
+            "device": _device_name(device),
         },
     )
 
@@ -274,6 +293,13 @@ def _initial_record(initial: CheckpointInfo) -> InitialCheckpoint:
     return InitialCheckpoint(
         name=initial.name, fingerprint=initial.fingerprint, steps=initial.training.steps
     )
+
+
+def _device_name(device: torch.device) -> str:
+    """What rounding depends on beside the versions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _gatehouse_version() -> str:

@@ -1,0 +1,142 @@
+"""What a run writes down of itself, and training again from it.
+
+A checkpoint's ``training.json`` can stand in the place of a preset: it holds the whole preset,
+and what else the weights depend on.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from models.checkpoint import CheckpointInfo, DataSource, TrainingRecord
+from training.preset import ParallelData, PresetError, TextData, available_presets
+from training.sources import is_public
+
+LOGGER = logging.getLogger("training")
+OWN_TEXT_OPTIONS = (
+    "pairs",
+    "source",
+    "target",
+    "valid_pairs",
+    "valid_source",
+    "valid_target",
+    "text",
+)
+
+
+def is_record(preset: str) -> bool:
+    """Whether what stands in the place of a preset is a checkpoint's ``training.json``."""
+    return preset not in available_presets() and Path(preset).suffix == ".json"
+
+
+def read_record(file: Path) -> TrainingRecord:
+    """Read a checkpoint's ``training.json``.
+
+    Raises:
+        PresetError: it cannot be read, or is no such file.
+    """
+    try:
+        return TrainingRecord.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise PresetError(f"{file}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PresetError(
+            f"{file}: is no training.json of a checkpoint: {where} {first['msg']}"
+        ) from error
+
+
+def recorded_preset(record: TrainingRecord) -> dict[str, Any]:
+    """The preset as it was used: with the precision in fact, whatever this machine would take."""
+    preset = dict(record.preset)
+    if record.precision:
+        preset["training"] = {**preset.get("training", {}), "precision": record.precision}
+    return preset
+
+
+def recorded_location(record: TrainingRecord, data: TextData | ParallelData) -> str | None:
+    """Where the text is that was read in the place of the preset's own, or None for that.
+
+    Args:
+        record: of the run.
+        data: of its preset.
+
+    Raises:
+        PresetError: it is a local file, of which records keep the name only, and not here.
+    """
+    texts = data.texts()
+    if [text.name for text in record.data] != [text.name for text in texts]:
+        if len(record.data) == 1 and is_public(record.data[0].origin):
+            return record.data[0].origin
+    elif all(is_public(text.location) or Path(text.location).exists() for text in texts):
+        return None
+    raise PresetError(
+        f"{record.name} was trained on {' and '.join(text.name for text in record.data)}, which "
+        "only its owner has: say where it is with --data PATH (several files: their folder)"
+    )
+
+
+def require_the_same_beginning(
+    record: TrainingRecord, texts: Sequence[DataSource], initial: CheckpointInfo | None
+) -> None:
+    """Check that a run can come to the recorded weights.
+
+    Args:
+        record: of the run that is to be done again.
+        texts: that were read now.
+        initial: the checkpoint that the run begins with, or None.
+
+    Raises:
+        PresetError: the texts or the initial checkpoint are others.
+    """
+    for read, recorded in zip(texts, record.data, strict=True):
+        if read.sha256 != recorded.sha256:
+            raise PresetError(
+                f"{read.name}: is not the text of {record.name}: its SHA-256 should be "
+                f"{recorded.sha256} and is {read.sha256}"
+            )
+    wanted = record.initial.fingerprint if record.initial else None
+    if wanted != (initial.fingerprint if initial else None):
+        began = record.initial.name if record.initial else "no other checkpoint"
+        raise PresetError(
+            f"{record.name} began with {began}"
+            + (f" (fingerprint {wanted}): give it by --initial" if wanted else ": omit --initial")
+        )
+
+
+def prepare_repetition(record: TrainingRecord, threads: int | None, processes: int) -> None:
+    """Take the recorded number of threads, unless another is asked for; warn of what differs."""
+    if threads is None and record.versions.get("threads", "").isdigit():
+        torch.set_num_threads(int(record.versions["threads"]))
+    if record.processes != processes:
+        LOGGER.warning(
+            "%s was trained by %d processes and not by %d: the weights will differ; "
+            "torchrun --nproc-per-node %d repeats it",
+            *(record.name, record.processes, processes, record.processes),
+        )
+
+
+def arguments_that_matter(arguments: argparse.Namespace) -> list[str]:
+    """The command line but for what does not change the weights.
+
+    Of a path only the last part: where a person keeps a file is nobody else's business.
+    """
+    kept = [Path(arguments.preset).name] if arguments.preset else []
+    for option in ("data", *OWN_TEXT_OPTIONS):
+        location = getattr(arguments, option)
+        if location is not None:
+            shown = location if is_public(location) else Path(location).name
+            kept += [f"--{option.replace('_', '-')}", shown]
+    for option, code in (("--from", arguments.from_language), ("--to", arguments.to_language)):
+        kept += [option, code] if code else []
+    if arguments.initial is not None:
+        kept += ["--initial", arguments.initial.resolve().name]
+    for override in arguments.set:
+        kept += ["--set", override]
+    return kept
