@@ -25,9 +25,16 @@ from models.evaluation import perplexity
 from models.language_model import LanguageModel, NotGenerativeError
 from models.preparation import PREPARATIONS
 from models.recurrent import StackState
-from models.tokenizers import BOS_ID, CharacterTokenizer, Tokenizer, WordTokenizer
+from models.tokenizers import (
+    BOS_ID,
+    CharacterTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    continuation,
+)
 from training.distributed import Processes
 from training.preset import Preset, TextData
+from training.samples import Sample
 from training.sources import DataError, read_data
 from training.task import BatchLoss, evaluation_mode
 from training.text import split_held_out
@@ -185,15 +192,16 @@ class LanguageModelling:
             "with the state carried through."
         )
 
-    def sample(self) -> str:
+    def samples(self) -> list[Sample]:
         """A greedy continuation of the text's first words."""
         prompt = [BOS_ID, *self._tokens[:20].tolist()]
         try:
             with evaluation_mode(self.model):
                 _, outputs = next(decode_corpus(self.model, [prompt], DecodingParams(80)))
         except NotGenerativeError as error:
-            return str(error)
-        return self._tokenizer.decode([*prompt, *outputs[0].token_ids])
+            return [Sample(self._tokenizer.decode(prompt), str(error))]
+        output = continuation(self._tokenizer, prompt, outputs[0].token_ids)
+        return [Sample(self._tokenizer.decode(prompt), output)]
 
 
 def read_parts(

@@ -1,7 +1,7 @@
 """The one training loop: steps, schedule, validation, best checkpoint, resuming.
 
 A run's folder is its checkpoint folder; everything else about the run lies in ``run/`` below
-it: ``train.log``, ``metrics.jsonl``, ``curves.png``, TensorBoard's files and ``state.pt``,
+it: ``train.log``, figures, samples and pictures (:mod:`training.curves`), and ``state.pt``,
 from which a killed run goes on to the same weights as if it had not been killed.
 """
 
@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -179,14 +179,28 @@ class Trainer:
                 self.save_state()
                 raise InterruptedRunError(progress.step, received)
         else:
-            progress.train_perplexity = _perplexity(
-                progress.epoch_likelihood, progress.epoch_tokens
-            )
-            progress.epoch_likelihood, progress.epoch_tokens = 0.0, 0
-            progress.epoch, progress.batch = progress.epoch + 1, 0
+            self._end_epoch()
         if progress.step >= self.settings.steps:
             self._validate()
             self.save_state()
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        progress.train_perplexity = _perplexity(progress.epoch_likelihood, progress.epoch_tokens)
+        progress.epoch_likelihood, progress.epoch_tokens = 0.0, 0
+        batches, progress.batch = progress.batch, 0
+        progress.epoch += 1
+        # Epochs shorter than the way from one validation to the next are seen by those.
+        is_validated = not progress.step % self.settings.validate_every_steps
+        is_validated |= progress.step == self.settings.steps
+        is_long = batches >= self.settings.validate_every_steps
+        if self.processes.is_first and is_long and not is_validated:
+            with self._averaged():
+                self._show_samples()
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Where the average of the weights is what the model computes with, if there is one."""
+        return self._average.in_place() if self._average else nullcontext()
 
     def _update(self, batch: AnyBatch) -> None:
         began = time.perf_counter()
@@ -251,7 +265,7 @@ class Trainer:
     def _validate(self) -> None:
         if not self.processes.is_first:
             return
-        with self._average.in_place() if self._average else nullcontext():
+        with self._averaged():
             self._measure()
         self._curves.draw()
 
@@ -279,10 +293,16 @@ class Trainer:
             summary or "none",
             " (best)" if best else "",
         )
-        LOGGER.info("sample: %s", self.task.sample())
+        self._show_samples()
         if best:
             progress.best_loss, progress.best_step = loss, progress.step
             self.save_best(progress)
+
+    def _show_samples(self) -> None:
+        samples = self.task.samples()
+        for sample in samples:
+            LOGGER.info("sample: %s", sample)
+        self._curves.add_samples(self.progress.step, samples)
 
     def save_state(self) -> None:
         """Write everything that resuming needs, whole or not at all.

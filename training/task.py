@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import DataSource, Languages, Model
 from models.tokenizers import Tokenizer
+from training.samples import Sample
 
 AnyBatch = Any
 """Each task has batches of its own type; the loop hands them through unopened."""
@@ -90,8 +91,8 @@ class Task(Protocol):
         """How the figures were measured, in a sentence or two."""
         ...
 
-    def sample(self) -> str:
-        """What the model says, for the log."""
+    def samples(self) -> list[Sample]:
+        """What the model makes of a few texts that it does not train on, where there are any."""
         ...
 
 

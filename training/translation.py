@@ -19,6 +19,8 @@ from torch import Tensor
 
 from models.checkpoint import Languages
 from models.config import Seq2SeqConfig
+from models.decoding.params import DecodingParams
+from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.recurrent import sequence_mask
@@ -29,6 +31,7 @@ from training.decoding import translate_texts
 from training.distributed import Processes
 from training.parallel import Pair, ParallelCut, TestSentence, group_references
 from training.preset import Optimization, ParallelData, Preset
+from training.samples import AttentionWeights, Sample, attention_weights
 from training.scoring import (
     CARD_FIGURES,
     MOSES_FIGURE,
@@ -328,11 +331,24 @@ class Translation:
         )
         return " ".join(note for note in notes if note)
 
-    def sample(self) -> str:
+    def samples(self) -> list[Sample]:
         """Three sentences that the model has not trained on (or the first, where it has)."""
         pairs = (self._cut.validation or self._cut.train)[::97][:3]
-        texts = self.translate([pair.source for pair in pairs], beam_size=1)
-        return "; ".join(f"{p.source} -> {t}" for p, t in zip(pairs, texts, strict=True))
+        return [self._sample(pair) for pair in pairs]
+
+    def _sample(self, pair: Pair) -> Sample:
+        source, target = self.tokenizers["source"], self.tokenizers["target"]
+        prompt = [*source.encode(pair.source), EOS_ID]
+        params = DecodingParams(max_new_tokens=longest_translation(self._data))
+        with evaluation_mode(self.model):
+            _, outputs = next(decode_corpus(self.model, [prompt], params))
+            written = outputs[0].token_ids
+            weights = attention_weights(self.model, prompt, written) if written else None
+        attention = None
+        if weights is not None:
+            tokens = (tuple(map(source.token, prompt)), tuple(map(target.token, written)))
+            attention = AttentionWeights(*tokens, weights)
+        return Sample(pair.source, target.decode(written), pair.target, attention)
 
 
 def measured_sentences(data: ParallelData, cut: ParallelCut) -> tuple[TestSentence, ...]:

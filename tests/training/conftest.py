@@ -11,6 +11,7 @@ import torch
 
 from models.checkpoint import CheckpointInfo, read_checkpoint
 from tests.training.tiny_runs import FakeTask, MakeTrainer, loop_settings
+from training import curves
 from training.curves import Curves
 from training.loop import Progress, Trainer
 from training.preset import Preset, load_preset
@@ -102,6 +103,7 @@ def _one_thread() -> Iterator[None]:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the drawing, which takes longer than the training."""
     monkeypatch.setattr(Curves, "draw", lambda self: None)
+    monkeypatch.setattr(curves, "draw_attention", lambda samples: None)
 
 
 @pytest.fixture(scope="session")

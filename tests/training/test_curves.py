@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.curves import Curves
+from training.samples import AttentionWeights, Sample
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -62,7 +64,7 @@ def test_a_kill_while_the_history_is_rewritten_costs_nothing(
 ) -> None:
     make_curves(0).add(10, {"train_loss": 1.0})
 
-    def killed(self: Path, text: str) -> int:
+    def killed(self: Path, text: str, encoding: str) -> int:
         with self.open("w") as stream:
             stream.write(text[:3])
         raise KeyboardInterrupt
@@ -100,3 +102,41 @@ def test_the_picture_is_a_png(make_curves: MakeCurves, tmp_path: Path) -> None:
         curves.add(step, {"tokens_per_second": 100.0, "validation_bleu": 1.0 * step})
     curves.draw()
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
+
+
+def _sample(output: str) -> Sample:
+    weights = AttentionWeights(("▁the", "<eos>"), ("▁la", "<eos>"), torch.eye(2))
+    return Sample("the\nend", output, "la fin", weights)
+
+
+def test_samples_are_kept_as_lines_and_pictures_and_shown_by_tensorboard(
+    make_curves: MakeCurves, tmp_path: Path
+) -> None:
+    curves = make_curves(0)
+    curves.add_samples(10, [_sample("la \u2028 fin"), Sample("plain", "text")])
+    curves.close()
+    lines = (tmp_path / "samples.jsonl").read_text().removesuffix("\n").split("\n")
+    assert [json.loads(line) for line in lines] == [
+        {"step": 10, "source": "the\nend", "output": "la \u2028 fin", "reference": "la fin"},
+        {"step": 10, "source": "plain", "output": "text"},
+    ]
+    (picture,) = (tmp_path / "attention").iterdir()
+    assert picture.name == "step-0000010.png"
+    assert picture.read_bytes().startswith(PNG)
+    module = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    events = module.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Images("attention")] == [10]
+    (shown,) = events.Tensors("samples/text_summary")
+    text = shown.tensor_proto.string_val[0].decode()
+    assert "    output:    la" in text
+    assert all(line.startswith("    ") for line in text.split("\n"))
+
+
+def test_going_on_drops_later_samples(make_curves: MakeCurves, tmp_path: Path) -> None:
+    first = make_curves(0)
+    for step in (10, 20):
+        first.add_samples(step, [Sample("a", f"output of {step}")])
+    make_curves(10).add_samples(20, [Sample("a", "another")])
+    rows = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())
+    assert [row["output"] for row in rows] == ["output of 10", "another"]

@@ -171,8 +171,8 @@ def test_measuring_and_sampling_leave_mode_and_random_numbers_alone(make_task: M
         task.model.train(training)
         before = torch.get_rng_state()
         task.validate()
-        first = task.sample()
-        assert task.sample() == first
+        first = task.samples()
+        assert task.samples() == first
         task.final_metrics()
         assert task.model.training == training
         assert torch.equal(torch.get_rng_state(), before)
@@ -188,11 +188,14 @@ def test_the_mode_comes_back_after_an_error(make_task: MakeTask) -> None:
 
 def test_a_sample_goes_on_from_the_texts_first_words(make_task: MakeTask, text: str) -> None:
     task = make_task()
-    assert task.sample().startswith(text[:20])
-    words = make_task("tokenizer.kind=word")
-    assert words.sample().startswith(" ".join(text.split()[:20]))
-    both_ways = make_task("model.bidirectional=true")
-    assert "cannot generate" in both_ways.sample()
+    (sample,) = task.samples()
+    assert sample.source == text[:20]
+    assert len(sample.output) == 80
+    (words,) = make_task("tokenizer.kind=word").samples()
+    assert words.source == " ".join(text.split()[:20])
+    assert words.output.startswith(" ")
+    (both_ways,) = make_task("model.bidirectional=true").samples()
+    assert "cannot generate" in both_ways.output
 
 
 def test_figures_are_per_character_whatever_the_tokens(make_task: MakeTask) -> None:

@@ -1,5 +1,6 @@
 """The training loop: schedule, clipping, the best checkpoint, saving and resuming."""
 
+import json
 import logging
 import math
 import threading
@@ -142,4 +143,16 @@ def test_the_log_tells_the_story(
     assert "step 8, epoch 1" in caplog.text
     assert "loss 1.5000 (best)" in caplog.text
     assert "loss 2.0000\n" in caplog.text
-    assert "sample: a sample" in caplog.text
+    assert "sample: a source -> a sample" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("validate_every", "expected"), [(4, [4, 5, 8, 10, 12]), (5, [5, 10, 12]), (6, [6, 12])]
+)
+def test_samples_come_with_every_validation_and_after_every_long_epoch(
+    make_trainer: MakeTrainer, validate_every: int, expected: list[int]
+) -> None:
+    trainer = make_trainer(FakeTask(), validate_every_steps=validate_every)
+    trainer.run()
+    lines = (trainer.run_dir / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == expected

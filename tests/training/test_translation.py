@@ -163,7 +163,7 @@ def test_measuring_and_sampling_leave_mode_and_random_numbers_alone(make_task: M
         task.model.train(training)
         before = torch.get_rng_state()
         assert task.validate().keys() == {"loss", "perplexity", "bleu"}
-        assert task.sample() == task.sample()
+        assert str(task.samples()) == str(task.samples())
         task.final_metrics()
         task.translate(["i see"], beam_size=2)
         assert task.model.training == training
@@ -272,3 +272,19 @@ def test_subword_smoothing_splits_anew_in_each_epoch_and_alike_when_asked_again(
     assert targets(0) == targets(0)
     assert targets(0) != targets(1)
     assert written(0) == written(1) == Counter(pair.target for pair in task._cut.train)
+
+
+def test_samples_show_held_out_sentences_with_their_attention(make_task: MakeTask) -> None:
+    for decoder, looks in (("context", False), ("attention", True)):
+        task = make_task(f"model.decoder={decoder}")
+        samples = task.samples()
+        held_out = {(pair.source, pair.target) for pair in task._cut.validation}
+        assert {(sample.source, sample.reference) for sample in samples} <= held_out
+        expected = task.translate([sample.source for sample in samples], beam_size=1)
+        assert [sample.output for sample in samples] == expected
+        for sample in samples:
+            assert (sample.attention is not None) == looks
+            if sample.attention:
+                size = (len(sample.attention.target), len(sample.attention.source))
+                assert sample.attention.weights.shape == size
+                assert sample.attention.source[-1] == "<eos>"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.loop import Trainer
 from training.preset import Optimization
+from training.samples import Sample
 from training.task import BatchLoss
 
 BATCHES = 5
@@ -73,8 +74,8 @@ class FakeTask:
     def metrics_note(self) -> str:
         return ""
 
-    def sample(self) -> str:
-        return "a sample"
+    def samples(self) -> list[Sample]:
+        return [Sample("a source", "a sample")]
 
 
 def equal(one: Any, other: Any) -> bool:
