@@ -45,7 +45,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "A run that was stopped or killed goes on when the same command is given again.\n"
         "Several processes train together by `torchrun --nproc-per-node N -m training PRESET`.\n"
         "DIR/NAME becomes the checkpoint; its run/ folder holds the log, the figures of each\n"
-        "step (metrics.jsonl, TensorBoard), curves.png, samples, attention/ and what resuming needs.",
+        "step (metrics.jsonl, TensorBoard), pictures, samples, and what resuming needs.",
     )
     parser.add_argument(
         "preset",
