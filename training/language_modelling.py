@@ -243,9 +243,18 @@ def text_perplexity(
         tokenizer: the model's.
         text: at least one character.
         on_tokens: called with the number of tokens after each stretch that was read.
+
+    Raises:
+        ValueError: the text has one token, and the model reads one before it writes.
     """
     tokens = tokenizer.encode(text)
-    return perplexity(text_loss(model, tokens, on_tokens) * len(tokens), len(text))
+    loss = text_loss(model, tokens, on_tokens)
+    if model.config.reads_bos:
+        return perplexity(loss * len(tokens), len(text))
+    if len(tokens) < 2:
+        raise ValueError(f"{text!r} is one token: nothing is left for the model to predict")
+    first = tokenizer.decode(tokens[:1])
+    return perplexity(loss * (len(tokens) - 1), len(text) - len(first))
 
 
 @torch.inference_mode()
@@ -256,7 +265,8 @@ def text_loss(
 ) -> float:
     """Mean negative log-likelihood (nats a token) of a text, read as one row from ``<bos>`` on.
 
-    The state is carried through the whole text.
+    The state is carried through the whole text. A model that knows no ``<bos>`` reads from the
+    first token on, which nothing is then asked about.
 
     Args:
         model: in whatever precision it computes.
@@ -264,18 +274,20 @@ def text_loss(
         on_tokens: called with the number of tokens after each stretch that was read.
     """
     device = next(model.parameters()).device
-    stream = torch.tensor([[BOS_ID, *tokens]], device=device)
+    begin = [BOS_ID] if model.config.reads_bos else []
+    stream = torch.tensor([[*begin, *tokens]], device=device)
+    count = max(stream.shape[1] - 1, 0)
     state: StackState | None = None
     total = 0.0
     with evaluation_mode(model):
-        for first in range(0, len(tokens), EVALUATION_CHUNK):
-            last = min(first + EVALUATION_CHUNK, len(tokens))
+        for first in range(0, count, EVALUATION_CHUNK):
+            last = min(first + EVALUATION_CHUNK, count)
             logits, state = model(stream[:, first:last], state)
             targets = stream[0, first + 1 : last + 1]
             total += float(functional.cross_entropy(logits[0].double(), targets, reduction="sum"))
             if on_tokens:
                 on_tokens(last - first)
-    return total / max(len(tokens), 1)
+    return total / max(count, 1)
 
 
 def _token_positions(tokenizer: Tokenizer, text: str, pattern: str) -> list[int]:

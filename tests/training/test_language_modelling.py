@@ -9,7 +9,7 @@ import torch
 
 from models.tokenizers import BOS_ID
 from training import language_modelling
-from training.language_modelling import LanguageModelling, text_loss
+from training.language_modelling import LanguageModelling, text_loss, text_perplexity
 from training.preset import Preset, TextData
 from training.sources import DataError
 
@@ -163,6 +163,22 @@ def test_a_text_measured_in_chunks_equals_it_measured_in_one_go(
     logits, _ = task.model(torch.tensor([[BOS_ID, *tokens[:-1]]]))
     expected = torch.nn.functional.cross_entropy(logits[0], torch.tensor(tokens))
     assert whole == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_model_that_knows_no_bos_is_asked_about_all_but_the_first_token(
+    make_task: MakeTask,
+) -> None:
+    task = make_task("model.reads_bos=false")
+    text = task._held_out
+    tokens = task._tokenizer.encode(text)
+    task.model.eval()
+    logits, _ = task.model(torch.tensor([tokens[:-1]]))
+    expected = torch.nn.functional.cross_entropy(logits[0], torch.tensor(tokens[1:]))
+    assert text_loss(task.model, tokens) == pytest.approx(expected.item(), rel=1e-5)
+    found = text_perplexity(task.model, task._tokenizer, text)
+    assert found == pytest.approx(expected.exp().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="is one token"):
+        text_perplexity(task.model, task._tokenizer, text[0])
 
 
 def test_measuring_and_sampling_leave_mode_and_random_numbers_alone(make_task: MakeTask) -> None:
