@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from models.checkpoint import Model, TrainingRecord
+from models.checkpoint import Model
+from models.checkpoint_schema import TrainingRecord
 from models.tokenizers import Tokenizer
 from training.preset import Card
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import CheckpointError, TrainingRecord, read_checkpoint
+from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint_schema import TrainingRecord
 from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError

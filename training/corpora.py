@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.checkpoint import DataSource
+from models.checkpoint_schema import DataSource
 from models.preparation import PREPARATIONS
 from training.parallel import Pair, ParallelCut, cut_pairs, parse_tab_pairs, read_aligned
 from training.preset import ParallelData

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.checkpoint import CheckpointInfo, DataSource
+from models.checkpoint import CheckpointInfo
+from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
 from models.preparation import PREPARATIONS
 from training.corpora import read_cut

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.checkpoint import DataSource
+from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus

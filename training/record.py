@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from models.checkpoint import CheckpointInfo, DataSource, TrainingRecord
+from models.checkpoint import CheckpointInfo
+from models.checkpoint_schema import DataSource, TrainingRecord
 from training.preset import ParallelData, PresetError, TextData, available_presets
 from training.sources import is_public
 

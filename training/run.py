@@ -15,13 +15,12 @@ import torch
 from models.checkpoint import (
     CheckpointError,
     CheckpointInfo,
-    InitialCheckpoint,
     Model,
-    TrainingRecord,
     load_model,
     read_checkpoint,
     save_checkpoint,
 )
+from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
 from training.card import write_card
 from training.distributed import Processes
 from training.language_modelling import LanguageModelling

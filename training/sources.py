@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.checkpoint import DataSource
+from models.checkpoint_schema import DataSource
 
 TIMEOUT_SECONDS = 60.0
 """Longest silence of a server before a download is given up."""

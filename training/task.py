@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from models.checkpoint import DataSource, Languages, Model
+from models.checkpoint import Model
+from models.checkpoint_schema import DataSource, Languages
 from models.tokenizers import Tokenizer
 from training.samples import Sample
 

@@ -17,7 +17,7 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
 
-from models.checkpoint import Languages
+from models.checkpoint_schema import Languages
 from models.config import Seq2SeqConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus

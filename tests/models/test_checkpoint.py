@@ -14,16 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoint import (
     CheckpointError,
-    DataSource,
-    Languages,
     Model,
-    TrainingRecord,
     build_model,
     find_checkpoints,
     load_model,
     read_checkpoint,
     save_checkpoint,
 )
+from models.checkpoint_schema import DataSource, Languages, TrainingRecord
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from models.checkpoint import DataSource, TrainingRecord, build_model
+from models.checkpoint import build_model
+from models.checkpoint_schema import DataSource, TrainingRecord
 from models.config import LanguageModelConfig
 from models.tokenizers import CharacterTokenizer
 from training.card import write_card

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import TrainingRecord, read_checkpoint
+from models.checkpoint import read_checkpoint
+from models.checkpoint_schema import TrainingRecord
 from tests.training.tiny_runs import history
 from training.cli import main
 

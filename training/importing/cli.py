@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from models.checkpoint import CheckpointError, Languages
+from models.checkpoint import CheckpointError
+from models.checkpoint_schema import Languages
 from models.preparation import PREPARATIONS
 from training.importing.folder import checkpoint_folder, write_checkpoint
 from training.importing.joeynmt import build_from_joeynmt, read_joeynmt

@@ -10,14 +10,12 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import (
-    ImportedWeights,
-    Languages,
     Model,
-    TrainingRecord,
     load_model,
     read_checkpoint,
     save_checkpoint,
 )
+from models.checkpoint_schema import ImportedWeights, Languages, TrainingRecord
 from models.tokenizers import Tokenizer
 from training.importing.weights import ImportingError, file_sha256
 

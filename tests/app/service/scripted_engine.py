@@ -19,7 +19,8 @@ from app.exceptions import DrainingError
 from app.metrics import Metrics
 from app.service.service import Service
 from app.settings import Settings
-from models.checkpoint import CheckpointInfo, Languages
+from models.checkpoint import CheckpointInfo
+from models.checkpoint_schema import Languages
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import EOS_ID, Tokenizer
 from tests.app.conftest import training_record
