@@ -6,9 +6,9 @@ Each prints a table for people and ends in one line of JSON for machines.
 import argparse
 import sys
 
-from benchmarks import book, decode, serving
+from benchmarks import book, decode, serving, training
 
-BENCHMARKS = {"book": book, "decode": decode, "serving": serving}
+BENCHMARKS = {"book": book, "decode": decode, "serving": serving, "training": training}
 
 
 def main() -> int:
