@@ -26,6 +26,7 @@ RUN pip install --constraint constraints.txt --editable .
 
 COPY models models
 COPY training training
+COPY gatehouse_client gatehouse_client
 COPY app app
 COPY checkpoints checkpoints
 

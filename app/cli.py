@@ -6,11 +6,13 @@ a traceback.
 
 import argparse
 import asyncio
+import os
 import socket
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from app import VERSION
 from app.exceptions import GatehouseError, StartupError
@@ -20,6 +22,8 @@ from app.settings import Settings, load_settings
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from app.api.requests import TranslateBody
+    from app.lines import Translate
     from app.service.service import Service
 
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -31,6 +35,9 @@ OK, FAILED, USAGE = 0, 1, 2
 """Exit statuses: all went well; it could not be done; the command line makes no sense."""
 
 _STATUS_INTERRUPTED = 130
+
+LINES_AHEAD = 256
+"""Lines under way at once: twice as many as are decoded together by default."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,13 +143,23 @@ def _add_generate(commands: "_Commands") -> None:
 
 def _add_translate(commands: "_Commands") -> None:
     parser = commands.add_parser(
-        "translate", help="translate lines", description="Translate standard input line by line."
+        "translate",
+        help="translate lines",
+        description="Translate standard input line by line, in order, to standard output; files "
+        "of any size, in constant memory. A line that cannot be translated ends it with the "
+        "line's number; what came before is written.",
     )
     parser.add_argument("--from", dest="source", metavar="LANGUAGE")
     parser.add_argument("--to", dest="target", metavar="LANGUAGE")
     parser.add_argument("--model", help="translation model (default: one that fits)")
     parser.add_argument(
         "--beam-size", type=int, metavar="N", help="width of the beam search; 1 is greedy"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, metavar="ALPHA", help="of the beam's scores (default 0.75)"
+    )
+    parser.add_argument(
+        "--server", metavar="URL", help="ask this running server instead of loading models"
     )
     _add_model_options(parser)
     parser.set_defaults(run=_translate)
@@ -234,16 +251,64 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _translate(arguments: argparse.Namespace) -> int:
     from app.api.requests import TranslateBody
 
-    async def work(service: "Service") -> int:
-        for line in sys.stdin:
-            arguments.text = line.rstrip("\n")
-            names = ("text", "source", "target", "model", "beam_size")
-            body = _checked(TranslateBody, arguments, names)
-            result = await service.translate(body.to_request())
-            print(result.translations[0][0].text, flush=True)
-        return OK
+    arguments.text = ""
+    names = ("text", "source", "target", "model", "beam_size", "length_penalty")
+    body = _checked(TranslateBody, arguments, names)
+    if arguments.server:
+        return asyncio.run(_translate_by_server(arguments.server, body))
 
-    return _offline(_settings(arguments, engine="inline"), work)
+    async def work(service: "Service") -> int:
+        async def translate(line: str) -> str:
+            result = await service.translate(body.model_copy(update={"text": line}).to_request())
+            return result.translations[0][0].text
+
+        return await _translate_input(translate)
+
+    # What is read ahead has to have room in the queue.
+    settings = _settings(arguments, engine="inline", queue_capacity=2 * LINES_AHEAD)
+    return _offline(settings, work)
+
+
+async def _translate_by_server(address: str, body: "TranslateBody") -> int:
+    from gatehouse_client import AsyncClient, ClientError
+
+    options: Any = body.model_dump(exclude_unset=True, exclude={"text"})
+    async with AsyncClient(address) as client:
+
+        async def translate(line: str) -> str:
+            try:
+                answer = await client.translate(line, **options)
+            except ClientError as error:
+                raise StartupError(str(error)) from error
+            return answer.translations[0].text
+
+        return await _translate_input(translate)
+
+
+async def _translate_input(translate: "Translate") -> int:
+    from tqdm import tqdm
+
+    from app.lines import translate_lines
+
+    with (
+        # Not sys.stdin, which Python would close at the end while a thread may still wait on it.
+        open(sys.stdin.fileno(), "rb", closefd=False) as source,
+        open(sys.stdout.fileno(), "wb", closefd=False) as target,
+        tqdm(
+            total=_size_bytes(source),
+            unit="B",
+            unit_scale=True,
+            disable=None,  # where stderr is no terminal
+        ) as bar,
+    ):
+        await translate_lines(source, target, translate, window=LINES_AHEAD, advance=bar.update)
+    return OK
+
+
+def _size_bytes(stream: BinaryIO) -> int | None:
+    """Of a file; None for what has no end yet."""
+    status = os.fstat(stream.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _bleu(arguments: argparse.Namespace) -> int:

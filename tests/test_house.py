@@ -275,7 +275,8 @@ def test_the_health_check_holds_whichever_port_is_set(compose: dict[str, Any]) -
 def test_new_code_does_not_install_torch_again() -> None:
     text = _read("Dockerfile")
     assert text.rindex("pip install") < min(
-        text.index(f"COPY {folder} ") for folder in ("app", "models", "training", "checkpoints")
+        text.index(f"COPY {folder} ")
+        for folder in ("app", "gatehouse_client", "models", "training", "checkpoints")
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-PACKAGES = ("app", "models", "training")
+PACKAGES = ("app", "gatehouse_client", "models", "training")
 
 SCHEDULER = "app.engine.scheduler"
 
@@ -28,6 +28,8 @@ VIOLATIONS = [
     ("training-without-app", "training.loop", "from app import exceptions"),
     ("app-without-training", "app.service", "import training.loop"),
     ("app-without-training", "app.engine.client", "import training"),
+    ("client-is-apart", "gatehouse_client.answers", "import models.config"),
+    ("client-is-apart", "gatehouse_client.retries", "from app import exceptions"),
     ("app-layers", "app.engine.client", "import app.service"),
     ("app-layers", "app.engine.client", "import app.api.routes"),
     ("app-layers", "app.service", "from app.api import routes"),
@@ -74,7 +76,7 @@ def _append(root: Path, module: str, line: str) -> Path:
 def skeleton(tmp_path: Path) -> Path:
     """A small project under the real rules: empty modules, and the real engine's client."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for package in ("app", "app.api", "app.engine", "models", "training"):
+    for package in ("app", "app.api", "app.engine", "gatehouse_client", "models", "training"):
         folder = tmp_path.joinpath(*package.split("."))
         folder.mkdir()
         (folder / "__init__.py").touch()

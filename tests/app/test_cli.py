@@ -1,8 +1,8 @@
 """Commands in this process; what needs a server is in test_end_to_end.py."""
 
-import io
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,15 +48,49 @@ def test_generate_puts_a_space_between_words(
     assert capsys.readouterr().out.startswith("the time ")
 
 
+@pytest.fixture
+def translate(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, bytes, bytes]]:
+    """Run ``translate`` on some input: exit status, output and errors."""
+
+    def call(content: bytes, *words: str) -> tuple[int, bytes, bytes]:
+        (tmp_path / "input").write_bytes(content)
+        with (tmp_path / "input").open() as stream, monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", stream)
+            # pytest's stand-in for stdout has a file of its own.
+            patch.setattr("sys.stdout", sys.__stdout__)
+            status = main(["translate", "--from", "en", "--to", "fr", "--beam-size", "1", *words])
+        return status, *capfdbinary.readouterr()
+
+    return call
+
+
 def test_translate_goes_line_by_line(
-    checkpoints_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoints_dir: Path, translate: Callable[..., tuple[int, bytes, bytes]]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("I am cold .\n\ngo\n"))
-    words = ["translate", "--from", "en", "--to", "fr", "--beam-size", "1"]
-    assert main([*words, "--checkpoints", str(checkpoints_dir)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[1] == ""
+    where = ("--checkpoints", str(checkpoints_dir))
+    status, out, err = translate(b"I am cold .\n\ngo\r\n", *where)
+    assert (status, err) == (0, b"")
+    lines = out.decode().split("\n")
+    assert len(lines) == 4
+    assert lines[1] == lines[3] == ""
+    assert translate(b"go", *where)[1].decode() == lines[2] + "\n"
+    assert translate(b"", *where) == (0, b"", b"")
+
+
+def test_translate_names_the_line_at_fault_and_keeps_what_came_before(
+    checkpoints_dir: Path, translate: Callable[..., tuple[int, bytes, bytes]]
+) -> None:
+    where = ("--checkpoints", str(checkpoints_dir))
+    good = translate(b"go\nwe lost\n", *where)[1]
+    status, out, err = translate(b"go\nwe lost\n\xff\nHe is happy .\n", *where)
+    assert (status, out) == (1, good)
+    assert err == b"gatehouse: line 3: not UTF-8: invalid start byte\n"
+    status, out, err = translate(b"go\n" + b"a" * 100_000 + b"\n", *where)
+    assert status == 1
+    assert err.startswith(b"gatehouse: line 2: ")
+    assert err.count(b"\n") == 1
 
 
 def test_bleu_scores_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,3 +171,42 @@ def test_damaged_weights_end_the_start_with_the_files_name(
     assert outcome.returncode == 1
     assert "model.safetensors" in outcome.stderr.splitlines()[-1]
     assert "Traceback" not in outcome.stderr
+
+
+def test_translate_by_a_server_equals_translate_by_the_models(
+    server: Server, checkpoints_dir: Path
+) -> None:
+    content = "".join(f"{text}\n" for text in ["go", "", "we lost", "He is happy ."] * 60)
+    command = [sys.executable, "-m", "app.cli", "translate", "--from", "en", "--to", "fr"]
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [*command, *words],
+            input=content,
+            cwd=PROJECT_DIR,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=TIMEOUT_SECONDS * 2,
+        )
+        assert not done.stderr
+        return done.stdout
+
+    by_server = run("--server", server.address)
+    assert by_server == run("--checkpoints", str(checkpoints_dir))
+    assert by_server.count("\n") == 240
+
+
+def test_translate_by_a_server_that_is_not_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "translate", "--server", "http://127.0.0.1:9"],
+        input="go\n",
+        cwd=PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("gatehouse: line 1: http://127.0.0.1:9: ")
+    assert done.stderr.count("\n") == 1

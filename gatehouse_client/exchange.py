@@ -1,0 +1,143 @@
+"""Answers and streams as bytes to types: what both clients share, without any network."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from gatehouse_client.answers import DoneEvent, FinishEvent, StreamEvent, TextEvent
+from gatehouse_client.errors import (
+    AnswerError,
+    FieldError,
+    ServerUnreachableError,
+    StreamBrokenError,
+)
+
+T = TypeVar("T")
+_EVENTS: dict[str, type[StreamEvent]] = {
+    "token": TextEvent,
+    "finish": FinishEvent,
+    "done": DoneEvent,
+}
+_LONGEST_QUOTE = 200
+
+
+class _Problem(msgspec.Struct):
+    status: int
+    code: str
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+def read_answer(kind: type[T], status: int, headers: Mapping[str, str], content: bytes) -> T:
+    """An answer as its type.
+
+    Args:
+        kind: the type of a good answer.
+        status: of HTTP.
+        headers: by lower-case name.
+        content: the body.
+
+    Raises:
+        AnswerError: it is an error, or none of Gatehouse's answers.
+    """
+    if status >= 400:
+        raise read_error(status, headers, content)
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.MsgspecError as error:
+        raise AnswerError(status, None, f"not an answer of Gatehouse: {error}") from error
+
+
+def read_error(status: int, headers: Mapping[str, str], content: bytes) -> AnswerError:
+    """An answer with the status of an error, as an exception."""
+    wait = _seconds(headers.get("retry-after"))
+    try:
+        problem = msgspec.json.decode(content, type=_Problem)
+    except msgspec.MsgspecError:
+        quote = content[:_LONGEST_QUOTE].decode("utf-8", "replace").strip()
+        return AnswerError(status, None, quote or "an empty answer", (), wait)
+    fields = tuple(
+        FieldError(entry.get("field", ""), entry.get("message", "")) for entry in problem.errors
+    )
+    return AnswerError(problem.status, problem.code, problem.detail, fields, wait)
+
+
+class EventReader:
+    """Server-sent events, line by line.
+
+    The format is that of the HTML standard, section 9.2, of which Gatehouse uses ``event``,
+    ``data`` and comments.
+    """
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._data: list[str] = []
+        self._is_done = False
+
+    def feed(self, line: str) -> StreamEvent | None:
+        """Take one line without its end; the event that it completes, if it does.
+
+        Raises:
+            AnswerError: the event is an error.
+            StreamBrokenError: its data are not what they should be.
+        """
+        if line:
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "event":
+                self._name = value
+            elif field == "data":
+                self._data.append(value)
+            return None
+        name, data, self._name, self._data = self._name, "\n".join(self._data), "", []
+        if not data:
+            return None
+        return self._decode(name, data.encode())
+
+    def close(self) -> None:
+        """The connection has ended.
+
+        Raises:
+            StreamBrokenError: before the last event.
+        """
+        if not self._is_done:
+            raise StreamBrokenError("the stream ended before its last event")
+
+    def _decode(self, name: str, data: bytes) -> StreamEvent | None:
+        if name == "error":
+            self._is_done = True
+            raise read_error(500, {}, data)
+        if name not in _EVENTS:  # of a newer server
+            return None
+        try:
+            event = msgspec.json.decode(data, type=_EVENTS[name])
+        except msgspec.MsgspecError as error:
+            raise StreamBrokenError(f"the event {name} cannot be read: {error}") from error
+        self._is_done = self._is_done or isinstance(event, DoneEvent)
+        return event
+
+
+def body_of(main: str, value: object, options: Mapping[str, Any], *, stream: bool = False) -> bytes:
+    """A request's body.
+
+    Args:
+        main: name of the field that every request has.
+        value: of it.
+        options: the other fields.
+        stream: whether to answer with events.
+    """
+    return msgspec.json.encode({main: value, **options, **({"stream": True} if stream else {})})
+
+
+def unreachable(address: str, error: Exception) -> ServerUnreachableError:
+    """What to say of a connection that failed."""
+    return ServerUnreachableError(f"{address}: {str(error) or type(error).__name__}")
+
+
+def _seconds(header: str | None) -> float | None:
+    """``Retry-After`` in seconds; its other form, a date, is not used by Gatehouse."""
+    try:
+        return None if header is None else max(float(header), 0.0)
+    except ValueError:
+        return None

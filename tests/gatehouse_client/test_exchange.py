@@ -1,0 +1,91 @@
+"""Bytes to types: answers, errors and events."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatehouse_client.answers import DoneEvent, FinishEvent, Models, StreamEvent, TextEvent, Usage
+from gatehouse_client.errors import AnswerError, StreamBrokenError
+from gatehouse_client.exchange import EventReader, body_of, read_answer, read_error
+
+PROBLEM = {
+    "type": "urn:gatehouse:error:invalid_request",
+    "title": "The request breaks a rule",
+    "status": 422,
+    "detail": "n: too many",
+    "code": "invalid_request",
+    "errors": [{"field": "n", "message": "too many"}],
+}
+DONE = (
+    '{"model":"m","usage":{"input_tokens":1,"output_tokens":2},'
+    '"timings":{"queue_ms":0,"first_token_ms":1,"total_ms":2},"new":true}'
+)
+
+
+def _read(text: str) -> list[StreamEvent]:
+    reader = EventReader()
+    events = [event for line in text.split("\n") if (event := reader.feed(line)) is not None]
+    reader.close()
+    return events
+
+
+def test_an_error_keeps_its_code_its_fields_and_when_to_come_back() -> None:
+    error = read_error(422, {"retry-after": "3"}, json.dumps(PROBLEM).encode())
+    assert (error.status, error.code, error.detail) == (422, "invalid_request", "n: too many")
+    assert [(field.field, field.message) for field in error.fields] == [("n", "too many")]
+    assert error.retry_after_seconds == 3.0
+    assert str(error) == "invalid_request (422): n: too many"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>Bad gateway</html>", b'{"a": 1}', b"\xff\xfe"])
+def test_an_error_that_is_not_gatehouses_has_no_code(content: bytes) -> None:
+    headers = {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    error = read_error(502, headers, content)
+    assert (error.status, error.code, error.retry_after_seconds) == (502, None, None)
+    assert error.detail
+
+
+def test_a_good_status_with_something_else_is_an_error_too() -> None:
+    with pytest.raises(AnswerError, match="not an answer of Gatehouse"):
+        read_answer(Models, 200, {}, b"<html>login</html>")
+
+
+def test_events_are_read_and_what_is_unknown_is_skipped() -> None:
+    text = (
+        ': ping\n\nevent: token\ndata: {"prompt_index":1,"index":2,"text":"a"}\n\n'
+        "event: weather\ndata: {}\n\n"
+        'event: finish\ndata: {"prompt_index":1,"index":2,"finish_reason":"end","tokens":1,'
+        f'"logprob":-0.5,"seed":7}}\n\nevent: done\ndata: {DONE}\n\n'
+    )
+    first, second, last = _read(text)
+    assert first == TextEvent("a", prompt_index=1, index=2)
+    assert second == FinishEvent("end", 1, prompt_index=1, index=2, logprob=-0.5, seed=7)
+    assert isinstance(last, DoneEvent)
+    assert last.usage == Usage(1, 2)
+
+
+def test_an_error_within_a_stream_is_raised() -> None:
+    with pytest.raises(AnswerError, match="engine_failed") as caught:
+        _read('event: error\ndata: {"status":503,"code":"engine_failed","detail":"it died"}\n\n')
+    assert caught.value.status == 503
+
+
+def test_a_stream_that_ends_early_or_makes_no_sense_is_broken() -> None:
+    with pytest.raises(StreamBrokenError, match="before its last event"):
+        _read('event: token\ndata: {"text":"a"}\n\n')
+    with pytest.raises(StreamBrokenError, match="token cannot be read"):
+        _read('event: token\ndata: {"text":5}\n\n')
+
+
+@given(st.text(), st.integers(0, 5))
+def test_any_text_comes_through(text: str, index: int) -> None:
+    data = json.dumps({"text": text, "index": index}, ensure_ascii=True)
+    events = _read(f"event: token\ndata: {data}\n\nevent: done\ndata: {DONE}\n\n")
+    assert events[0] == TextEvent(text, index=index)
+
+
+def test_a_body_has_its_options_and_stream_only_where_asked() -> None:
+    assert json.loads(body_of("text", ["é"], {"beam_size": 2})) == {"text": ["é"], "beam_size": 2}
+    assert json.loads(body_of("text", "a", {}, stream=True)) == {"text": "a", "stream": True}
