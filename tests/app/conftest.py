@@ -200,13 +200,15 @@ def start_service(checkpoints_dir: Path) -> Iterator[StartService]:
 
 
 class Server:
-    """``gatehouse serve`` on a free port."""
+    """``gatehouse serve`` on a free port, or on one that another has left."""
 
-    def __init__(self, checkpoints_dir: Path, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, checkpoints_dir: Path, folder: Path, port: int = 0, /, **settings: str
+    ) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
         environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error"}
         environment |= {"GATEHOUSE_NUM_THREADS": "1", **settings}
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--device", "cpu"]
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--device", "cpu"]
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
