@@ -21,6 +21,7 @@ from app.api.examples import (
     TRANSLATE_EXAMPLES,
     TRANSLATE_STREAM,
 )
+from app.api.model_answers import ModelAnswer, ModelsAnswer
 from app.api.observation import MODEL_SCOPE_KEY
 from app.api.openapi import event_stream, problems
 from app.api.page import PAGE_FILE, PageFiles
@@ -30,8 +31,6 @@ from app.api.responses import (
     GenerateAnswer,
     HealthAnswer,
     JsonResponse,
-    ModelAnswer,
-    ModelsAnswer,
     TranslateAnswer,
 )
 from app.api.streaming import EventStreamResponse
