@@ -52,7 +52,7 @@ export class Chart {
     this.drawing.setAttribute("aria-label", `${this.title}: now ${now}, at most ${this.format(most)}`);
     this.drawing.replaceChildren(
       ...series.flatMap((one, index) =>
-        runsOf(one.values).flatMap((run) => this.drawRun(run, index, most || 1, capacity)),
+        runsOf(one.values, capacity).flatMap((run) => this.drawRun(run, index, most || 1, capacity)),
       ),
     );
   }
@@ -63,7 +63,7 @@ export class Chart {
       return `${x.toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 6)).toFixed(1)}`;
     });
     // A single point would be a line of no length.
-    if (points.length === 1) points.push(points[0].replace(/^[\d.]+/, (x) => `${Number(x) + 1.5}`));
+    if (points.length === 1) points.unshift(points[0].replace(/^[\d.]+/, (x) => `${Number(x) - 1.5}`));
     const line = drawn("polyline", { class: `line-${index}`, points: points.join(" ") });
     if (index > 0) return [line];
     const [first, last] = [points[0], points.at(-1)].map((point) => point.split(",")[0]);
@@ -72,13 +72,14 @@ export class Chart {
   }
 }
 
-/** Stretches of neighbouring values, each with its place from the right. */
-function runsOf(values) {
+/** Stretches of neighbouring values, each with its place: the newest stands at the right. */
+function runsOf(values, capacity) {
   const runs = [];
+  const first = capacity - values.length;
   for (const [at, value] of values.entries()) {
     if (value === null) continue;
-    if (at && values[at - 1] !== null) runs.at(-1).push([at, value]);
-    else runs.push([[at, value]]);
+    if (at && values[at - 1] !== null) runs.at(-1).push([first + at, value]);
+    else runs.push([[first + at, value]]);
   }
   return runs;
 }

@@ -1,5 +1,6 @@
 /** The panel that translates while one types. */
 
+import { showBeamTree } from "./beam_tree.js";
 import { byId, debounced, element, numberIn, percent, signed } from "./dom.js";
 import { showHeatMap } from "./heat_map.js";
 import { offerModels } from "./model_choice.js";
@@ -25,6 +26,11 @@ export class TranslatePanel {
     this.sentences = [];
     this.translations = [];
     this.chosen = { sentence: 0, hypothesis: 0 };
+    this.trace = byId("trace");
+    /** Traces that were fetched, by sentence. @type {Map<number, any[][]>} */
+    this.traces = new Map();
+    this.options = {};
+    this.trace.addEventListener("toggle", () => this.showTrace());
     const later = debounced(() => this.translate(), PAUSE_MILLISECONDS);
     this.form.addEventListener("input", later);
     this.form.addEventListener("submit", (event) => event.preventDefault());
@@ -72,13 +78,14 @@ export class TranslatePanel {
     this.missed = false;
     clearProblem(this.panel);
     if (!sentences.length || !this.models.length) {
-      this.show([], { translations: [] });
+      this.show([], { translations: [] }, {});
       return;
     }
     this.output.setAttribute("aria-busy", "true");
     try {
-      const answer = await this.ask(sentences, signal);
-      this.show(sentences, answer);
+      const options = this.readOptions();
+      const answer = await this.ask(sentences, options, signal);
+      this.show(sentences, answer, options);
     } catch (error) {
       if (isAbort(error)) return;
       this.missed = error instanceof ServerAway || error.code === "not_ready";
@@ -88,18 +95,21 @@ export class TranslatePanel {
     if (!signal.aborted) this.output.removeAttribute("aria-busy");
   }
 
-  /** Ask for alignments, too, but for a model that has none, or too long a text. */
-  async ask(sentences, signal) {
-    const model = this.model.value;
+  readOptions() {
     const beamSize = numberIn(byId("translate-beam"));
     const best = numberIn(byId("translate-best")) ?? 1;
-    const body = {
-      text: sentences.map((sentence) => sentence.text),
-      model,
+    return {
+      model: this.model.value,
       beam_size: beamSize,
       length_penalty: numberIn(byId("translate-penalty")),
       num_hypotheses: Math.min(best, beamSize || best),
     };
+  }
+
+  /** Ask for alignments, too, but for a model that has none, or too long a text. */
+  async ask(sentences, options, signal) {
+    const { model } = options;
+    const body = { ...options, text: sentences.map((sentence) => sentence.text) };
     if (this.withoutAttention.has(model)) return postJson("translate", body, signal);
     try {
       return await postJson("translate", { ...body, alignments: true }, signal);
@@ -111,8 +121,10 @@ export class TranslatePanel {
     }
   }
 
-  show(sentences, answer) {
+  show(sentences, answer, options) {
     this.sentences = sentences;
+    this.options = options;
+    this.traces.clear();
     this.translations = answer.translations;
     this.chosen = { sentence: 0, hypothesis: 0 };
     const isOne = sentences.length === 1;
@@ -151,6 +163,32 @@ export class TranslatePanel {
     const { hypotheses } = this.translations[this.chosen.sentence];
     const { alignment } = hypotheses[this.chosen.hypothesis];
     showHeatMap(byId("attention-map"), byId("attention-readout"), alignment, this.languages);
+    this.showTrace();
+  }
+
+  /** Ask for the chosen sentence's trace when somebody looks: it is longer than all the rest. */
+  async showTrace() {
+    if (!this.trace.open || !this.sentences.length) return;
+    const { sentence, hypothesis } = this.chosen;
+    const { signal } = this.abort;
+    const tree = byId("trace-tree");
+    if (!this.traces.has(sentence)) {
+      try {
+        const body = { ...this.options, text: this.sentences[sentence].text, beam_trace: true };
+        const answer = await postJson("translate", body, signal);
+        if (signal.aborted) return;
+        this.traces.set(sentence, answer.translations[0].beam_trace);
+      } catch (error) {
+        if (isAbort(error)) return;
+        const words = error instanceof Problem ? error.detail : error.message;
+        tree.replaceChildren(element("p", { class: "empty" }, `No trace: ${words}`));
+        return;
+      }
+    }
+    // Meanwhile another one may have been chosen, which has its own call.
+    if (this.chosen.sentence !== sentence || this.chosen.hypothesis !== hypothesis) return;
+    const trace = this.traces.get(sentence);
+    showBeamTree(tree, byId("trace-readout"), trace, hypothesis, this.languages.target);
   }
 }
 

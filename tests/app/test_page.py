@@ -9,29 +9,13 @@ import pytest
 from playwright.sync_api import Browser, Route
 
 from app.settings import PROJECT_DIR
-from tests.app.browser import TryPage, open_page, running_browser
+from tests.app.browser import TryPage, open_page
 from tests.app.conftest import Server
 
 pytestmark = pytest.mark.browser
 
 SENTENCE = "She likes to read."
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ready server over the checkpoints that the project ships."""
-    server = Server(PROJECT_DIR / "checkpoints", tmp_path_factory.mktemp("shipped"))
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.close()
+MINUS = "\N{MINUS SIGN}"
 
 
 @pytest.fixture
@@ -58,10 +42,7 @@ def test_a_text_is_translated_while_it_is_typed(page: TryPage, shipped: Server) 
     page.wait_for_text("#translate-output", wanted["text"])
     shown = page.find(".choice-text").all_inner_texts()
     assert shown == [hypothesis["text"] for hypothesis in wanted["hypotheses"]]
-    scores = [
-        text.replace("\N{MINUS SIGN}", "-")
-        for text in page.find(".choice .number").all_inner_texts()
-    ]
+    scores = [text.replace(MINUS, "-") for text in page.find(".choice .number").all_inner_texts()]
     assert scores == [f"{hypothesis['score']:.3f}" for hypothesis in wanted["hypotheses"]]
     assert page.find("#translate-source").inner_text() == "English"
     assert page.find("#translate-output").get_attribute("lang") == "fr"
@@ -141,6 +122,45 @@ def test_the_heat_map_is_one_stop_that_arrow_keys_walk(page: TryPage) -> None:
     page.wait_for_text("#attention-readout", "of “petit” looks at “The”")
     page.page.keyboard.press("Tab")
     assert page.find(".heat-map :focus").count() == 0
+
+
+def test_the_search_is_shown_step_by_step(page: TryPage, shipped: Server) -> None:
+    body = {"text": "The little boy is afraid of dogs.", "num_hypotheses": 3, "beam_trace": True}
+    answer = ask(shipped, "/translate", **body)["translations"][0]
+    page.find("#trace summary").click()
+    page.find(".candidate").first.wait_for()
+    shown = page.find(".candidate small").all_inner_texts()
+    kept = [candidate for step in answer["beam_trace"] for candidate in step]
+    assert [text.replace(MINUS, "-") for text in shown] == [f"{one['score']:.2f}" for one in kept]
+    assert page.find(".candidate.complete").count() == sum(
+        one["finish_reason"] is not None for one in kept
+    )
+    for hypothesis in range(3):
+        page.find(".choice input").nth(hypothesis).check()
+        chosen = page.find(".candidate.chosen span").all_inner_texts()
+        wanted = answer["hypotheses"][hypothesis]["text"].replace(".", " .")
+        assert " ".join(chosen) == f"{wanted} end"
+
+
+def test_the_arrow_keys_walk_through_the_search(page: TryPage) -> None:
+    page.find("#trace summary").focus()
+    page.page.keyboard.press("Enter")
+    page.find(".candidate").first.wait_for()
+    page.page.keyboard.press("Tab")
+    page.wait_for_text("#trace-readout", "Step 1, place 1: “Le”")
+    page.page.keyboard.press("ArrowRight")
+    page.wait_for_text("#trace-readout", "Step 2, place 1: “Le petit”")
+    page.page.keyboard.press("ArrowDown")
+    page.wait_for_text("#trace-readout", "Step 2, place 2: “Le peu”")
+    page.page.keyboard.press("ArrowLeft")
+    page.wait_for_text("#trace-readout", "Step 1, place 1: “Le”")
+
+
+def test_nobody_pays_for_a_trace_that_is_not_looked_at(page: TryPage) -> None:
+    with page.page.expect_request("**/translate") as asked:
+        page.find("#translate-text").fill(SENTENCE)
+    page.wait_for_text("#translate-output", "Elle aime lire.")
+    assert "beam_trace" not in (asked.value.post_data_json or {})
 
 
 def test_of_several_sentences_one_is_looked_at(page: TryPage) -> None:
