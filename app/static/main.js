@@ -3,6 +3,7 @@
 import { BleuPanel } from "./bleu.js";
 import { byId } from "./dom.js";
 import { GeneratePanel } from "./generate.js";
+import { forgetAbsence } from "./problems.js";
 import { connection, getJson, Problem, ServerAway } from "./server.js";
 import { StatusPanel } from "./status.js";
 import { Tabs } from "./tabs.js";
@@ -35,7 +36,10 @@ function showConnection() {
 async function loadModels() {
   try {
     const { models } = await getJson("models");
-    for (const panel of panels) panel.useModels(models);
+    for (const panel of panels) {
+      forgetAbsence(panel.panel);
+      panel.useModels(models);
+    }
   } catch (error) {
     // The connection notices, and comes back here.
     if (!(error instanceof Problem || error instanceof ServerAway)) throw error;

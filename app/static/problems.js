@@ -23,7 +23,17 @@ export function showProblem(panel, error) {
     const line = panel.querySelector(".problem");
     line.textContent = sentence(error.message);
     line.hidden = false;
+    if (error instanceof ServerAway) line.dataset.absent = "true";
   }
+}
+
+/**
+ * Take back what was said about a server that now is there again.
+ *
+ * @param {HTMLElement} panel
+ */
+export function forgetAbsence(panel) {
+  if (panel.querySelector(".problem").dataset.absent) clearProblem(panel);
 }
 
 /** @param {HTMLElement} panel */
@@ -31,6 +41,7 @@ export function clearProblem(panel) {
   const line = panel.querySelector(".problem");
   line.hidden = true;
   line.textContent = "";
+  delete line.dataset.absent;
   for (const mark of panel.querySelectorAll(".field-problem")) mark.remove();
   for (const control of panel.querySelectorAll("[aria-invalid]")) {
     control.removeAttribute("aria-invalid");

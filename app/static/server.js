@@ -19,6 +19,9 @@ export class Problem extends Error {
 /** Nobody answers, or an answer broke off. */
 export class ServerAway extends Error {}
 
+const NO_ANSWER = "The server does not answer.";
+const BROKEN_OFF = "The server broke off in the middle of its answer.";
+
 /**
  * Whether an error only says that a request was given up here.
  *
@@ -117,7 +120,7 @@ export async function getText(path) {
  */
 export async function postJson(path, body, signal) {
   const response = await ask(path, posted(body, signal));
-  return whileThere(() => response.json());
+  return whileThere(() => response.json(), BROKEN_OFF);
 }
 
 /**
@@ -134,8 +137,8 @@ export async function* postEvents(path, body, signal) {
   const response = await ask(path, posted({ ...body, stream: true }, signal));
   const events = readEvents(response.body);
   for (;;) {
-    const { done, value } = await whileThere(() => events.next());
-    if (done) throw away("The server broke off in the middle of its answer.");
+    const { done, value } = await whileThere(() => events.next(), BROKEN_OFF);
+    if (done) throw away(BROKEN_OFF);
     if (value.event === "error") throw new Problem(value.data);
     yield value;
     if (value.event === "done") return;
@@ -148,7 +151,7 @@ function posted(body, signal) {
 }
 
 async function ask(path, options) {
-  const response = await whileThere(() => fetch(path, { cache: "no-store", ...options }));
+  const response = await whileThere(() => fetch(path, { cache: "no-store", ...options }), NO_ANSWER);
   if (response.ok) {
     if (connection.state === "away" && path !== READY_PATH) connection.watch();
     return response;
@@ -157,15 +160,15 @@ async function ask(path, options) {
   if (!type.startsWith("application/problem+json")) {
     throw away(`Something between here and the server answered ${response.status}.`);
   }
-  throw new Problem(await whileThere(() => response.json()));
+  throw new Problem(await whileThere(() => response.json(), BROKEN_OFF));
 }
 
-async function whileThere(action) {
+async function whileThere(action, message) {
   try {
     return await action();
   } catch (error) {
     if (isAbort(error) || error instanceof Problem) throw error;
-    throw away("The server does not answer.");
+    throw away(message);
   }
 }
 

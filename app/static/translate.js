@@ -10,6 +10,8 @@ import { isAbort, postJson, Problem, ServerAway } from "./server.js";
 
 const PAUSE_MILLISECONDS = 300;
 const FIRST_TEXT = { en: "The little boy is afraid of dogs.", fr: "J'ai besoin d'aide." };
+/** Errors of a server that is there again soon. */
+const UNAVAILABLE = ["not_ready", "draining", "engine_failed"];
 const LANGUAGE_NAMES = new Intl.DisplayNames(["en"], { type: "language" });
 
 export class TranslatePanel {
@@ -88,7 +90,7 @@ export class TranslatePanel {
       this.show(sentences, answer, options);
     } catch (error) {
       if (isAbort(error)) return;
-      this.missed = error instanceof ServerAway || error.code === "not_ready";
+      this.missed = error instanceof ServerAway || UNAVAILABLE.includes(error.code);
       showProblem(this.panel, error);
     }
     // A newer request has its own end.

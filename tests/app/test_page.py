@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Route
 
-from app.settings import PROJECT_DIR
 from tests.app.browser import TryPage, open_page
 from tests.app.conftest import Server
 
@@ -370,93 +368,3 @@ def test_nobody_looks_at_metrics_behind_another_tab(page: TryPage) -> None:
     page.page.on("request", lambda request: asked.append(request.url))
     page.page.wait_for_timeout(2500)
     assert not [url for url in asked if url.endswith("/metrics")]
-
-
-# ------------------------------------------------------------------ errors
-
-
-def test_a_field_that_breaks_a_rule_says_so_and_can_be_mended(
-    browser: Browser, shipped: Server
-) -> None:
-    with open_page(browser, shipped.address) as page:
-        beam = page.find("#translate-beam")
-        beam.fill("99")
-        problem = page.find("#translate-beam-problem")
-        problem.wait_for()
-        assert problem.inner_text() == "Input should be less than or equal to 16."
-        assert beam.get_attribute("aria-invalid") == "true"
-        assert beam.get_attribute("aria-describedby") == "translate-beam-problem"
-        assert page.find("#translate .problem").is_hidden()
-        beam.fill("4")
-        problem.wait_for(state="detached")
-        page.wait_for_text("#translate-output", "Le petit garçon")
-        assert beam.get_attribute("aria-invalid") is None
-
-
-@pytest.mark.parametrize(
-    ("panel", "selector", "value", "button", "words"),
-    [
-        ("Generate", "#generate-prompt", "日本", "Generate", "never seen"),
-        ("Generate", "#generate-top-p", "7", "Generate", "less than or equal to 1"),
-        ("BLEU", "#bleu-references", "J'ai froid.", "Score", "1 entries"),
-    ],
-)
-def test_what_is_refused_is_said_where_it_was_given(
-    browser: Browser,
-    shipped: Server,
-    panel: str,
-    selector: str,
-    value: str,
-    button: str,
-    words: str,
-) -> None:
-    with open_page(browser, shipped.address, panel) as page:
-        page.find(selector).fill(value)
-        page.page.get_by_role("button", name=button).click()
-        page.wait_for_text(f"{selector}-problem", words)
-
-
-def test_an_error_without_a_field_is_said_in_the_panel(browser: Browser, shipped: Server) -> None:
-    with open_page(browser, shipped.address, "Generate") as page:
-        page.page.route(
-            "**/generate",
-            lambda route: route.fulfill(
-                status=429,
-                content_type="application/problem+json",
-                body='{"code": "queue_full", "status": 429, "title": "The queue is full",'
-                ' "detail": "the queue has no room for 1 more"}',
-            ),
-        )
-        page.page.get_by_role("button", name="Generate").click()
-        page.wait_for_text("#generate .problem", "The queue is full: the queue has no room for 1")
-
-
-def test_a_server_that_goes_away_is_said_and_recovered_from(
-    browser: Browser, tmp_path: Path
-) -> None:
-    server = Server(PROJECT_DIR / "checkpoints", tmp_path)
-    try:
-        server.wait_until_ready()
-        with open_page(browser, server.address, "Generate") as page:
-            page.find("#generate-length").fill("1024")
-            page.page.get_by_role("button", name="Generate").click()
-            page.find(".written .token").nth(5).wait_for()
-            server.process.kill()
-            page.wait_for_text("#generate .problem", "The server")
-            page.wait_for_text("#away", "keeps trying")
-            page.wait_for_text("#connection-text", "not reachable")
-            page.tab("Translate").click()
-            page.find("#translate-text").fill(SENTENCE)
-            page.wait_for_text("#translate .problem", "does not answer")
-            server.close()
-            server = Server(PROJECT_DIR / "checkpoints", tmp_path, _port(server))
-            page.find("#away").wait_for(state="hidden")
-            # What could not be asked is asked again, without anybody doing anything.
-            page.wait_for_text("#translate-output", "Elle aime lire.")
-            assert page.find("#translate .problem").is_hidden()
-    finally:
-        server.close()
-
-
-def _port(server: Server) -> int:
-    return int(server.address.rpartition(":")[2])
