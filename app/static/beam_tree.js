@@ -1,6 +1,6 @@
 /** How a beam search went: a column for each step, a box for each candidate that it kept. */
 
-import { drawn, element, percent, signed } from "./dom.js";
+import { around, drawn, element, percent, signed } from "./dom.js";
 import { arePieces, shownToken } from "./tokens.js";
 
 const BOX = { width: 88, height: 44 };
@@ -39,13 +39,14 @@ export function showBeamTree(place, readout, trace, rank, language) {
  * The complete candidates in the order of the hypotheses: by score, the earlier first.
  *
  * @param {Candidate[][]} trace
- * @returns {[number, number][]} step and place of each
+ * @returns {number[][]} step and place of each
  */
 export function completeIn(trace) {
+  /** @type {number[][]} */
   const found = trace.flatMap((step, at) =>
     step.flatMap((one, place) => (one.finish_reason ? [[at, place]] : [])),
   );
-  const scoreOf = ([at, place]) => trace[at][place].score;
+  const scoreOf = (one) => trace[one[0]][one[1]].score;
   return found.sort((one, other) => scoreOf(other) - scoreOf(one)); // keeps the order of equals
 }
 
@@ -89,8 +90,8 @@ class BeamTree {
       ...trace.map((_, at) => stepHead(at)),
       ...this.boxes.flat(),
     );
-    node.addEventListener("pointerover", (event) => this.point(event.target.closest(".candidate")));
-    node.addEventListener("focusin", (event) => this.point(event.target.closest(".candidate")));
+    node.addEventListener("pointerover", (event) => this.point(around(event, ".candidate")));
+    node.addEventListener("focusin", (event) => this.point(around(event, ".candidate")));
     node.addEventListener("pointerleave", () => this.point(null));
     node.addEventListener("focusout", () => this.point(null));
     node.addEventListener("keydown", (event) => this.onKey(event));
@@ -121,7 +122,7 @@ class BeamTree {
 
   drawLines(rank) {
     const last = completeIn(this.trace)[rank];
-    const chosen = last ? pathTo(this.trace, ...last) : [];
+    const chosen = last ? pathTo(this.trace, last[0], last[1]) : [];
     /** @type {SVGElement[][]} */
     this.links = this.trace.map((step, at) =>
       step.map(({ parent }, place) => {
@@ -137,7 +138,7 @@ class BeamTree {
   }
 
   onKey(event) {
-    const box = event.target.closest(".candidate");
+    const box = around(event, ".candidate");
     const [at, place] = [Number(box?.dataset.at), Number(box?.dataset.place)];
     const children = (this.trace[at + 1] ?? []).findIndex(({ parent }) => parent === place);
     const next = {

@@ -51,6 +51,17 @@ export function byId(id) {
 }
 
 /**
+ * The element around an event's target that fits a selector.
+ *
+ * @param {Event} event
+ * @param {string} selector
+ * @returns {HTMLElement | null}
+ */
+export function around(event, selector) {
+  return event.target instanceof Element ? event.target.closest(selector) : null;
+}
+
+/**
  * The number in a field, or undefined where there is none: the server then takes its default.
  *
  * @param {HTMLInputElement} input

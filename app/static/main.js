@@ -46,7 +46,7 @@ async function loadModels() {
   }
 }
 
-tabs.addEventListener("open", (event) => status.setVisible(event.detail === "status"));
+tabs.addEventListener("open", () => status.setVisible(tabs.opened === "status"));
 connection.addEventListener("change", showConnection);
 tabs.openFromAddress();
 connection.watch();

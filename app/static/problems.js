@@ -20,7 +20,7 @@ export function showProblem(panel, error) {
     if (!markField(control, sentence(where + message))) unplaced.push(field);
   }
   if (error instanceof ServerAway || !error.errors.length || unplaced.length) {
-    const line = panel.querySelector(".problem");
+    const line = lineOf(panel);
     line.textContent = sentence(error.message);
     line.hidden = false;
     if (error instanceof ServerAway) line.dataset.absent = "true";
@@ -33,12 +33,12 @@ export function showProblem(panel, error) {
  * @param {HTMLElement} panel
  */
 export function forgetAbsence(panel) {
-  if (panel.querySelector(".problem").dataset.absent) clearProblem(panel);
+  if (lineOf(panel).dataset.absent) clearProblem(panel);
 }
 
 /** @param {HTMLElement} panel */
 export function clearProblem(panel) {
-  const line = panel.querySelector(".problem");
+  const line = lineOf(panel);
   line.hidden = true;
   line.textContent = "";
   delete line.dataset.absent;
@@ -47,6 +47,14 @@ export function clearProblem(panel) {
     control.removeAttribute("aria-invalid");
     control.removeAttribute("aria-describedby");
   }
+}
+
+/**
+ * @param {HTMLElement} panel
+ * @returns {HTMLElement}
+ */
+function lineOf(panel) {
+  return panel.querySelector(".problem");
 }
 
 function markField(control, message) {

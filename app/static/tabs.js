@@ -1,14 +1,17 @@
 /** Tabs by the ARIA pattern: arrow keys, Home and End; the address says which one is open. */
 
-/** Sends `open` with the panel's id as detail. */
+import { around } from "./dom.js";
+
+/** Sends `open` when another panel is, whose id is `opened`. */
 export class Tabs extends EventTarget {
   /** @param {HTMLElement} list the element with the role tablist */
   constructor(list) {
     super();
     /** @type {HTMLElement[]} */
-    this.tabs = [...list.querySelectorAll('[role="tab"]')];
+    this.tabs = Array.from(list.querySelectorAll('[role="tab"]'));
+    this.opened = "";
     list.addEventListener("click", (event) => {
-      const tab = event.target.closest('[role="tab"]');
+      const tab = around(event, '[role="tab"]');
       if (tab) this.choose(tab);
     });
     list.addEventListener("keydown", (event) => this.onKey(event));
@@ -22,7 +25,7 @@ export class Tabs extends EventTarget {
   }
 
   onKey(event) {
-    const at = this.tabs.indexOf(document.activeElement);
+    const at = this.tabs.findIndex((tab) => tab === document.activeElement);
     const last = this.tabs.length - 1;
     const next = {
       ArrowRight: at === last ? 0 : at + 1,
@@ -48,7 +51,8 @@ export class Tabs extends EventTarget {
       tab.tabIndex = isChosen ? 0 : -1;
       panelOf(tab).hidden = !isChosen;
     }
-    this.dispatchEvent(new CustomEvent("open", { detail: panelOf(chosen).id }));
+    this.opened = panelOf(chosen).id;
+    this.dispatchEvent(new Event("open"));
   }
 }
 

@@ -1,6 +1,6 @@
 /** A text of tokens of which one can be pointed at, or walked to with the arrow keys. */
 
-import { element } from "./dom.js";
+import { around, element } from "./dom.js";
 
 /**
  * The line is one stop of the Tab key; the arrow keys, Home and End go from token to token.
@@ -22,7 +22,7 @@ export class TokenLine {
       "aria-label": `${label}: the arrow keys go from token to token`,
     });
     this.node.addEventListener("pointerover", (event) => {
-      this.point(this.tokens.indexOf(event.target.closest(".token")));
+      this.point(this.tokens.indexOf(around(event, ".token")));
     });
     this.node.addEventListener("pointerleave", () => this.point(-1));
     this.node.addEventListener("blur", () => this.point(-1));

@@ -91,6 +91,8 @@ export class TranslatePanel {
     } catch (error) {
       if (isAbort(error)) return;
       this.missed = error instanceof ServerAway || UNAVAILABLE.includes(error.code);
+      const isStale = this.sentences.length > 0;
+      byId("translate-note").textContent = isStale ? "From before, not of what stands there now." : "";
       showProblem(this.panel, error);
     }
     // A newer request has its own end.

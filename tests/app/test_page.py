@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Route
 from tests.app.browser import TryPage, open_page
 from tests.app.conftest import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SENTENCE = "She likes to read."
 MINUS = "\N{MINUS SIGN}"

@@ -9,7 +9,7 @@ from app.settings import PROJECT_DIR
 from tests.app.browser import TryPage, open_page
 from tests.app.conftest import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SENTENCE = "She likes to read."
 
@@ -26,10 +26,12 @@ def test_a_field_that_breaks_a_rule_says_so_and_can_be_mended(
         assert beam.get_attribute("aria-invalid") == "true"
         assert beam.get_attribute("aria-describedby") == "translate-beam-problem"
         assert page.find("#translate .problem").is_hidden()
+        assert page.find("#translate-note").inner_text().startswith("From before")
         beam.fill("4")
         problem.wait_for(state="detached")
         page.wait_for_text("#translate-output", "Le petit garçon")
         assert beam.get_attribute("aria-invalid") is None
+        assert page.find("#translate-note").inner_text().startswith("en-fr, ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from app.settings import PROJECT_DIR
 from tests.app.browser import DESKTOP_WIDTH, PHONE_WIDTH, TryPage, open_page
 from tests.app.conftest import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 Scheme = Literal["light", "dark"]
 
@@ -64,6 +64,12 @@ PALE_TEXTS = """([least, leastLarge]) => {
   }
   return pale;
 }"""
+
+# Text that sticks out of the card that it stands in, where nothing scrolls.
+SPILLING = """() => [...document.querySelectorAll(".card p, .card dl, .card li, .sheet, .field p")]
+  .filter((node) => node.checkVisibility() && node.scrollWidth > node.clientWidth + 1)
+  .filter((node) => !node.closest(".hidden") && node.clientWidth > 0)
+  .map((node) => `${node.className}: ${node.textContent.slice(0, 40)}`)"""
 
 FOCUS = """() => {
   const node = document.activeElement;
@@ -123,6 +129,7 @@ def test_nothing_is_too_wide_or_too_pale(
     with in_use(browser, shipped, panel, look) as page:
         _, width = LOOKS[look]
         assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.page.evaluate(SPILLING) == []
         assert page.page.evaluate(PALE_TEXTS, [MIN_CONTRAST, MIN_CONTRAST_LARGE]) == []
         assert page.refusals == []
 
