@@ -12,7 +12,7 @@ from app.api.head import HeadMiddleware
 from app.api.limits import BodyLimitMiddleware
 from app.api.observation import ObservationMiddleware
 from app.api.openapi import install_openapi
-from app.api.routes import router
+from app.api.routes import page_files, router
 from app.runtime import Runtime
 from app.settings import Settings, load_settings
 
@@ -41,6 +41,8 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     app = FastAPIOffline(
         title="Gatehouse",
         summary="Gated recurrent models over HTTP: text generation, translation, BLEU.",
+        # Relative, for a service that stands behind another's path.
+        description="To try it without writing JSON, open [the page](./).",
         version=VERSION,
         lifespan=lifespan,
         redoc_url=None,
@@ -49,6 +51,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     )
     app.state.runtime = runtime
     app.include_router(router)
+    app.mount("/static", page_files)
     install_error_handlers(app)
     install_openapi(app, runtime)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=runtime.settings.max_body_bytes)

@@ -60,7 +60,7 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Gatehouse listens on {address}")
-    print(f"Try it:  {address}/docs")
+    print(f"Try it:  {address}/")
     print(f"Models:  {', '.join(names)}", flush=True)
     # uvicorn ends in good order on these signals, and then raises them again for the handlers
     # that were there before: ours, so that the process ends with status 0.

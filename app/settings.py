@@ -106,7 +106,8 @@ class Settings(BaseSettings):
         1_000_000,
         ge=1,
         description="Most attention weights that one /translate request may ask for: texts x "
-        "hypotheses x target tokens at most x source tokens.",
+        "hypotheses x target tokens at most x source tokens. Also most candidates of its beam "
+        "traces: texts x beam size x target tokens at most.",
     )
     request_timeout_seconds: float = Field(
         60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."

@@ -72,10 +72,21 @@ class Hypothesis(msgspec.Struct, frozen=True):
     alignment: Alignment | None = None
 
 
+class Candidate(msgspec.Struct, frozen=True):
+    """A continuation that a search kept at a step; ``parent`` is its place in the step before."""
+
+    parent: int | None
+    token: str
+    logprob: float
+    score: float
+    finish_reason: FinishReason | None
+
+
 class Translation(Hypothesis, frozen=True):
-    """The best translation of a text, and with ``num_hypotheses`` the others."""
+    """The best translation of a text, with ``num_hypotheses`` the others."""
 
     hypotheses: list[Hypothesis] | None = None
+    beam_trace: list[list[Candidate]] | None = None
 
 
 class TranslateAnswer(msgspec.Struct, frozen=True):

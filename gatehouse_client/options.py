@@ -33,6 +33,7 @@ class TranslateOptions(TypedDict, total=False):
     num_hypotheses: int | None
     max_new_tokens: int | None
     alignments: bool
+    beam_trace: bool
     timeout_seconds: float | None
 
 

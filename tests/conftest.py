@@ -21,6 +21,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        action="store_true",
+        help="write the pictures of the page into docs/screenshots",
+    )
+
+
 def _has_gpu() -> bool:
     import torch
 

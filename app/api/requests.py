@@ -218,6 +218,11 @@ class TranslateBody(_Body):
         description="Whether to return the attention weights between source and target tokens, "
         "of which the service limits the number.",
     )
+    beam_trace: bool = Field(
+        default=False,
+        description="Whether to return how the search went: for each step the candidates that it "
+        "kept, of which the service limits the number. Not with stream.",
+    )
     stream: bool = Field(
         default=False,
         description="Whether to answer with events, one for each piece of text as it comes; only "
@@ -239,6 +244,10 @@ class TranslateBody(_Body):
             raise InvalidRequestError(
                 "num_hypotheses", "a stream has one hypothesis of each text, and no list of them"
             )
+        if self.stream and self.beam_trace:
+            raise InvalidRequestError(
+                "beam_trace", "a stream shows each token as it is chosen, and has no trace"
+            )
         if self.num_hypotheses is not None and self.num_hypotheses > beam_size:
             raise InvalidRequestError(
                 "num_hypotheses",
@@ -255,6 +264,7 @@ class TranslateBody(_Body):
             num_hypotheses=self.num_hypotheses or 1,
             max_new_tokens=self.max_new_tokens,
             alignments=self.alignments,
+            beam_trace=self.beam_trace,
             timeout_seconds=self.timeout_seconds,
         )
 

@@ -10,17 +10,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from app.catalog import Catalog, ServedModel
 from app.engine.request import FinishReason
 from app.service.decoding import Timings, Usage
 from app.service.generation import GeneratedText, GenerationResult
 from app.service.scoring import MetricName, MetricScore
 from app.service.translation import (
     Alignment,
+    TracedCandidate,
+    TracedSearch,
     TranslationHypothesis,
     TranslationResult,
 )
-from models.config import LanguageModelConfig
 
 
 class Answer(BaseModel):
@@ -179,11 +179,46 @@ class HypothesisAnswer(Answer):
         return fields
 
 
+class CandidateAnswer(Answer):
+    """A continuation that a search kept at a step."""
+
+    parent: int | None = Field(
+        description="Place, among those of the step before, of the candidate that it continues; "
+        "null at the first step."
+    )
+    token: str = Field(description="The token that it adds.")
+    logprob: float = Field(description="The model's own log-probability of it.")
+    score: float = Field(description="As of a hypothesis, over the tokens so far.")
+    finish_reason: FinishReason | None = Field(
+        description="Set where it is complete and not continued: as of a hypothesis."
+    )
+
+    @classmethod
+    def steps_of(cls, search: TracedSearch) -> "list[list[CandidateAnswer]]":
+        """Copy from the service's."""
+        return [[cls._of(candidate) for candidate in step] for step in search]
+
+    @classmethod
+    def _of(cls, candidate: TracedCandidate) -> "CandidateAnswer":
+        return cls(
+            parent=candidate.parent,
+            token=candidate.token,
+            logprob=candidate.logprob,
+            score=candidate.score,
+            finish_reason=candidate.finish_reason,
+        )
+
+
 class TranslationAnswer(HypothesisAnswer):
     """The best translation of one text, and the others where asked for."""
 
     hypotheses: list[HypothesisAnswer] | None = Field(
         default=None, description="Best first; only with num_hypotheses. A blank text has one."
+    )
+    beam_trace: list[list[CandidateAnswer]] | None = Field(
+        default=None,
+        description="For each step the candidates that the search kept, best first; only with "
+        "beam_trace. A blank text has none.",
     )
 
 
@@ -201,11 +236,13 @@ class TranslateAnswer(Answer):
     def of(cls, result: TranslationResult, with_hypotheses: bool) -> "TranslateAnswer":
         """Copy from the service's, with all hypotheses where asked for."""
         translations = []
-        for hypotheses in result.translations:
+        for index, hypotheses in enumerate(result.translations):
             fields = [HypothesisAnswer.fields_of(hypothesis) for hypothesis in hypotheses]
             optional: dict[str, Any] = {}
             if with_hypotheses:
                 optional["hypotheses"] = [HypothesisAnswer(**entry) for entry in fields]
+            if result.beam_traces:
+                optional["beam_trace"] = CandidateAnswer.steps_of(result.beam_traces[index])
             translations.append(TranslationAnswer(**fields[0], **optional))
         return cls(
             model=result.model,
@@ -294,90 +331,6 @@ class BleuAnswer(Answer):
             }
         entries: dict[str, Any] = {name: ScoreAnswer.of(score) for name, score in scores.items()}
         return cls(scores=ScoresAnswer(**entries), **optional)
-
-
-class LanguagesAnswer(Answer):
-    """Direction of a translation model."""
-
-    source: str
-    target: str
-
-
-class QualityAnswer(Answer):
-    """How good a model is."""
-
-    metrics: dict[str, float]
-    note: str = Field(description="How the metrics were measured.")
-
-
-class DataAnswer(Answer):
-    """A text that a model was trained on."""
-
-    name: str
-    origin: str
-
-
-class ModelAnswer(Answer):
-    """A loaded model: the answer of ``GET /models/{name}``."""
-
-    name: str
-    kind: Literal["language_model", "seq2seq"]
-    tasks: list[str] = Field(
-        description="generate or translate; empty for a bidirectional language model."
-    )
-    default_for: list[str] = Field(description="Tasks whose default it is.")
-    languages: LanguagesAnswer | None
-    vocabulary_size: int = Field(description="Tokens that it writes.")
-    source_vocabulary_size: int | None = Field(
-        description="Tokens that it reads, where they are others."
-    )
-    tokenizer: str = Field(description="character, word or sentencepiece.")
-    parameters: int = Field(description="Numbers that were trained.")
-    precision: str
-    device: str = Field(description="Where it runs: cpu or cuda:N.")
-    fingerprint: str = Field(description="SHA-256 over configuration, tokenizers and weights.")
-    quality: QualityAnswer
-    data: list[DataAnswer] = Field(description="What it was trained on.")
-    licence: str
-    attribution: str | None
-    created: str = Field(description="Date of the training.")
-    load_seconds: float
-
-    @classmethod
-    def of(cls, model: ServedModel, catalog: Catalog) -> "ModelAnswer":
-        """Describe a loaded model."""
-        info, config, training = model.info, model.info.config, model.info.training
-        is_language_model = isinstance(config, LanguageModelConfig)
-        return cls(
-            name=model.name,
-            kind=config.kind,
-            tasks=list(model.tasks),
-            default_for=catalog.defaults_of(model.name),
-            languages=None
-            if model.languages is None
-            else LanguagesAnswer(source=model.languages[0], target=model.languages[1]),
-            vocabulary_size=model.target_tokenizer.vocabulary_size,
-            source_vocabulary_size=None
-            if is_language_model
-            else model.source_tokenizer.vocabulary_size,
-            tokenizer=model.target_tokenizer.kind,
-            parameters=info.parameter_count,
-            precision=model.precision,
-            device=model.device,
-            fingerprint=info.fingerprint,
-            quality=QualityAnswer(metrics=training.metrics, note=training.metrics_note),
-            data=[DataAnswer(name=data.name, origin=data.origin) for data in training.data],
-            licence=training.licence,
-            attribution=training.attribution,
-            created=training.created,
-            load_seconds=model.load_seconds,
-        )
-
-
-class ModelsAnswer(Answer):
-    """The answer of ``GET /models``."""
-
-    models: list[ModelAnswer] = Field(description="By name.")
 
 
 class HealthAnswer(Answer):

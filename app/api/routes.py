@@ -1,9 +1,9 @@
 """The endpoints: each checks its body, asks the service, and gives the answer its shape."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api.body import StrictBodyRoute
@@ -21,16 +21,16 @@ from app.api.examples import (
     TRANSLATE_EXAMPLES,
     TRANSLATE_STREAM,
 )
+from app.api.model_answers import ModelAnswer, ModelsAnswer
 from app.api.observation import MODEL_SCOPE_KEY
 from app.api.openapi import event_stream, problems
+from app.api.page import PAGE_FILE, PageFiles
 from app.api.requests import BleuBody, GenerateBody, TranslateBody
 from app.api.responses import (
     BleuAnswer,
     GenerateAnswer,
     HealthAnswer,
     JsonResponse,
-    ModelAnswer,
-    ModelsAnswer,
     TranslateAnswer,
 )
 from app.api.streaming import EventStreamResponse
@@ -197,7 +197,10 @@ async def metrics(request: Request) -> Response:
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+page_files = PageFiles()
+
+
 @router.get("/", include_in_schema=False)
-async def root() -> Any:
-    """Leads to the documentation of the API."""
-    return RedirectResponse("/docs")
+async def page(request: Request) -> Response:
+    """The page to try the service on."""
+    return await page_files.get_response(PAGE_FILE, request.scope)

@@ -4,11 +4,12 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from models.decoding.params import DecodingParams, FinishReason
+from models.decoding.params import BeamTrace, DecodingParams, FinishReason
 
 __all__ = [
     "DEFAULT_LENGTH_PENALTY",
     "MAX_ROWS_PER_REQUEST",
+    "BeamTrace",
     "DecodeRequest",
     "DecodingParams",
     "EndEvent",
@@ -101,6 +102,7 @@ class EndEvent:
         queue_seconds: how long it waited for its rows.
         first_token_seconds: from its submission to its first token, or None without one.
         message: for a failed request, what went wrong.
+        beam_trace: for a finished request that asked for it, how its search went.
     """
 
     request_id: int
@@ -108,6 +110,7 @@ class EndEvent:
     queue_seconds: float
     first_token_seconds: float | None = None
     message: str = ""
+    beam_trace: BeamTrace | None = None
 
 
 Event = TokensEvent | EndEvent

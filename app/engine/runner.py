@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from app.engine.request import (
+    BeamTrace,
     DecodeRequest,
     DecodingParams,
     EndEvent,
@@ -154,7 +155,7 @@ class Runner:
         for request_id, emissions in result.emissions.items():
             events += [_event_of(request_id, emission) for emission in emissions]
         for request_id in result.complete:
-            self._leave(request_id, EndReason.FINISHED)
+            self._leave(request_id, EndReason.FINISHED, trace=result.traces.get(request_id))
         for request_id, message in result.failed.items():
             logger.error("model %s failed at request %d: %s", self.name, request_id, message)
             self._leave(request_id, EndReason.FAILED, message)
@@ -174,12 +175,24 @@ class Runner:
         for request_id in here:
             self._leave(request_id, reason, message)
 
-    def _leave(self, request_id: int, reason: EndReason, message: str = "") -> None:
+    def _leave(
+        self,
+        request_id: int,
+        reason: EndReason,
+        message: str = "",
+        trace: BeamTrace | None = None,
+    ) -> None:
         entry = self._scheduler.remove(request_id)
         if entry is not None:
-            self._end(entry, reason, message)
+            self._end(entry, reason, message, trace)
 
-    def _end(self, entry: Entry, reason: EndReason, message: str = "") -> None:
+    def _end(
+        self,
+        entry: Entry,
+        reason: EndReason,
+        message: str = "",
+        trace: BeamTrace | None = None,
+    ) -> None:
         now, began = self._clock(), entry.submitted_at_seconds
         started_at = now if entry.started_at_seconds is None else entry.started_at_seconds
         first_token_at = entry.first_token_at_seconds
@@ -192,6 +205,7 @@ class Runner:
                 queue_seconds=started_at - began,
                 first_token_seconds=None if first_token_at is None else first_token_at - began,
                 message=message,
+                beam_trace=trace,
             )
         )
 

@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Self
 
 from app.engine.client import EngineClient
-from app.engine.request import DecodeRequest, DecodingParams, EndEvent, EndReason, TokensEvent
+from app.engine.request import (
+    BeamTrace,
+    DecodeRequest,
+    DecodingParams,
+    EndEvent,
+    EndReason,
+    TokensEvent,
+)
 from app.exceptions import DrainingError, EngineFailedError
 from app.metrics import Metrics
 from app.service.deadline import Deadline
@@ -113,6 +120,7 @@ class Decoding:
 
     Attributes:
         requests: the decode requests of its texts, possibly none.
+        beam_traces: how their searches went, by id, of those that have ended and had asked.
     """
 
     def __init__(
@@ -124,6 +132,7 @@ class Decoding:
         deadline: Deadline,
     ) -> None:
         self.requests = tuple(requests)
+        self.beam_traces: dict[int, BeamTrace] = {}
         self._client = client
         self._metrics = metrics
         self._model = model
@@ -195,6 +204,8 @@ class Decoding:
         if not self._open and self._first_token_seconds:
             first_token_seconds = min(self._first_token_seconds)
             self._metrics.first_token_seconds.labels(self._model).observe(first_token_seconds)
+        if event.beam_trace is not None:
+            self.beam_traces[event.request_id] = event.beam_trace
         if event.reason is EndReason.FINISHED or event.request_id in self._released:
             return
         if event.reason is EndReason.EXPIRED:

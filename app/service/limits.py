@@ -16,7 +16,8 @@ class Limits:
         max_characters: characters of one text.
         max_new_tokens: tokens generated for one text.
         default_max_new_tokens: what ``/generate`` writes when the request says nothing.
-        max_alignment_cells: attention weights that the alignments of one request may have.
+        max_alignment_cells: attention weights that the alignments of one request may have, and
+            candidates that its beam traces may.
         max_decodings: decoding requests that the engine's queue can hold.
         timeout_seconds: time for the whole request, unless its client gives it less.
     """
@@ -94,4 +95,21 @@ class Limits:
                 f"they may reach {cells} weights (texts x hypotheses x max_new_tokens x source "
                 f"tokens), more than the {self.max_alignment_cells} allowed: send fewer or shorter "
                 "texts, or set num_hypotheses or max_new_tokens lower",
+            )
+
+    def check_beam_trace_candidates(self, candidates: int) -> None:
+        """Hold the size that a request's beam traces may reach against the limit.
+
+        Args:
+            candidates: kept ones, summed over texts, if each search grows to its full length.
+
+        Raises:
+            InvalidRequestError: it is too large.
+        """
+        if candidates > self.max_alignment_cells:
+            raise InvalidRequestError(
+                "beam_trace",
+                f"they may reach {candidates} candidates (texts x beam_size x max_new_tokens), "
+                f"more than the {self.max_alignment_cells} allowed: send fewer or shorter texts, "
+                "or set beam_size or max_new_tokens lower",
             )

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from app.catalog import Catalog, ServedModel
 from app.engine.request import (
@@ -41,6 +42,7 @@ class TranslationRequest:
         max_new_tokens: longest translation, ``<eos>`` included; None means three times the
             source's tokens and 16 more, within the service's limit.
         alignments: whether attention weights are wanted.
+        beam_trace: whether it is wanted how each search went.
         field: the field that the texts came in, for error messages.
         timeout_seconds: time for the whole request, or None for the service's limit.
     """
@@ -54,6 +56,7 @@ class TranslationRequest:
     num_hypotheses: int = 1
     max_new_tokens: int | None = None
     alignments: bool = False
+    beam_trace: bool = False
     field: str = "text"
     timeout_seconds: float | None = None
 
@@ -71,6 +74,21 @@ class Alignment:
     source_tokens: tuple[str, ...]
     target_tokens: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedCandidate:
+    """A candidate that a search kept: see :class:`models.decoding.params.KeptCandidate`."""
+
+    parent: int | None
+    token: str
+    logprob: float
+    score: float
+    finish_reason: FinishReason | None
+
+
+TracedSearch: TypeAlias = tuple[tuple[TracedCandidate, ...], ...]
+"""How a search went: for each step the candidates that it kept, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +112,10 @@ class TranslationHypothesis:
 
 @dataclass(frozen=True, slots=True)
 class TranslationResult:
-    """The hypotheses of each text, best first, at least one each."""
+    """The hypotheses of each text, best first, at least one each.
+
+    ``beam_traces`` has an entry for each text where they were asked for, else none.
+    """
 
     model: str
     source: str
@@ -102,6 +123,7 @@ class TranslationResult:
     translations: tuple[tuple[TranslationHypothesis, ...], ...]
     usage: Usage
     timings: Timings
+    beam_traces: tuple[TracedSearch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +194,8 @@ class TranslationService:
         decodes = [decode for decode in plan if decode is not None]
         if request.alignments:
             self._limits.check_alignment_cells(sum(map(_alignment_cells, decodes)))
+        if request.beam_trace:
+            self._limits.check_beam_trace_candidates(sum(map(_trace_candidates, decodes)))
         with self._decoder.start(model.name, decodes, deadline) as decoding:
             yield Translation(request, model, plan, decoding, self._metrics)
 
@@ -197,6 +221,7 @@ class TranslationService:
             num_outputs=request.num_hypotheses,
             length_penalty=request.length_penalty,
             return_attention=request.alignments,
+            return_beam_trace=request.beam_trace,
         )
         return self._decoder.request(model.name, prompt, params, deadline, stream=stream)
 
@@ -242,7 +267,13 @@ class Translation:
         self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
         source, target = self._model.languages or ("", "")
         return TranslationResult(
-            self._model.name, source, target, translations, usage, self._decoding.timings()
+            self._model.name,
+            source,
+            target,
+            translations,
+            usage,
+            self._decoding.timings(),
+            tuple(map(self._traced, self._plan)) if self._request.beam_trace else (),
         )
 
     async def events(self) -> AsyncGenerator[TranslationEvent, None]:
@@ -282,6 +313,18 @@ class Translation:
             alignment=self._align(decode, output) if params.return_attention else None,
         )
 
+    def _traced(self, decode: DecodeRequest | None) -> TracedSearch:
+        if decode is None:
+            return ()
+        token = self._model.target_tokenizer.token
+        return tuple(
+            tuple(
+                TracedCandidate(c.parent, token(c.token), c.logprob, c.score, c.finish_reason)
+                for c in step
+            )
+            for step in self._decoding.beam_traces[decode.request_id]
+        )
+
     def _align(self, decode: DecodeRequest, output: Output) -> Alignment:
         return Alignment(
             source_tokens=tuple(map(self._model.source_tokenizer.token, decode.prompt)),
@@ -293,3 +336,8 @@ class Translation:
 def _alignment_cells(decode: DecodeRequest) -> int:
     """Attention weights of a request whose hypotheses all grow to their full length."""
     return decode.params.num_outputs * decode.params.max_new_tokens * len(decode.prompt)
+
+
+def _trace_candidates(decode: DecodeRequest) -> int:
+    """Candidates that a request's search keeps if it grows to its full length."""
+    return decode.params.beam_size * decode.params.max_new_tokens

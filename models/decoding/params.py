@@ -7,7 +7,7 @@ keeps a second copy of a parameter.
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 MIN_TEMPERATURE = 0.01
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
@@ -44,6 +44,7 @@ class DecodingParams:
         beam_size: hypotheses kept by beam search; 1 is greedy or sampling.
         length_penalty: alpha of the length-normalised beam score.
         return_attention: whether outputs carry the attention weights of each token.
+        return_beam_trace: whether to tell how the search went: see :data:`BeamTrace`.
 
     Raises:
         ValueError: a value is out of range or two of them contradict each other.
@@ -59,6 +60,7 @@ class DecodingParams:
     beam_size: int = 1
     length_penalty: float = 0.75
     return_attention: bool = False
+    return_beam_trace: bool = False
 
     def __post_init__(self) -> None:
         for name, valid, rule in (
@@ -83,6 +85,8 @@ class DecodingParams:
         ):
             if not valid:
                 raise ValueError(f"{name} must be {rule}, not {getattr(self, name)}")
+        if self.return_beam_trace and (self.is_sampled or self.num_outputs > self.beam_size):
+            raise ValueError("a beam trace is that of one search: there is none of samples")
         if self.beam_size > 1:
             if self.temperature > 0 or self.repetition_penalty != 1.0:
                 raise ValueError(
@@ -161,6 +165,33 @@ class Emission(NamedTuple):
     output_index: int
     tokens: tuple[GeneratedToken, ...]
     finish_reason: FinishReason | None
+
+
+class KeptCandidate(NamedTuple):
+    """A continuation that a beam search kept at a step.
+
+    Attributes:
+        parent: the candidate of the step before that it continues, by its place there; None at
+            the first step.
+        token: the token that it adds.
+        logprob: that token's log-probability.
+        score: :func:`normalised_score` of all its tokens.
+        finish_reason: set where it is complete: it is not continued.
+    """
+
+    parent: int | None
+    token: int
+    logprob: float
+    score: float
+    finish_reason: FinishReason | None
+
+
+BeamTrace: TypeAlias = tuple[tuple[KeptCandidate, ...], ...]
+"""How a search went: for each step the candidates that it kept, best first.
+
+The complete ones of all steps, the best score first and the earlier first among equals, are
+the hypotheses in their order. A greedy search is a beam of one.
+"""
 
 
 def emit_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[Emission]:

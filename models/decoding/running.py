@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from models.decoding.beam import can_improve, expand, rank
+from models.decoding.beam import Candidate, can_improve, expand, rank
 from models.decoding.choice import Choices, RowKinds, RowNeeds
 from models.decoding.params import (
     DecodingParams,
@@ -13,8 +13,10 @@ from models.decoding.params import (
     FinishReason,
     GeneratedToken,
     Hypothesis,
+    KeptCandidate,
     complete_hypothesis,
     emit_hypotheses,
+    normalised_score,
 )
 from models.decoding.sampling import uniform_number
 from models.tokenizers import EOS_ID
@@ -83,11 +85,12 @@ class Running:
         inputs: the token that each row is to be fed.
         length: steps made.
         failure: what went wrong, if anything.
+        trace: the steps of the search so far, or None where nobody asked for them.
     """
 
     __slots__ = (
-        "_finished", "_needs_text", "failure", "first_row", "inputs", "length", "parents",
-        "rows", "task",
+        "_finished", "_needs_text", "_places", "failure", "first_row", "inputs", "length",
+        "parents", "rows", "task", "trace",
     )  # fmt: skip
 
     def __init__(self, task: DecodingTask, continues_prompt: bool) -> None:
@@ -102,6 +105,10 @@ class Running:
         self.failure = ""
         self.length = 0
         self._finished: list[Hypothesis] = []
+        self.trace: list[tuple[KeptCandidate, ...]] | None = None
+        if task.params.return_beam_trace:
+            self.trace = []
+            self._places: list[int | None] = [None]  # of the live rows in the trace's last step
 
     @property
     def reserved_rows(self) -> int:
@@ -145,6 +152,10 @@ class Running:
         stream, rows = self.task.stream, self.rows
         at_limit = self.length == self.task.params.max_new_tokens
         emissions: list[Emission] = []
+        if self.trace is not None:
+            token, logprob = choices.tokens[self.first_row], choices.logprobs[self.first_row]
+            rows[0].cumulative += logprob
+            self._trace_step([Candidate(-rows[0].cumulative, 0, token, logprob)], at_limit)
         self.rows, self.parents, self.inputs = [], [], []
         for index, row in enumerate(rows, start=self.first_row):
             token, logprob = choices.tokens[index], choices.logprobs[index]
@@ -180,6 +191,8 @@ class Running:
         if not best:
             return self._fail()
         at_limit = self.length == params.max_new_tokens
+        if self.trace is not None:
+            self._trace_step(best, at_limit)
         self.rows, self.parents, self.inputs = [], [], []
         for negative, parent, token, logprob in best:
             attention = self._attention(first + parent, choices)
@@ -196,6 +209,23 @@ class Running:
             return []
         self.drop()
         return emit_hypotheses(rank(self._finished, params.num_outputs))
+
+    def _trace_step(self, best: Sequence[Candidate], at_limit: bool) -> None:
+        assert self.trace is not None
+        going_on = FinishReason.LENGTH if at_limit else None
+        alpha = self.task.params.length_penalty
+        kept = tuple(
+            KeptCandidate(
+                self._places[parent],
+                token,
+                logprob,
+                normalised_score(-negative, self.length, alpha),
+                FinishReason.END if token == EOS_ID else going_on,
+            )
+            for negative, parent, token, logprob in best
+        )
+        self.trace.append(kept)
+        self._places = [place for place, one in enumerate(kept) if one.finish_reason is None]
 
     def _attention(self, row: int, choices: Choices) -> tuple[float, ...] | None:
         weights = choices.attention.get(row)

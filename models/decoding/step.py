@@ -17,7 +17,13 @@ import torch
 from torch import Tensor
 
 from models.decoding.choice import Choices, RowKinds, choose
-from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
+from models.decoding.params import (
+    BeamTrace,
+    DecodingParams,
+    Emission,
+    Hypothesis,
+    collect_hypotheses,
+)
 from models.decoding.running import DecodingTask, Running
 from models.encoder_decoder import Reading, StepModel
 from models.placement import on_device
@@ -45,6 +51,7 @@ class StepResult:
         begun: keys of the requests that made their first step, and did not fail at it.
         complete: keys of the requests that ended with this step.
         failed: what went wrong, by the keys of the requests that ended for it.
+        traces: how the searches went, by the keys of the complete requests that asked.
         rows: rows that advanced by a token.
         positions_read: positions of prompts and sources whose reading began.
         positions_attended: source positions that the attention looked at, padding included.
@@ -55,6 +62,7 @@ class StepResult:
     begun: list[int] = field(default_factory=list)
     complete: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    traces: dict[int, BeamTrace] = field(default_factory=dict)
     rows: int = 0
     positions_read: int = 0
     positions_attended: int = 0
@@ -206,6 +214,8 @@ class BatchedDecoder:
                 result.begun.append(running.task.key)
             if not running.rows:
                 result.complete.append(running.task.key)
+                if running.trace is not None:
+                    result.traces[running.task.key] = tuple(running.trace)
             if emissions:
                 result.emissions[running.task.key] = emissions
         parents = self._close_gaps()

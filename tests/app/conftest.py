@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2 as httpx
 import pytest
@@ -29,6 +29,9 @@ from models.tokenizers import (
     Tokenizer,
     WordTokenizer,
 )
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'!?\n"
 ENGLISH = ["I am cold .", "He is happy .", "the time machine", "go", "we lost"]
@@ -201,13 +204,15 @@ def start_service(checkpoints_dir: Path) -> Iterator[StartService]:
 
 
 class Server:
-    """``gatehouse serve`` on a free port."""
+    """``gatehouse serve`` on a free port, or on one that another has left."""
 
-    def __init__(self, checkpoints_dir: Path, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, checkpoints_dir: Path, folder: Path, port: int = 0, /, **settings: str
+    ) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
         environment |= {"PYTHONPATH": str(PROJECT_DIR), "PYTHONWARNINGS": "error"}
         environment |= {"GATEHOUSE_NUM_THREADS": "1", **settings}
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--device", "cpu"]
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--device", "cpu"]
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -291,6 +296,26 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium: for a module's tests alone, since others want the event loop for themselves."""
+    from tests.app.browser import running_browser
+
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ready server over the checkpoints that the project ships."""
+    server = Server(PROJECT_DIR / "checkpoints", tmp_path_factory.mktemp("shipped"))
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")

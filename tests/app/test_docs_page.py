@@ -1,18 +1,16 @@
 """The page ``/docs`` in a real browser: whoever tries an endpoint there sees its answer."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
 from tests.app.conftest import TIMEOUT_SECONDS, Server
-from tests.conftest import BROWSERS
 
 pytestmark = pytest.mark.browser
 
@@ -25,15 +23,6 @@ ENDPOINTS = (
     ("get", "/health/live"),
     ("get", "/health/ready"),
     ("get", "/metrics"),
-)
-# Tests may run as root, which Chromium's sandbox refuses; the rest keeps it from calling home.
-BROWSER_OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
 )
 
 
@@ -73,19 +62,13 @@ class DocsPage:
 
 
 @pytest.fixture(scope="module")
-def docs(server: Server) -> Iterator[DocsPage]:
-    browser_path = next(path for name in BROWSERS if (path := shutil.which(name)))
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=browser_path, args=list(BROWSER_OPTIONS)
-        ) as browser,
-    ):
-        page = browser.new_page()
-        page.set_default_timeout(TIMEOUT_SECONDS * 1000)
-        docs = DocsPage(page, server.client.get("/openapi.json").json())
-        docs.open(server.address)
-        yield docs
+def docs(browser: Browser, server: Server) -> Iterator[DocsPage]:
+    page = browser.new_page()
+    page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+    docs = DocsPage(page, server.client.get("/openapi.json").json())
+    docs.open(server.address)
+    yield docs
+    page.close()
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +109,11 @@ def test_trying_an_endpoint_shows_its_answer(docs: DocsPage, method: str, path: 
     endpoint.locator(".opblock-summary-control").click()
     assert docs.hosts == {"127.0.0.1"}
     assert docs.errors == []
+
+
+def test_the_page_to_try_it_is_linked(docs: DocsPage) -> None:
+    link = docs.page.get_by_role("link", name="the page", exact=True)
+    assert link.evaluate("link => link.href") == urljoin(docs.page.url, "/")
 
 
 def execute(docs: DocsPage, endpoint: Locator) -> Any:

@@ -16,7 +16,7 @@ from tests.app.conftest import TIMEOUT_SECONDS, Server, StartServer, is_alive
 
 
 def test_the_start_says_where_to_go(server: Server) -> None:
-    assert server.greeting[1] == f"Try it:  {server.address}/docs"
+    assert server.greeting[1] == f"Try it:  {server.address}/"
     assert server.greeting[2] == "Models:  both-ways, en-fr, en-fr-small, fr-en-plain, letters"
 
 

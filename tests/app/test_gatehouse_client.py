@@ -14,11 +14,15 @@ def test_every_method_of_the_client(server: Server) -> None:
         assert client.is_ready()
         names = [model.name for model in client.models()]
         assert {"en-fr", "letters"} <= set(names)
-        translated = client.translate(["go", "we lost"], num_hypotheses=2, alignments=True)
+        translated = client.translate(
+            ["go", "we lost"], num_hypotheses=2, alignments=True, beam_trace=True
+        )
         assert len(translated.translations) == 2
         best = translated.translations[0]
         assert best.hypotheses is not None
         assert best.alignment is not None
+        assert best.beam_trace is not None
+        assert best.beam_trace[0][0].parent is None
         assert len(best.alignment.weights) == len(best.alignment.target_tokens) == best.tokens
         generated = client.generate("the", seed=1, max_new_tokens=5, logprobs=True)
         assert generated.outputs[0].seed == 1

@@ -6,7 +6,8 @@ from tests.app.conftest import Server
 
 
 @pytest.mark.parametrize(
-    "path", ["/health/live", "/health/ready", "/models", "/models/letters", "/metrics", "/docs"]
+    "path",
+    ["/health/live", "/health/ready", "/models", "/models/letters", "/metrics", "/docs", "/"],
 )
 def test_head_is_get_without_the_body(client: TestClient, path: str) -> None:
     head, get = client.head(path), client.get(path)

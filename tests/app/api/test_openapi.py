@@ -159,4 +159,7 @@ def test_docs_are_served_from_here(client: TestClient) -> None:
         response = client.get(file)
         assert response.status_code == 200, file
         assert len(response.content) > 100
-    assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
+
+
+def test_docs_lead_to_the_page(client: TestClient) -> None:
+    assert "(./)" in client.get("/openapi.json").json()["info"]["description"]

@@ -93,6 +93,7 @@ def test_generate_names_the_field(client: TestClient, body: Any, field: str) -> 
         ({"text": "a", "temperature": 1}, "temperature"),
         ({"text": "a", "stream": True, "beam_size": 4}, "beam_size"),
         ({"text": "a", "stream": True, "num_hypotheses": 1}, "num_hypotheses"),
+        ({"text": "a", "stream": True, "beam_trace": True}, "beam_trace"),
         ({"text": "a", "timeout_seconds": -1}, "timeout_seconds"),
         ({"text": "a", "timeout_seconds": 61}, "timeout_seconds"),
     ],
@@ -171,6 +172,7 @@ def test_forms_that_are_allowed(client: TestClient) -> None:
         ("/generate", {"prompt": "a", "max_new_tokens": 2, "stream": True, "beam_size": 1}),
         ("/translate", {"text": "a", "beam_size": 2, "num_hypotheses": 2}),
         ("/translate", {"text": "a", "num_hypotheses": 4, "beam_size": None}),
+        ("/translate", {"text": "a", "beam_size": 1, "beam_trace": True}),
         ("/translate", {"text": "a", "stream": True, "beam_size": 1, "timeout_seconds": 0.5e2}),
         ("/bleu", {"hypotheses": ["a"], "references": [["a", "b"]], "metrics": ["bleu", "bleu"]}),
     ):

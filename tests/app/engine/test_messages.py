@@ -25,7 +25,7 @@ from app.engine.request import (
     StepReport,
     TokensEvent,
 )
-from models.decoding.params import MAX_SEED
+from models.decoding.params import MAX_SEED, KeptCandidate
 
 IDS = st.integers(0, 2**40)
 SECONDS = st.floats(0, allow_nan=False)  # inf is a float like any other here
@@ -49,6 +49,7 @@ PARAMS = st.one_of(
         beam_size=st.integers(2, 16),
         num_outputs=st.integers(1, 2),
         length_penalty=st.floats(0, 5),
+        return_beam_trace=st.booleans(),
     ),
 )
 REQUESTS = st.builds(DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans())
@@ -61,7 +62,24 @@ TOKENS_EVENTS = st.builds(
     st.none() | st.sampled_from(FinishReason),
     st.none() | st.lists(st.lists(FLOATS, max_size=3).map(tuple), max_size=3).map(tuple),
 )
-ENDS = st.builds(EndEvent, IDS, st.sampled_from(EndReason), SECONDS, st.none() | SECONDS, st.text())
+KEPT = st.builds(
+    KeptCandidate,
+    st.none() | st.integers(0, 15),
+    IDS,
+    FLOATS,
+    FLOATS,
+    st.none() | st.sampled_from(FinishReason),
+)
+TRACES = st.lists(st.lists(KEPT, max_size=3).map(tuple), max_size=3).map(tuple)
+ENDS = st.builds(
+    EndEvent,
+    IDS,
+    st.sampled_from(EndReason),
+    SECONDS,
+    st.none() | SECONDS,
+    st.text(),
+    st.none() | TRACES,
+)
 STEPS = st.builds(StepReport, st.text(), IDS, SECONDS, IDS, IDS)
 
 

@@ -1,6 +1,7 @@
 """One model's queue, batch and events, over models that do as they are told."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -108,6 +109,13 @@ def test_the_events_are_the_references(params: DecodingParams, stream: bool) -> 
         index: [tuple(t) for e in _of_output(reference, index) for t in e.tokens]
         for index in range(params.num_outputs)
     }
+
+
+def test_a_trace_comes_with_the_end_of_who_asked_for_it() -> None:
+    for params, steps in ((BEAM, None), (replace(BEAM, return_beam_trace=True), 9)):
+        end = run_alone(counting_request(1, params=params), CountingModel())[-1]
+        assert isinstance(end, EndEvent)
+        assert (end.beam_trace and len(end.beam_trace)) == steps
 
 
 def _of_output(emissions: list[Emission], index: int) -> list[Emission]:

@@ -50,3 +50,10 @@ def test_alignments_that_would_grow_too_large() -> None:
     with pytest.raises(InvalidRequestError, match=r"101 weights .* more than the 100") as caught:
         LIMITS.check_alignment_cells(101)
     assert caught.value.field == "alignments"
+
+
+def test_beam_traces_that_would_grow_too_large() -> None:
+    LIMITS.check_beam_trace_candidates(100)
+    with pytest.raises(InvalidRequestError, match=r"101 candidates .* than the 100") as caught:
+        LIMITS.check_beam_trace_candidates(101)
+    assert caught.value.field == "beam_trace"

@@ -109,3 +109,65 @@ def test_alignments_are_bounded(start_service: Callable[..., TestClient]) -> Non
     assert "270 weights" in response.text
     assert "the 240 allowed" in response.text
     assert translate(client, **{**body, "alignments": False}, max_new_tokens=9)
+
+
+def test_padding_gets_no_attention(client: TestClient) -> None:
+    texts = ["go", "I am cold . we lost the time machine I am cold ."]
+    together = translate(client, text=texts, beam_size=3, alignments=True)["translations"]
+    alone = translate(client, text="go", beam_size=3, alignments=True)["translations"][0]
+    assert together[0] == alone
+    # Two source tokens share all of it, whatever the other text's length.
+    for row in together[0]["alignment"]["weights"]:
+        assert len(row) == 2
+        assert sum(row) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_beam_trace_leads_to_the_hypotheses(client: TestClient, beam_size: int) -> None:
+    body = {"text": "I am cold .", "beam_size": beam_size, "num_hypotheses": beam_size}
+    plain = translate(client, **body)["translations"][0]
+    asked = {"alignments": True, "beam_trace": True}
+    traced = translate(client, **body, **asked)["translations"][0]
+    complete = [
+        (candidate, number)
+        for number, step in enumerate(traced["beam_trace"])
+        for candidate in step
+        if candidate["finish_reason"] is not None
+    ]
+    complete.sort(key=lambda entry: -entry[0]["score"])
+    for (candidate, number), hypothesis in zip(complete, traced["hypotheses"], strict=False):
+        assert candidate["score"] == hypothesis["score"]
+        assert candidate["finish_reason"] == hypothesis["finish_reason"]
+        tokens = path(traced["beam_trace"], number, candidate)
+        assert tokens == hypothesis["alignment"]["target_tokens"]
+    # Who does not ask gets the very same answer without it.
+    assert "beam_trace" not in plain
+    for hypothesis in (traced, *traced["hypotheses"]):
+        del hypothesis["alignment"]
+    del traced["beam_trace"]
+    assert traced == plain
+
+
+def path(trace: list[Any], number: int, candidate: dict[str, Any]) -> list[str]:
+    """The tokens of a candidate from the first step on."""
+    before = [] if number == 0 else path(trace, number - 1, trace[number - 1][candidate["parent"]])
+    return [*before, candidate["token"]]
+
+
+def test_a_blank_text_has_no_steps(client: TestClient) -> None:
+    traces = [
+        t["beam_trace"]
+        for t in translate(client, text=["go", " "], beam_trace=True)["translations"]
+    ]
+    assert traces[0][0][0]["parent"] is None
+    assert traces[1] == []
+
+
+def test_beam_traces_are_bounded(start_service: Callable[..., TestClient]) -> None:
+    client = start_service(max_alignment_cells=64)
+    # 2 texts x beam size 4 x 8 target tokens = 64
+    body = {"text": ["go", "we lost"], "beam_size": 4, "beam_trace": True}
+    assert translate(client, **body, max_new_tokens=8)["translations"][1]["beam_trace"]
+    response = client.post("/translate", json={**body, "max_new_tokens": 9})
+    assert response.status_code == 422
+    assert [error["field"] for error in response.json()["errors"]] == ["beam_trace"]
