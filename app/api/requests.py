@@ -33,11 +33,13 @@ from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERA
 _DRAWN_SEED_BITS = 32
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
+    """Base of all bodies: nothing is converted, and nothing unknown is let through."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class GenerateBody(_Body):
+class GenerateBody(StrictBody):
     """What to generate: the body of ``POST /generate``."""
 
     prompt: OneOrManyTexts = Field(
@@ -134,7 +136,7 @@ class GenerateBody(_Body):
                 f"{self.n}: give a temperature or a beam_size",
             )
         return GenerationRequest(
-            prompts=_listed(self.prompt),
+            prompts=listed(self.prompt),
             model=self.model,
             params=DecodingParams(
                 max_new_tokens=self.max_new_tokens
@@ -143,12 +145,12 @@ class GenerateBody(_Body):
                 top_k=self.top_k,
                 top_p=self.top_p,
                 repetition_penalty=self.repetition_penalty,
-                seed=secrets.randbits(_DRAWN_SEED_BITS) if self.seed is None else self.seed,
+                seed=given_or_drawn(self.seed),
                 num_outputs=self.n,
                 beam_size=self.beam_size,
                 length_penalty=self.length_penalty,
             ),
-            stop=() if self.stop is None else _listed(self.stop),
+            stop=() if self.stop is None else listed(self.stop),
             echo=self.echo,
             logprobs=self.logprobs,
             timeout_seconds=self.timeout_seconds,
@@ -175,7 +177,7 @@ class GenerateBody(_Body):
             )
 
 
-class TranslateBody(_Body):
+class TranslateBody(StrictBody):
     """What to translate: the body of ``POST /translate``."""
 
     text: OneOrManyTexts = Field(
@@ -246,7 +248,7 @@ class TranslateBody(_Body):
                 f"({beam_size}): a beam has no more",
             )
         return TranslationRequest(
-            texts=_listed(self.text),
+            texts=listed(self.text),
             model=self.model,
             source=self.source,
             target=self.target,
@@ -262,7 +264,7 @@ class TranslateBody(_Body):
 _ONLY_WITH_SOURCES = ("model", "source", "target", "beam_size", "length_penalty")
 
 
-class BleuBody(_Body):
+class BleuBody(StrictBody):
     """What to score: the body of ``POST /bleu``."""
 
     hypotheses: Segments | None = Field(
@@ -352,7 +354,7 @@ class BleuBody(_Body):
             )
         return ScoringRequest(
             hypotheses=tuple(self.hypotheses or ()),
-            references=tuple(_listed(entry) for entry in self.references),
+            references=tuple(listed(entry) for entry in self.references),
             metrics=tuple(dict.fromkeys(self.metrics)),
             tokenize=self.tokenize,
             lowercase=self.lowercase,
@@ -363,7 +365,13 @@ class BleuBody(_Body):
         )
 
 
-def _listed(value: str | list[str]) -> tuple[str, ...]:
+def given_or_drawn(seed: int | None) -> int:
+    """The seed of a request; one is drawn for a request that names none."""
+    return secrets.randbits(_DRAWN_SEED_BITS) if seed is None else seed
+
+
+def listed(value: str | list[str]) -> tuple[str, ...]:
+    """A field that is one text or several, as several."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 

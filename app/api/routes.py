@@ -39,7 +39,7 @@ from app.runtime import Runtime
 
 router = APIRouter(route_class=StrictBodyRoute)
 
-_BODY_PROBLEMS = (
+BODY_PROBLEMS = (
     "invalid_json",
     "body_too_large",
     "unsupported_media_type",
@@ -51,9 +51,11 @@ _BODY_PROBLEMS = (
     "engine_failed",
     "deadline_exceeded",
 )
+"""Errors of every endpoint with a body that is decoded."""
 
 
-def _runtime(request: Request) -> Runtime:
+def runtime_of(request: Request) -> Runtime:
+    """The service's life, of which every endpoint asks for what it needs."""
     runtime = request.app.state.runtime
     assert isinstance(runtime, Runtime)
     return runtime
@@ -66,14 +68,14 @@ def _runtime(request: Request) -> Runtime:
     response_model=GenerateAnswer,
     responses={
         **event_stream(GENERATE_EVENTS, GENERATE_STREAM),
-        **problems(*_BODY_PROBLEMS, "unknown_model", "unsupported_model"),
+        **problems(*BODY_PROBLEMS, "unknown_model", "unsupported_model"),
     },
 )
 async def generate(
     request: Request, body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)]
 ) -> Response:
     """Continue one prompt or a list of prompts: greedy, sampled, or by beam search."""
-    runtime = _runtime(request)
+    runtime = runtime_of(request)
     service = runtime.service()
     generation = body.to_request(service.limits)
     request.scope[MODEL_SCOPE_KEY] = service.catalog.for_generation(body.model).name
@@ -92,14 +94,14 @@ async def generate(
     response_model=TranslateAnswer,
     responses={
         **event_stream(TRANSLATE_EVENTS, TRANSLATE_STREAM),
-        **problems(*_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
+        **problems(*BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
     },
 )
 async def translate(
     request: Request, body: Annotated[TranslateBody, Body(openapi_examples=TRANSLATE_EXAMPLES)]
 ) -> Response:
     """Translate one text or a list of texts, with the n best and alignments where asked for."""
-    runtime = _runtime(request)
+    runtime = runtime_of(request)
     service = runtime.service()
     translation = body.to_request()
     model = service.catalog.for_translation(body.model, body.source, body.target)
@@ -118,14 +120,14 @@ async def translate(
     summary="Score translations",
     response_model=BleuAnswer,
     responses=problems(
-        *_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
+        *BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
     ),
 )
 async def bleu(
     request: Request, body: Annotated[BleuBody, Body(openapi_examples=BLEU_EXAMPLES)]
 ) -> Response:
     """Score given hypotheses, or the served model's translations of given sources."""
-    service = _runtime(request).service()
+    service = runtime_of(request).service()
     translation, scoring = body.to_translation(), body.to_scoring()
     if translation is None:
         scores = await while_connected(request.receive, service.score(scoring))
@@ -145,7 +147,7 @@ async def bleu(
 )
 async def models(request: Request) -> ModelsAnswer:
     """Every loaded model: what it can do, where it runs, how good it is, whose data it saw."""
-    catalog = _runtime(request).service().catalog
+    catalog = runtime_of(request).service().catalog
     return ModelsAnswer(models=[ModelAnswer.of(model, catalog) for model in catalog.models])
 
 
@@ -160,7 +162,7 @@ async def model(
     name: Annotated[str, Path(description="Name of a model that GET /models lists.")],
 ) -> ModelAnswer:
     """One loaded model."""
-    catalog = _runtime(request).service().catalog
+    catalog = runtime_of(request).service().catalog
     return ModelAnswer.of(catalog.get(name), catalog)
 
 
@@ -178,7 +180,7 @@ async def live() -> HealthAnswer:
 )
 async def ready(request: Request) -> HealthAnswer:
     """Every configured model is loaded, and the engine did a real step a moment ago."""
-    reason = _runtime(request).not_ready_because()
+    reason = runtime_of(request).not_ready_because()
     if reason is not None:
         raise NotReadyError(reason)
     return HealthAnswer(status="ready")
@@ -193,7 +195,7 @@ async def ready(request: Request) -> HealthAnswer:
 )
 async def metrics(request: Request) -> Response:
     """All metrics in Prometheus' text format; docs/metrics.md describes them."""
-    text = generate_latest(_runtime(request).metrics.registry)
+    text = generate_latest(runtime_of(request).metrics.registry)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
