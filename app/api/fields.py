@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from app.engine.request import MAX_ROWS_PER_REQUEST
+from app.service.protection import MAX_PROTECTED
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 200
@@ -67,6 +68,7 @@ Segments = Annotated[
     list[_Text],
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
 ]
+Protected = Annotated[list[_Stop], Field(max_length=MAX_PROTECTED)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 Language = Annotated[str, Field(min_length=2, max_length=35)]
 BeamSize = Annotated[int, Field(ge=1, le=MAX_ROWS_PER_REQUEST)]

@@ -17,6 +17,7 @@ from app.api.fields import (
     ModelName,
     OneOrManyStops,
     OneOrManyTexts,
+    Protected,
     References,
     Segments,
     Texts,
@@ -220,6 +221,15 @@ class TranslateBody(StrictBody):
         description="Whether to return the attention weights between source and target tokens, "
         "of which the service limits the number.",
     )
+    split: Literal["none", "sentences"] = Field(
+        default="none",
+        description="sentences: for texts of any length, translated a sentence at a time; "
+        "addresses, placeholders, numbers, tags and emoji stay. none: each text is one sentence.",
+    )
+    protect: Protected = Field(
+        default=[],
+        description="With split: further strings that stay as they are.",
+    )
     stream: bool = Field(
         default=False,
         description="Whether to answer with events, one for each piece of text as it comes; only "
@@ -247,6 +257,8 @@ class TranslateBody(StrictBody):
                 f"num_hypotheses ({self.num_hypotheses}) is above beam_size "
                 f"({beam_size}): a beam has no more",
             )
+        if self.split == "none" and self.protect:
+            raise InvalidRequestError("protect", "protect is only for split: sentences")
         return TranslationRequest(
             texts=listed(self.text),
             model=self.model,
@@ -257,6 +269,8 @@ class TranslateBody(StrictBody):
             num_hypotheses=self.num_hypotheses or 1,
             max_new_tokens=self.max_new_tokens,
             alignments=self.alignments,
+            split=self.split == "sentences",
+            protect=tuple(self.protect),
             timeout_seconds=self.timeout_seconds,
         )
 
