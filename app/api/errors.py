@@ -21,6 +21,7 @@ from starlette.types import Scope
 from app.api.body import shown_field
 from app.api.disconnect import ClientGoneError
 from app.api.fields import UNION_TAGS
+from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 from app.exceptions import (
     GatehouseError,
     InvalidRequestError,
@@ -35,9 +36,6 @@ OUTCOME_SCOPE_KEY = "gatehouse.outcome"
 """Where the error's code is left for whoever counts outcomes."""
 CANCELLED = "cancelled"
 """What is left there when the client went away: nobody is there to be told an error."""
-
-ERROR_SHAPE_SCOPE_KEY = "gatehouse.error_shape"
-"""Where an :data:`ErrorShape` stands for a request of another dialect than the native one."""
 
 _DEFAULT_RETRY_AFTER_SECONDS = 1
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it

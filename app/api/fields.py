@@ -34,17 +34,17 @@ def _require_unicode(value: str) -> str:
     return value
 
 
-_Text = Annotated[
+Text = Annotated[
     str,
     AfterValidator(_require_unicode),
     Field(json_schema_extra=_limit("maxLength", "max_characters_per_text")),
 ]
 Texts = Annotated[
-    list[_Text],
+    list[Text],
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request")),
 ]
 OneOrManyTexts = Annotated[
-    Annotated[_Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
+    Annotated[Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
 ]
 _Stop = Annotated[
     str,
@@ -55,9 +55,9 @@ _Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
 OneOrManyStops = Annotated[
     Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
 ]
-_SeveralReferences = Annotated[list[_Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
+_SeveralReferences = Annotated[list[Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
 _OneOrManyReferences = Annotated[
-    Annotated[_Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],
+    Annotated[Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],
     Discriminator(_one_or_many),
 ]
 References = Annotated[
@@ -65,7 +65,7 @@ References = Annotated[
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
 ]
 Segments = Annotated[
-    list[_Text],
+    list[Text],
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
 ]
 Protected = Annotated[list[_Stop], Field(max_length=MAX_PROTECTED)]

@@ -17,6 +17,7 @@ COUNTED_PATHS = {
     "/translate": "translate",
     "/bleu": "bleu",
     "/v1/completions": "completions",
+    "/detect": "detect",
 }
 _REJECTIONS = frozenset({"queue_full", "draining", "not_ready"})
 

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from app.api.errors import ERROR_KINDS, ErrorShape, FieldError, Problem, ProblemResponse, problem
 from app.api.events import ERROR, GENERATE_EVENTS, TRANSLATE_EVENTS
 from app.api.examples import PROBLEM_DETAILS, PROBLEM_FIELD_ERRORS
+from app.api.libretranslate.errors import LibreTranslateError
 from app.api.openai.errors import OpenAIError
 from app.catalog import GENERATE
 from app.runtime import Runtime
@@ -109,6 +110,13 @@ def event_stream(
     return {200: {"content": {"text/event-stream": content}}}
 
 
+def form_too(body: type[BaseModel]) -> dict[str, Any]:
+    """Additions to an operation whose body may also come as a form."""
+    content = {"schema": {"$ref": f"{_SCHEMAS}{body.__name__}"}}
+    forms = ("application/x-www-form-urlencoded", "multipart/form-data")
+    return {"requestBody": {"content": dict.fromkeys(forms, content)}}
+
+
 def chunk_stream(
     chunk: type[BaseModel], error: type[BaseModel], example: str
 ) -> dict[int | str, dict[str, Any]]:
@@ -187,7 +195,7 @@ def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
     schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    models: tuple[type[BaseModel], ...] = (Problem, OpenAIError, *_EVENTS)
+    models: tuple[type[BaseModel], ...] = (Problem, OpenAIError, LibreTranslateError, *_EVENTS)
     _, described = models_json_schema(
         [(model, "validation") for model in models], ref_template=f"{_SCHEMAS}{{model}}"
     )

@@ -7,8 +7,9 @@ into the service, and name the field at fault.
 import secrets
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from app.api.body import StrictBody
 from app.api.fields import (
     BeamSize,
     Language,
@@ -32,12 +33,6 @@ from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
 from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERATURE
 
 _DRAWN_SEED_BITS = 32
-
-
-class StrictBody(BaseModel):
-    """Base of all bodies: nothing is converted, and nothing unknown is let through."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class GenerateBody(StrictBody):

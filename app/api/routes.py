@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.api.access import BODY_PROBLEMS, runtime_of
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
 from app.api.events import (
@@ -21,8 +22,12 @@ from app.api.examples import (
     TRANSLATE_EXAMPLES,
     TRANSLATE_STREAM,
 )
+from app.api.libretranslate.examples import LIBRETRANSLATE_EXAMPLES
+from app.api.libretranslate.requests import LibreTranslateBody
+from app.api.libretranslate.responses import LibreTranslateAnswer
+from app.api.libretranslate.translation import answer_libretranslate
 from app.api.observation import MODEL_SCOPE_KEY
-from app.api.openapi import event_stream, problems
+from app.api.openapi import event_stream, form_too, problems
 from app.api.requests import BleuBody, GenerateBody, TranslateBody
 from app.api.responses import (
     BleuAnswer,
@@ -35,30 +40,8 @@ from app.api.responses import (
 )
 from app.api.streaming import EventStreamResponse
 from app.exceptions import NotReadyError
-from app.runtime import Runtime
 
 router = APIRouter(route_class=StrictBodyRoute)
-
-BODY_PROBLEMS = (
-    "invalid_json",
-    "body_too_large",
-    "unsupported_media_type",
-    "invalid_request",
-    "queue_full",
-    "internal_error",
-    "not_ready",
-    "draining",
-    "engine_failed",
-    "deadline_exceeded",
-)
-"""Errors of every endpoint with a body that is decoded."""
-
-
-def runtime_of(request: Request) -> Runtime:
-    """The service's life, of which every endpoint asks for what it needs."""
-    runtime = request.app.state.runtime
-    assert isinstance(runtime, Runtime)
-    return runtime
 
 
 @router.post(
@@ -91,18 +74,28 @@ async def generate(
     "/translate",
     tags=["text"],
     summary="Translate texts",
-    response_model=TranslateAnswer,
+    response_model=TranslateAnswer | LibreTranslateAnswer,
+    openapi_extra=form_too(LibreTranslateBody),
     responses={
         **event_stream(TRANSLATE_EVENTS, TRANSLATE_STREAM),
         **problems(*BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
     },
 )
 async def translate(
-    request: Request, body: Annotated[TranslateBody, Body(openapi_examples=TRANSLATE_EXAMPLES)]
+    request: Request,
+    body: Annotated[
+        TranslateBody | LibreTranslateBody,
+        Body(openapi_examples={**TRANSLATE_EXAMPLES, **LIBRETRANSLATE_EXAMPLES}),
+    ],
 ) -> Response:
-    """Translate one text or a list of texts, with the n best and alignments where asked for."""
+    """Translate one text or a list of texts, with the n best and alignments where asked for.
+
+    A body with `q` is LibreTranslate's, and is answered as that does, errors included.
+    """
     runtime = runtime_of(request)
     service = runtime.service()
+    if isinstance(body, LibreTranslateBody):
+        return JsonResponse(await answer_libretranslate(request, service, body))
     translation = body.to_request()
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name

@@ -10,6 +10,7 @@ from app.engine.client import EngineClient
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder
+from app.service.detection import DetectedLanguage, LanguageDetector
 from app.service.document_translation import DocumentService
 from app.service.generation import (
     GenerationEvent,
@@ -52,6 +53,8 @@ class Service:
         self._generation = GenerationService(catalog, decoder, self.limits, metrics)
         self._translation = TranslationService(catalog, decoder, self.limits, metrics)
         self._documents = DocumentService(catalog, self._translation, self.limits)
+        languages = {language for pair in catalog.language_pairs for language in pair}
+        self._detector = LanguageDetector(sorted(languages))
         self._scoring = ScoringService(self.limits, settings.queue_capacity)
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
@@ -94,6 +97,19 @@ class Service:
             request.timeout_seconds,
             lambda deadline: self._translation.start(request, deadline, stream=True),
         )
+
+    async def detect(self, text: str) -> list[DetectedLanguage]:
+        """The languages of loaded models that a text may be in: see :mod:`app.service.detection`.
+
+        Raises:
+            DeadlineError: it took too long.
+        """
+        with self._request(None) as deadline:
+            try:
+                async with asyncio.timeout_at(deadline.at_seconds):
+                    return await self._detector.detect(text)
+            except TimeoutError:
+                raise deadline.error() from None
 
     async def score(self, request: ScoringRequest) -> dict[MetricName, MetricScore]:
         """Score given hypotheses.

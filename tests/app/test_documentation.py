@@ -121,16 +121,20 @@ def test_endpoints(client: TestClient) -> None:
     assert list(rows(page("api.md").partition("\n## ")[0])) == there
     titled = {
         name
-        for path in ("api.md", "openai.md")
+        for path in ("api.md", "openai.md", "libretranslate.md")
         for title in re.findall(r"^## ((?:GET|POST) .*)$", page(path), re.MULTILINE)
-        for name in title.split(" and ")
+        for name in title.removesuffix(" with q").split(" and ")
     }
     assert titled == set(there) - {"GET /metrics"}
 
 
 def page_of(title: str) -> str:
     """The page with the section of an endpoint."""
-    return "openai.md" if " /v1/" in title else "api.md"
+    if " /v1/" in title:
+        return "openai.md"
+    paths = (" with q", "/detect", "/languages", "/frontend/")
+    is_libretranslate = any(path in title for path in paths)
+    return "libretranslate.md" if is_libretranslate else "api.md"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +151,15 @@ def page_of(title: str) -> str:
             },
         ),
         ("GET /v1/models and GET /v1/models/{name}", None, "OpenAIModel", {}),
+        (
+            "POST /translate with q",
+            "LibreTranslateBody",
+            "LibreTranslateAnswer",
+            {"detectedLanguage": "DetectedAnswer"},
+        ),
+        ("POST /detect", "DetectBody", "DetectedAnswer", {}),
+        ("GET /languages", None, "LanguageAnswer", {}),
+        ("GET /frontend/settings", None, "SettingsAnswer", {}),
         (
             "POST /generate",
             "GenerateBody",
@@ -201,6 +214,8 @@ def test_defaults_of_request_fields(client: TestClient) -> None:
         ("POST /translate", "TranslateBody"),
         ("POST /bleu", "BleuBody"),
         ("POST /v1/completions", "CompletionBody"),
+        ("POST /translate with q", "LibreTranslateBody"),
+        ("POST /detect", "DetectBody"),
     ):
         documented = rows(section(page(page_of(title)), title).partition("The answer:")[0])
         for field, part in schemas[name]["properties"].items():

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from app.api.body import StrictBody
 from app.api.fields import MaxNewTokens, ModelName, OneOrManyStops, OneOrManyTexts
-from app.api.requests import StrictBody, given_or_drawn, listed
+from app.api.requests import given_or_drawn, listed
 from app.engine.request import MAX_ROWS_PER_REQUEST, DecodingParams
 from app.exceptions import InvalidRequestError
 from app.service.generation import GenerationRequest

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import Response
 
+from app.api.access import BODY_PROBLEMS, runtime_of
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
 from app.api.observation import MODEL_SCOPE_KEY
@@ -21,7 +22,6 @@ from app.api.openai.responses import (
 )
 from app.api.openapi import chunk_stream, described_errors
 from app.api.responses import JsonResponse
-from app.api.routes import BODY_PROBLEMS, runtime_of
 from app.api.streaming import EventStreamResponse
 from app.catalog import GENERATE, Catalog, ServedModel
 from app.exceptions import UnknownModelError
