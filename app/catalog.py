@@ -195,6 +195,11 @@ class Catalog:
             "time there is no future to read, so it cannot continue one"
         )
 
+    @property
+    def language_pairs(self) -> list[tuple[str, str]]:
+        """Every pair of languages that a loaded model translates, the one that it reads first."""
+        return sorted({model.languages for model in self.models if model.languages is not None})
+
     def for_translation(
         self, name: str | None, source: str | None, target: str | None
     ) -> ServedModel:

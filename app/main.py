@@ -7,10 +7,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import VERSION
+from app.api.dialects import DialectMiddleware
 from app.api.errors import install_error_handlers
 from app.api.head import HeadMiddleware
+from app.api.libretranslate.routes import router as libretranslate_router
 from app.api.limits import BodyLimitMiddleware
 from app.api.observation import ObservationMiddleware
+from app.api.openai.routes import router as openai_router
 from app.api.openapi import install_openapi
 from app.api.routes import page_files, router
 from app.runtime import Runtime
@@ -51,10 +54,13 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     )
     app.state.runtime = runtime
     app.include_router(router)
+    app.include_router(openai_router)
+    app.include_router(libretranslate_router)
     app.mount("/static", page_files)
     install_error_handlers(app)
     install_openapi(app, runtime)
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=runtime.settings.max_body_bytes)
     app.add_middleware(ObservationMiddleware, metrics=runtime.metrics)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(DialectMiddleware)
     return app

@@ -34,6 +34,8 @@ class TranslateOptions(TypedDict, total=False):
     max_new_tokens: int | None
     alignments: bool
     beam_trace: bool
+    split: Literal["none", "sentences"]
+    protect: list[str]
     timeout_seconds: float | None
 
 

@@ -2,19 +2,42 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any, get_type_hints
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ClassVar, get_args, get_type_hints
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from app.api.disconnect import ClientGoneError
+from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 from app.exceptions import InvalidRequestError
 
 _MAX_FIELD_CHARACTERS = 100
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_MAX_FORM_FIELDS = 1_000
+
+
+class StrictBody(BaseModel):
+    """Base of all bodies: nothing is converted, and nothing unknown is let through.
+
+    Attributes:
+        selected_by: the field that tells this body from the others that its endpoint takes;
+            None for the one that is taken when no other is.
+        is_form_too: whether it may also come as a form, whose values are texts.
+        dialect_error: the shape of its dialect's errors; None for the native one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    selected_by: ClassVar[str | None] = None
+    is_form_too: ClassVar[bool] = False
+    dialect_error: ClassVar[Callable[[Any], Response] | None] = None
 
 
 class StrictBodyRoute(APIRoute):
@@ -29,22 +52,28 @@ class StrictBodyRoute(APIRoute):
         if self.body_field is None:
             return super().get_route_handler()
         endpoint = self.endpoint
-        schema: type[BaseModel] = get_type_hints(endpoint)["body"]
+        hint = get_type_hints(endpoint)["body"]
+        schemas: Sequence[type[StrictBody]] = get_args(hint) or (hint,)
 
         async def handle(request: Request) -> Response:
-            response: Response = await endpoint(request, await read_body(request, schema))
+            response: Response = await endpoint(request, await read_body(request, schemas))
             return response
 
         return handle
 
 
-async def read_body(request: Request, schema: type[BaseModel]) -> BaseModel:
+async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> StrictBody:
     """Read the body of a request and check it.
 
+    Args:
+        request: whose body it is.
+        schemas: the bodies that the endpoint takes, of which a field's presence selects one;
+            the first one otherwise.
+
     Raises:
-        HTTPException: 400, it is not JSON; 415, it is not declared as JSON.
+        HTTPException: 400, it is not JSON; 415, it is not declared as something that is read.
         RequestValidationError: it does not fit the schema.
-        InvalidRequestError: an object has a field twice.
+        InvalidRequestError: an object has a field twice, or it is no form.
         BodyTooLargeError: it is too large.
         ClientGoneError: the client did not send it to its end.
     """
@@ -52,6 +81,9 @@ async def read_body(request: Request, schema: type[BaseModel]) -> BaseModel:
         content = await request.body()
     except ClientDisconnect:
         raise ClientGoneError from None
+    forms = [schema for schema in schemas if schema.is_form_too]
+    if forms and is_form(request.headers):
+        return _checked(forms[0], await _read_form(request), strict=False)
     if not _is_json(request.headers.get("content-type", "")):
         raise HTTPException(415)
     try:
@@ -61,13 +93,35 @@ async def read_body(request: Request, schema: type[BaseModel]) -> BaseModel:
     if not isinstance(data, dict):
         message = "the body must be a JSON object"
         raise RequestValidationError([{"type": "dict_type", "loc": ("body",), "msg": message}])
+    schema = next((s for s in schemas if s.selected_by in data), schemas[0])
+    if schema.dialect_error is not None:
+        request.scope[ERROR_SHAPE_SCOPE_KEY] = schema.dialect_error
+    return _checked(schema, data, strict=True)
+
+
+async def _read_form(request: Request) -> dict[str, Any]:
+    """The fields of a form; one that comes several times is a list."""
     try:
-        return schema.model_validate(data)
+        async with request.form(max_files=0, max_fields=_MAX_FORM_FIELDS) as form:
+            fields = {name: form.getlist(name) for name in form}
+    except (MultiPartException, HTTPException):
+        raise InvalidRequestError("body", "cannot be read as a form of texts") from None
+    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+
+
+def _checked(schema: type[StrictBody], data: dict[str, Any], *, strict: bool) -> StrictBody:
+    try:
+        return schema.model_validate(data, strict=strict)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError(
             [{**item, "loc": ("body", *item["loc"])} for item in errors]
         ) from None
+
+
+def is_form(headers: Headers) -> bool:
+    """Whether a body is declared as what a browser's form sends."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() in _FORMS
 
 
 def _is_json(content_type: str) -> bool:

@@ -1,11 +1,13 @@
 """Exceptions to ``application/problem+json`` (RFC 9457): the one place that knows HTTP statuses.
 
+Another dialect of the API gives the same problems the shape that its clients read.
+
 No answer repeats what the client sent, and an unexpected exception's details stay in the log.
 """
 
 import http
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from app.api.body import shown_field
 from app.api.disconnect import ClientGoneError
 from app.api.fields import UNION_TAGS
+from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 from app.exceptions import (
     GatehouseError,
     InvalidRequestError,
@@ -111,7 +115,12 @@ class ProblemResponse(JSONResponse):
 
     def __init__(self, body: Problem, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(body.model_dump(exclude_none=True), body.status, headers)
+        self.problem = body
         self.code = body.code
+
+
+ErrorShape = Callable[[ProblemResponse], Response]
+"""Gives a problem the shape that the clients of another dialect read."""
 
 
 def problem(
@@ -145,16 +154,16 @@ def install_error_handlers(app: FastAPI) -> None:
     """Have the application answer every exception with a :class:`Problem`."""
 
     @app.exception_handler(GatehouseError)
-    async def on_gatehouse_error(request: Request, error: Exception) -> ProblemResponse:
-        return _note(request, problem_of(error))
+    async def on_gatehouse_error(request: Request, error: Exception) -> Response:
+        return told(request.scope, problem_of(error))
 
     @app.exception_handler(RequestValidationError)
-    async def on_validation_error(request: Request, error: Exception) -> ProblemResponse:
-        return _note(request, _from_validation_error(error))
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        return told(request.scope, _from_validation_error(error))
 
     @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: Exception) -> ProblemResponse:
-        return _note(request, _from_http_exception(error))
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        return told(request.scope, _from_http_exception(error))
 
     @app.exception_handler(ClientGoneError)
     async def on_client_gone(request: Request, error: Exception) -> Response:
@@ -162,14 +171,17 @@ def install_error_handlers(app: FastAPI) -> None:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(Exception)
-    async def on_unexpected(request: Request, error: Exception) -> ProblemResponse:
+    async def on_unexpected(request: Request, error: Exception) -> Response:
         # The server logs the exception itself with its traceback.
-        return problem("internal_error", "an unexpected error happened; the log has the details")
+        detail = "an unexpected error happened; the log has the details"
+        return told(request.scope, problem("internal_error", detail))
 
 
-def _note(request: Request, response: ProblemResponse) -> ProblemResponse:
-    request.scope[OUTCOME_SCOPE_KEY] = response.code
-    return response
+def told(scope: Scope, answer: ProblemResponse) -> Response:
+    """A problem in the shape of the request's dialect; its code is left for the books."""
+    scope[OUTCOME_SCOPE_KEY] = answer.code
+    shape: ErrorShape | None = scope.get(ERROR_SHAPE_SCOPE_KEY)
+    return answer if shape is None else shape(answer)
 
 
 def problem_of(error: Exception) -> ProblemResponse:

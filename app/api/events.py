@@ -3,6 +3,7 @@
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, Field
 
+from app.api.errors import ProblemResponse
 from app.api.responses import (
     AlignmentAnswer,
     Answer,
@@ -147,6 +148,11 @@ def encode_translation(event: TranslationEvent) -> bytes:
             timings=TimingsAnswer.of(event.timings),
         ),
     )
+
+
+def encode_problem(answer: ProblemResponse) -> bytes:
+    """An error as it is sent when a stream has begun: the last event."""
+    return format_sse_event(event=ERROR, data_str=bytes(answer.body).decode())
 
 
 def _encode(name: str, data: BaseModel) -> bytes:

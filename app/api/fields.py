@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from app.engine.request import MAX_ROWS_PER_REQUEST
+from app.service.protection import MAX_PROTECTED
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 200
@@ -33,17 +34,17 @@ def _require_unicode(value: str) -> str:
     return value
 
 
-_Text = Annotated[
+Text = Annotated[
     str,
     AfterValidator(_require_unicode),
     Field(json_schema_extra=_limit("maxLength", "max_characters_per_text")),
 ]
 Texts = Annotated[
-    list[_Text],
+    list[Text],
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request")),
 ]
 OneOrManyTexts = Annotated[
-    Annotated[_Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
+    Annotated[Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
 ]
 _Stop = Annotated[
     str,
@@ -54,9 +55,9 @@ _Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
 OneOrManyStops = Annotated[
     Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
 ]
-_SeveralReferences = Annotated[list[_Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
+_SeveralReferences = Annotated[list[Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
 _OneOrManyReferences = Annotated[
-    Annotated[_Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],
+    Annotated[Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],
     Discriminator(_one_or_many),
 ]
 References = Annotated[
@@ -64,9 +65,10 @@ References = Annotated[
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
 ]
 Segments = Annotated[
-    list[_Text],
+    list[Text],
     Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
 ]
+Protected = Annotated[list[_Stop], Field(max_length=MAX_PROTECTED)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 Language = Annotated[str, Field(min_length=2, max_length=35)]
 BeamSize = Annotated[int, Field(ge=1, le=MAX_ROWS_PER_REQUEST)]

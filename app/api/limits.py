@@ -6,7 +6,7 @@ is declared, and this service answers every error as ``application/problem+json`
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import OUTCOME_SCOPE_KEY, problem_of
+from app.api.errors import problem_of, told
 from app.exceptions import BodyTooLargeError
 
 
@@ -28,9 +28,7 @@ class BodyLimitMiddleware:
             await self._app(scope, receive, send)
             return
         if self._declared_bytes(scope) > self._max_body_bytes:
-            response = problem_of(self._too_large())
-            scope[OUTCOME_SCOPE_KEY] = response.code
-            await response(scope, receive, send)
+            await told(scope, problem_of(self._too_large()))(scope, receive, send)
             return
         received_bytes = 0
 

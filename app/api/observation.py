@@ -12,7 +12,13 @@ MODEL_SCOPE_KEY = "gatehouse.model"
 """Where a route leaves the name of the model that answers: always that of a loaded one."""
 
 OK = "ok"
-COUNTED_PATHS = {"/generate": "generate", "/translate": "translate", "/bleu": "bleu"}
+COUNTED_PATHS = {
+    "/generate": "generate",
+    "/translate": "translate",
+    "/bleu": "bleu",
+    "/v1/completions": "completions",
+    "/detect": "detect",
+}
 _REJECTIONS = frozenset({"queue_full", "draining", "not_ready"})
 
 

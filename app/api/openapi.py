@@ -9,9 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app.api.errors import ERROR_KINDS, MEDIA_TYPE, FieldError, Problem, problem
+from app.api.errors import ERROR_KINDS, ErrorShape, FieldError, Problem, ProblemResponse, problem
 from app.api.events import ERROR, GENERATE_EVENTS, TRANSLATE_EVENTS
 from app.api.examples import PROBLEM_DETAILS, PROBLEM_FIELD_ERRORS
+from app.api.libretranslate.errors import LibreTranslateError
+from app.api.openai.errors import OpenAIError
+from app.catalog import GENERATE
 from app.runtime import Runtime
 from app.settings import Settings
 
@@ -26,16 +29,35 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     Args:
         codes: of :data:`app.api.errors.ERROR_KINDS`.
     """
+    return described_errors(lambda answer: answer, Problem.__name__, *codes)
+
+
+def described_errors(
+    shape: ErrorShape, schema: str, *codes: str
+) -> dict[int | str, dict[str, Any]]:
+    """Responses of an endpoint that may answer with these errors in the shape of its dialect.
+
+    Args:
+        shape: of the dialect.
+        schema: name of what describes it.
+        codes: of :data:`app.api.errors.ERROR_KINDS`.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({ERROR_KINDS[code].status for code in codes}):
-        kinds = [ERROR_KINDS[code] for code in codes if ERROR_KINDS[code].status == status]
+    answers = {code: shape(_example_problem(code)) for code in codes}
+    for status in sorted({answer.status_code for answer in answers.values()}):
+        told = {code: answers[code] for code in codes if answers[code].status_code == status}
         responses[status] = {
-            "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
+            "description": "; ".join(f"`{code}`: {ERROR_KINDS[code].title}" for code in told),
             "content": {
-                MEDIA_TYPE: {
-                    "schema": {"$ref": f"{_SCHEMAS}Problem"},
-                    "examples": {kind.code: _problem_example(kind.code) for kind in kinds},
+                str(answer.media_type): {
+                    "schema": {"$ref": f"{_SCHEMAS}{schema}"},
+                    # Errors as they are really sent: Swagger would make them up of strings.
+                    "examples": {
+                        code: {"summary": code, "value": json.loads(bytes(answers[code].body))}
+                        for code in told
+                    },
                 }
+                for answer in told.values()
             },
         }
         if status in _RETRY_STATUSES:
@@ -88,11 +110,50 @@ def event_stream(
     return {200: {"content": {"text/event-stream": content}}}
 
 
-def _problem_example(code: str) -> dict[str, Any]:
-    """An error as it is really sent, where Swagger would make one up of strings and zeros."""
+def form_too(body: type[BaseModel]) -> dict[str, Any]:
+    """Additions to an operation whose body may also come as a form."""
+    content = {"schema": {"$ref": f"{_SCHEMAS}{body.__name__}"}}
+    forms = ("application/x-www-form-urlencoded", "multipart/form-data")
+    return {"requestBody": {"content": dict.fromkeys(forms, content)}}
+
+
+def chunk_stream(
+    chunk: type[BaseModel], error: type[BaseModel], example: str
+) -> dict[int | str, dict[str, Any]]:
+    """The other answer of an endpoint that streams as the OpenAI API does.
+
+    Args:
+        chunk: what each event carries but the last, which says that the stream is done.
+        error: what the last one carries instead where something went wrong.
+        example: a whole stream.
+    """
+    carried = [{"$ref": f"{_SCHEMAS}{data.__name__}"} for data in (chunk, error)]
+    content = {
+        "schema": {
+            "type": "string",
+            "description": f"With `stream`: server-sent events, each with a {chunk.__name__}, the "
+            f"last with `[DONE]`, or with an {error.__name__}.",
+        },
+        "itemSchema": {
+            "type": "object",
+            "properties": {
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"oneOf": carried},
+                }
+            },
+            "required": ["data"],
+            "additionalProperties": False,
+        },
+        "example": example,
+    }
+    return {200: {"content": {"text/event-stream": content}}}
+
+
+def _example_problem(code: str) -> ProblemResponse:
     errors = [FieldError(**PROBLEM_FIELD_ERRORS[code])] if code in PROBLEM_FIELD_ERRORS else []
-    answer = problem(code, PROBLEM_DETAILS[code], errors=errors)
-    return {"summary": code, "value": json.loads(bytes(answer.body))}
+    return problem(code, PROBLEM_DETAILS[code], errors=errors)
 
 
 def install_openapi(app: FastAPI, runtime: Runtime) -> None:
@@ -111,7 +172,11 @@ def install_openapi(app: FastAPI, runtime: Runtime) -> None:
         _fill_in_limits(schema, runtime.settings)
         _replace_fastapi_errors(schema)
         if runtime.catalog is not None:
-            _set_model_example(schema, runtime.catalog.models[0].name)
+            models = runtime.catalog.models
+            _set_model_example(schema, "/models/{name}", models[0].name)
+            for model in models:
+                if GENERATE in model.tasks:
+                    _set_model_example(schema, "/v1/models/{name}", model.name)
             # Kept only now: before, the models were not known.
             app.openapi_schema = schema
         return schema
@@ -130,7 +195,7 @@ def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
     schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    models: tuple[type[BaseModel], ...] = (Problem, *_EVENTS)
+    models: tuple[type[BaseModel], ...] = (Problem, OpenAIError, LibreTranslateError, *_EVENTS)
     _, described = models_json_schema(
         [(model, "validation") for model in models], ref_template=f"{_SCHEMAS}{{model}}"
     )
@@ -149,7 +214,7 @@ def _fill_in_limits(node: Any, settings: Settings) -> None:
             _fill_in_limits(item, settings)
 
 
-def _set_model_example(schema: dict[str, Any], name: str) -> None:
-    for parameter in schema["paths"]["/models/{name}"]["get"]["parameters"]:
+def _set_model_example(schema: dict[str, Any], path: str, name: str) -> None:
+    for parameter in schema["paths"][path]["get"]["parameters"]:
         if parameter["name"] == "name":
             parameter["example"] = name

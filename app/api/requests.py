@@ -7,8 +7,9 @@ into the service, and name the field at fault.
 import secrets
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from app.api.body import StrictBody
 from app.api.fields import (
     BeamSize,
     Language,
@@ -17,6 +18,7 @@ from app.api.fields import (
     ModelName,
     OneOrManyStops,
     OneOrManyTexts,
+    Protected,
     References,
     Segments,
     Texts,
@@ -33,11 +35,7 @@ from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERA
 _DRAWN_SEED_BITS = 32
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class GenerateBody(_Body):
+class GenerateBody(StrictBody):
     """What to generate: the body of ``POST /generate``."""
 
     prompt: OneOrManyTexts = Field(
@@ -134,7 +132,7 @@ class GenerateBody(_Body):
                 f"{self.n}: give a temperature or a beam_size",
             )
         return GenerationRequest(
-            prompts=_listed(self.prompt),
+            prompts=listed(self.prompt),
             model=self.model,
             params=DecodingParams(
                 max_new_tokens=self.max_new_tokens
@@ -143,12 +141,12 @@ class GenerateBody(_Body):
                 top_k=self.top_k,
                 top_p=self.top_p,
                 repetition_penalty=self.repetition_penalty,
-                seed=secrets.randbits(_DRAWN_SEED_BITS) if self.seed is None else self.seed,
+                seed=given_or_drawn(self.seed),
                 num_outputs=self.n,
                 beam_size=self.beam_size,
                 length_penalty=self.length_penalty,
             ),
-            stop=() if self.stop is None else _listed(self.stop),
+            stop=() if self.stop is None else listed(self.stop),
             echo=self.echo,
             logprobs=self.logprobs,
             timeout_seconds=self.timeout_seconds,
@@ -175,7 +173,7 @@ class GenerateBody(_Body):
             )
 
 
-class TranslateBody(_Body):
+class TranslateBody(StrictBody):
     """What to translate: the body of ``POST /translate``."""
 
     text: OneOrManyTexts = Field(
@@ -223,6 +221,15 @@ class TranslateBody(_Body):
         description="Whether to return how the search went: for each step the candidates that it "
         "kept, of which the service limits the number. Not with stream.",
     )
+    split: Literal["none", "sentences"] = Field(
+        default="none",
+        description="sentences: for texts of any length, translated a sentence at a time; "
+        "addresses, placeholders, numbers, tags and emoji stay. none: each text is one sentence.",
+    )
+    protect: Protected = Field(
+        default=[],
+        description="With split: further strings that stay as they are.",
+    )
     stream: bool = Field(
         default=False,
         description="Whether to answer with events, one for each piece of text as it comes; only "
@@ -254,8 +261,10 @@ class TranslateBody(_Body):
                 f"num_hypotheses ({self.num_hypotheses}) is above beam_size "
                 f"({beam_size}): a beam has no more",
             )
+        if self.split == "none" and self.protect:
+            raise InvalidRequestError("protect", "protect is only for split: sentences")
         return TranslationRequest(
-            texts=_listed(self.text),
+            texts=listed(self.text),
             model=self.model,
             source=self.source,
             target=self.target,
@@ -265,6 +274,8 @@ class TranslateBody(_Body):
             max_new_tokens=self.max_new_tokens,
             alignments=self.alignments,
             beam_trace=self.beam_trace,
+            split=self.split == "sentences",
+            protect=tuple(self.protect),
             timeout_seconds=self.timeout_seconds,
         )
 
@@ -272,7 +283,7 @@ class TranslateBody(_Body):
 _ONLY_WITH_SOURCES = ("model", "source", "target", "beam_size", "length_penalty")
 
 
-class BleuBody(_Body):
+class BleuBody(StrictBody):
     """What to score: the body of ``POST /bleu``."""
 
     hypotheses: Segments | None = Field(
@@ -362,7 +373,7 @@ class BleuBody(_Body):
             )
         return ScoringRequest(
             hypotheses=tuple(self.hypotheses or ()),
-            references=tuple(_listed(entry) for entry in self.references),
+            references=tuple(listed(entry) for entry in self.references),
             metrics=tuple(dict.fromkeys(self.metrics)),
             tokenize=self.tokenize,
             lowercase=self.lowercase,
@@ -373,7 +384,13 @@ class BleuBody(_Body):
         )
 
 
-def _listed(value: str | list[str]) -> tuple[str, ...]:
+def given_or_drawn(seed: int | None) -> int:
+    """The seed of a request; one is drawn for a request that names none."""
+    return secrets.randbits(_DRAWN_SEED_BITS) if seed is None else seed
+
+
+def listed(value: str | list[str]) -> tuple[str, ...]:
+    """A field that is one text or several, as several."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 

@@ -4,7 +4,6 @@ A field that was not asked for is left out, which is why only fields that are se
 are sent.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +11,7 @@ from starlette.responses import Response
 
 from app.engine.request import FinishReason
 from app.service.decoding import Timings, Usage
-from app.service.generation import GeneratedText, GenerationResult
+from app.service.generation import GeneratedText, GenerationResult, TokenLogprobs
 from app.service.scoring import MetricName, MetricScore
 from app.service.translation import (
     Alignment,
@@ -72,11 +71,17 @@ class TokenLogprob(Answer):
 
     token: str = Field(description="The token as text.")
     logprob: float = Field(description="The model's own log-probability of it.")
+    text_offset: int = Field(
+        description="Where its text begins, in characters behind the prompt (Unicode code points)."
+    )
 
     @classmethod
-    def list_of(cls, tokens: Iterable[tuple[str, float]]) -> "list[TokenLogprob]":
+    def list_of(cls, tokens: TokenLogprobs) -> "list[TokenLogprob]":
         """Copy from the service's."""
-        return [cls(token=token, logprob=logprob) for token, logprob in tokens]
+        return [
+            cls(token=token.token, logprob=token.logprob, text_offset=token.text_offset)
+            for token in tokens
+        ]
 
 
 class OutputAnswer(Answer):

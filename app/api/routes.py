@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from app.api.access import BODY_PROBLEMS, runtime_of
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
 from app.api.events import (
@@ -21,9 +22,13 @@ from app.api.examples import (
     TRANSLATE_EXAMPLES,
     TRANSLATE_STREAM,
 )
+from app.api.libretranslate.examples import LIBRETRANSLATE_EXAMPLES
+from app.api.libretranslate.requests import LibreTranslateBody
+from app.api.libretranslate.responses import LibreTranslateAnswer
+from app.api.libretranslate.translation import answer_libretranslate
 from app.api.model_answers import ModelAnswer, ModelsAnswer
 from app.api.observation import MODEL_SCOPE_KEY
-from app.api.openapi import event_stream, problems
+from app.api.openapi import event_stream, form_too, problems
 from app.api.page import PAGE_FILE, PageFiles
 from app.api.requests import BleuBody, GenerateBody, TranslateBody
 from app.api.responses import (
@@ -35,28 +40,8 @@ from app.api.responses import (
 )
 from app.api.streaming import EventStreamResponse
 from app.exceptions import NotReadyError
-from app.runtime import Runtime
 
 router = APIRouter(route_class=StrictBodyRoute)
-
-_BODY_PROBLEMS = (
-    "invalid_json",
-    "body_too_large",
-    "unsupported_media_type",
-    "invalid_request",
-    "queue_full",
-    "internal_error",
-    "not_ready",
-    "draining",
-    "engine_failed",
-    "deadline_exceeded",
-)
-
-
-def _runtime(request: Request) -> Runtime:
-    runtime = request.app.state.runtime
-    assert isinstance(runtime, Runtime)
-    return runtime
 
 
 @router.post(
@@ -66,14 +51,14 @@ def _runtime(request: Request) -> Runtime:
     response_model=GenerateAnswer,
     responses={
         **event_stream(GENERATE_EVENTS, GENERATE_STREAM),
-        **problems(*_BODY_PROBLEMS, "unknown_model", "unsupported_model"),
+        **problems(*BODY_PROBLEMS, "unknown_model", "unsupported_model"),
     },
 )
 async def generate(
     request: Request, body: Annotated[GenerateBody, Body(openapi_examples=GENERATE_EXAMPLES)]
 ) -> Response:
     """Continue one prompt or a list of prompts: greedy, sampled, or by beam search."""
-    runtime = _runtime(request)
+    runtime = runtime_of(request)
     service = runtime.service()
     generation = body.to_request(service.limits)
     request.scope[MODEL_SCOPE_KEY] = service.catalog.for_generation(body.model).name
@@ -89,18 +74,28 @@ async def generate(
     "/translate",
     tags=["text"],
     summary="Translate texts",
-    response_model=TranslateAnswer,
+    response_model=TranslateAnswer | LibreTranslateAnswer,
+    openapi_extra=form_too(LibreTranslateBody),
     responses={
         **event_stream(TRANSLATE_EVENTS, TRANSLATE_STREAM),
-        **problems(*_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
+        **problems(*BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
     },
 )
 async def translate(
-    request: Request, body: Annotated[TranslateBody, Body(openapi_examples=TRANSLATE_EXAMPLES)]
+    request: Request,
+    body: Annotated[
+        TranslateBody | LibreTranslateBody,
+        Body(openapi_examples={**TRANSLATE_EXAMPLES, **LIBRETRANSLATE_EXAMPLES}),
+    ],
 ) -> Response:
-    """Translate one text or a list of texts, with the n best and alignments where asked for."""
-    runtime = _runtime(request)
+    """Translate one text or a list of texts, with the n best and alignments where asked for.
+
+    A body with `q` is LibreTranslate's, and is answered as that does, errors included.
+    """
+    runtime = runtime_of(request)
     service = runtime.service()
+    if isinstance(body, LibreTranslateBody):
+        return JsonResponse(await answer_libretranslate(request, service, body))
     translation = body.to_request()
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
@@ -118,14 +113,14 @@ async def translate(
     summary="Score translations",
     response_model=BleuAnswer,
     responses=problems(
-        *_BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
+        *BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
     ),
 )
 async def bleu(
     request: Request, body: Annotated[BleuBody, Body(openapi_examples=BLEU_EXAMPLES)]
 ) -> Response:
     """Score given hypotheses, or the served model's translations of given sources."""
-    service = _runtime(request).service()
+    service = runtime_of(request).service()
     translation, scoring = body.to_translation(), body.to_scoring()
     if translation is None:
         scores = await while_connected(request.receive, service.score(scoring))
@@ -145,7 +140,7 @@ async def bleu(
 )
 async def models(request: Request) -> ModelsAnswer:
     """Every loaded model: what it can do, where it runs, how good it is, whose data it saw."""
-    catalog = _runtime(request).service().catalog
+    catalog = runtime_of(request).service().catalog
     return ModelsAnswer(models=[ModelAnswer.of(model, catalog) for model in catalog.models])
 
 
@@ -160,7 +155,7 @@ async def model(
     name: Annotated[str, Path(description="Name of a model that GET /models lists.")],
 ) -> ModelAnswer:
     """One loaded model."""
-    catalog = _runtime(request).service().catalog
+    catalog = runtime_of(request).service().catalog
     return ModelAnswer.of(catalog.get(name), catalog)
 
 
@@ -178,7 +173,7 @@ async def live() -> HealthAnswer:
 )
 async def ready(request: Request) -> HealthAnswer:
     """Every configured model is loaded, and the engine did a real step a moment ago."""
-    reason = _runtime(request).not_ready_because()
+    reason = runtime_of(request).not_ready_because()
     if reason is not None:
         raise NotReadyError(reason)
     return HealthAnswer(status="ready")
@@ -193,7 +188,7 @@ async def ready(request: Request) -> HealthAnswer:
 )
 async def metrics(request: Request) -> Response:
     """All metrics in Prometheus' text format; docs/metrics.md describes them."""
-    text = generate_latest(_runtime(request).metrics.registry)
+    text = generate_latest(runtime_of(request).metrics.registry)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Generic, NoReturn
 
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.disconnect import ClientGoneError, while_connected
-from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY, problem_of
-from app.api.events import ERROR
+from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY, ProblemResponse, problem_of
+from app.api.events import encode_problem
 from app.service.streaming import AnswerStream, Event
 
 
@@ -24,6 +24,7 @@ class EventStreamResponse(EventSourceResponse, Generic[Event]):
     Args:
         stream: what the service gives, already under way.
         encode_event: gives its events their form.
+        encode_error: gives an error its form.
         keepalive_seconds: how long nothing may be sent before a comment is, so that nobody on
             the way takes the connection for dead.
     """
@@ -33,10 +34,12 @@ class EventStreamResponse(EventSourceResponse, Generic[Event]):
         stream: AnswerStream[Event],
         encode_event: Callable[[Event], bytes],
         keepalive_seconds: float,
+        encode_error: Callable[[ProblemResponse], bytes] = encode_problem,
     ) -> None:
         super().__init__((), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._stream = stream
         self._encode_event = encode_event
+        self._encode_error = encode_error
         self._keepalive_seconds = keepalive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,8 +65,7 @@ class EventStreamResponse(EventSourceResponse, Generic[Event]):
         except Exception as error:
             answer = problem_of(error)
             scope[OUTCOME_SCOPE_KEY] = answer.code
-            problem = bytes(answer.body).decode()
-            await body.send(format_sse_event(event=ERROR, data_str=problem))
+            await body.send(self._encode_error(answer))
         finally:
             body.close()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from app.catalog import Catalog, ServedModel
 from app.engine.request import DecodeRequest, DecodingParams, FinishReason
@@ -16,8 +17,23 @@ from models.tokenizers import BOS_ID, Tokenizer
 
 _MAX_CHARACTERS_NAMED = 10
 
-TokenLogprobs = tuple[tuple[str, float], ...]
-"""Tokens as text, each with its log-probability."""
+
+class TokenLogprob(NamedTuple):
+    """A generated token.
+
+    Attributes:
+        token: its name.
+        logprob: the model's own log-probability of it.
+        text_offset: where its text begins, in characters behind the prompt.
+    """
+
+    token: str
+    logprob: float
+    text_offset: int
+
+
+TokenLogprobs = tuple[TokenLogprob, ...]
+"""Tokens of an output, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +222,13 @@ class Generation:
         self._decoding = decoding
         self._metrics = metrics
         self._tokenizer = model.target_tokenizer
-        self._outputs = Outputs(decoding, self._tokenizer, continues_prompt=True, stop=request.stop)
+        self._outputs = Outputs(
+            decoding,
+            self._tokenizer,
+            continues_prompt=True,
+            stop=request.stop,
+            offsets=request.logprobs,
+        )
 
     async def result(self) -> GenerationResult:
         """All continuations when they are complete.
@@ -241,7 +263,8 @@ class Generation:
         """
         for prompt_index, prompt in enumerate(self._request.prompts if self._request.echo else ()):
             for index in range(self._request.params.num_outputs if prompt else 0):
-                yield GeneratedPiece(prompt_index, index, prompt, self._token_logprobs([], []))
+                none_yet = () if self._request.logprobs else None
+                yield GeneratedPiece(prompt_index, index, prompt, none_yet)
         told: dict[Output, int] = {}
         async for event in self._decoding:
             output, text = self._outputs.add(event)
@@ -251,7 +274,7 @@ class Generation:
             is_last = output.finish_reason is not None
             if text or (is_last and self._request.logprobs and first < len(output.tokens)):
                 told[output] = len(output.tokens)
-                logprobs = self._token_logprobs(output.tokens[first:], output.logprobs[first:])
+                logprobs = self._token_logprobs(output, first)
                 yield GeneratedPiece(planned.prompt_index, index, text, logprobs)
             if is_last:
                 yield self._finished(planned, index, output)
@@ -268,16 +291,16 @@ class Generation:
             tokens=len(output.tokens),
             logprob=output.logprob,
             seed=params.output_seed(index) if params.is_sampled else None,
-            token_logprobs=self._token_logprobs(output.tokens, output.logprobs),
+            token_logprobs=self._token_logprobs(output),
         )
 
-    def _token_logprobs(
-        self, tokens: Sequence[int], logprobs: Sequence[float]
-    ) -> TokenLogprobs | None:
+    def _token_logprobs(self, output: Output, first: int = 0) -> TokenLogprobs | None:
+        """The tokens of an output from one on, where asked for."""
         if not self._request.logprobs:
             return None
-        names = map(self._tokenizer.token, tokens)
-        return tuple(zip(names, logprobs, strict=True))
+        names = map(self._tokenizer.token, output.tokens[first:])
+        rest = zip(names, output.logprobs[first:], output.offsets[first:], strict=True)
+        return tuple(TokenLogprob(*token) for token in rest)
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:

@@ -31,6 +31,11 @@ class Limits:
     max_decodings: int
     timeout_seconds: float
 
+    @property
+    def max_document_characters(self) -> int:
+        """Characters that texts which are taken apart may have all together."""
+        return self.max_texts * self.max_characters
+
     def check_texts(self, field: str, texts: Sequence[str], max_texts: int | None = None) -> None:
         """Hold the number of texts and the length of each against the limits.
 
@@ -52,6 +57,55 @@ class Limits:
                     where,
                     f"{len(text)} characters are more than the {self.max_characters} allowed",
                 )
+
+    def check_document(self, field: str, texts: Sequence[str]) -> None:
+        """Hold texts that will be taken apart against the limits for all texts of a request.
+
+        Args:
+            field: the field that they came in.
+            texts: one or more texts.
+
+        Raises:
+            InvalidRequestError: there are too many, or together they are too long.
+        """
+        self.check_texts(field, [""] * len(texts))
+        characters = sum(map(len, texts))
+        if characters > self.max_document_characters:
+            raise InvalidRequestError(
+                field,
+                f"{characters} characters are more than the {self.max_texts} times "
+                f"{self.max_characters} allowed in all texts together",
+            )
+
+    def check_sentences(self, field: str, count: int) -> None:
+        """Hold the sentences of texts that are taken apart against the queue's room.
+
+        Args:
+            field: the field that the texts came in.
+            count: sentences, and parts of sentences, to be decoded.
+
+        Raises:
+            InvalidRequestError: they could never wait all at once.
+        """
+        if count > self.max_decodings:
+            raise InvalidRequestError(
+                field,
+                f"there are more than the {self.max_decodings} sentences and parts of sentences "
+                "that can wait at once: send fewer at a time",
+            )
+
+    def check_sentence(self, field: str, sentence: str) -> None:
+        """Hold the length of a sentence of a longer text against the limit.
+
+        Raises:
+            InvalidRequestError: it is too long.
+        """
+        if len(sentence) > self.max_characters:
+            raise InvalidRequestError(
+                field,
+                f"a sentence of {len(sentence)} characters is longer than the "
+                f"{self.max_characters} allowed",
+            )
 
     def check_new_tokens(self, max_new_tokens: int) -> None:
         """Hold a requested number of tokens against the limit.

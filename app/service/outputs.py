@@ -16,21 +16,33 @@ class Output:
         tokenizer: turns its tokens into text.
         before: the tokens that it continues; empty for a text of its own.
         stop: strings that end it.
+        offsets: whether it is wanted where each token's text begins.
 
     Attributes:
         tokens: what came until now, up to the one that completed a stop string.
         logprobs: the model's own log-probability of each.
         attention: for each token the weight of each source token, where asked for.
+        offsets: for each token the characters before its text, where asked for; the bytes of a
+            character that takes several tokens begin where it does, those of a stop string where
+            it would.
         finish_reason: set once it is complete.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, before: Sequence[int] = (), stop: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        before: Sequence[int] = (),
+        stop: Sequence[str] = (),
+        *,
+        offsets: bool = False,
     ) -> None:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.attention: list[tuple[float, ...]] = []
+        self.offsets: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self._measure = Detokenizer(tokenizer, before) if offsets else None
+        self._measured_characters = 0
         self._tokenizer = tokenizer
         self._before = before
         self._detokenizer: Detokenizer | None = None
@@ -50,6 +62,10 @@ class Output:
         self.tokens += event.tokens
         self.logprobs += event.logprobs
         self.attention += event.attention or ()
+        if self._measure is not None:
+            for token in event.tokens:
+                self.offsets.append(self._measured_characters)
+                self._measured_characters += len(self._measure.add((token,), last=False))
         self.finish_reason = event.finish_reason
         if self._stop_finder is not None:
             text, found = self._stop_finder.add(text, last=event.finish_reason is not None)
@@ -85,6 +101,7 @@ class Outputs:
         tokenizer: of the tokens that come.
         continues_prompt: whether outputs go on from their prompt, or are texts of their own.
         stop: strings that end an output; its decode request is then released.
+        offsets: whether it is wanted where each token's text begins.
     """
 
     def __init__(
@@ -94,10 +111,12 @@ class Outputs:
         *,
         continues_prompt: bool,
         stop: Sequence[str] = (),
+        offsets: bool = False,
     ) -> None:
         self._decoding = decoding
         self._tokenizer = tokenizer
         self._stop = stop
+        self._offsets = offsets
         self._before = {
             request.request_id: request.prompt if continues_prompt else ()
             for request in decoding.requests
@@ -116,7 +135,9 @@ class Outputs:
         output = own.get(event.output_index)
         if output is None:
             before = self._before[event.request_id]
-            output = own[event.output_index] = Output(self._tokenizer, before, self._stop)
+            output = own[event.output_index] = Output(
+                self._tokenizer, before, self._stop, offsets=self._offsets
+            )
         text = output.add(event)
         if output.finish_reason is FinishReason.STOP:
             self._decoding.release(event.request_id)

@@ -10,6 +10,8 @@ from app.engine.client import EngineClient
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder
+from app.service.detection import DetectedLanguage, LanguageDetector
+from app.service.document_translation import DocumentService
 from app.service.generation import (
     GenerationEvent,
     GenerationRequest,
@@ -50,6 +52,9 @@ class Service:
         decoder = Decoder(client, metrics)
         self._generation = GenerationService(catalog, decoder, self.limits, metrics)
         self._translation = TranslationService(catalog, decoder, self.limits, metrics)
+        self._documents = DocumentService(catalog, self._translation, self.limits)
+        languages = {language for pair in catalog.language_pairs for language in pair}
+        self._detector = LanguageDetector(sorted(languages))
         self._scoring = ScoringService(self.limits, settings.queue_capacity)
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
@@ -72,6 +77,8 @@ class Service:
     async def translate(self, request: TranslationRequest) -> TranslationResult:
         """See :meth:`app.service.translation.TranslationService.translate`."""
         with self._request(request.timeout_seconds) as deadline:
+            if request.split:
+                return await self._documents.translate(request, deadline)
             return await self._translation.translate(request, deadline)
 
     def stream_translation(self, request: TranslationRequest) -> AnswerStream[TranslationEvent]:
@@ -81,10 +88,28 @@ class Service:
             RequestError: the request cannot be served as it stands.
             UnavailableError: it cannot be served now.
         """
+        if request.split:
+            return self._stream(
+                request.timeout_seconds,
+                lambda deadline: self._documents.start(request, deadline, stream=True),
+            )
         return self._stream(
             request.timeout_seconds,
             lambda deadline: self._translation.start(request, deadline, stream=True),
         )
+
+    async def detect(self, text: str) -> list[DetectedLanguage]:
+        """The languages of loaded models that a text may be in: see :mod:`app.service.detection`.
+
+        Raises:
+            DeadlineError: it took too long.
+        """
+        with self._request(None) as deadline:
+            try:
+                async with asyncio.timeout_at(deadline.at_seconds):
+                    return await self._detector.detect(text)
+            except TimeoutError:
+                raise deadline.error() from None
 
     async def score(self, request: ScoringRequest) -> dict[MetricName, MetricScore]:
         """Score given hypotheses.

@@ -43,6 +43,8 @@ class TranslationRequest:
             source's tokens and 16 more, within the service's limit.
         alignments: whether attention weights are wanted.
         beam_trace: whether it is wanted how each search went.
+        split: whether texts are longer than a sentence: see :mod:`app.service.documents`.
+        protect: with ``split``, strings that must come through as they are.
         field: the field that the texts came in, for error messages.
         timeout_seconds: time for the whole request, or None for the service's limit.
     """
@@ -57,6 +59,8 @@ class TranslationRequest:
     max_new_tokens: int | None = None
     alignments: bool = False
     beam_trace: bool = False
+    split: bool = False
+    protect: tuple[str, ...] = ()
     field: str = "text"
     timeout_seconds: float | None = None
 
@@ -171,7 +175,12 @@ class TranslationService:
 
     @contextmanager
     def start(
-        self, request: TranslationRequest, deadline: Deadline, *, stream: bool
+        self,
+        request: TranslationRequest,
+        deadline: Deadline,
+        *,
+        stream: bool,
+        max_texts: int | None = None,
     ) -> Iterator["Translation"]:
         """Begin to translate every text; at the end drop what is not finished.
 
@@ -179,6 +188,7 @@ class TranslationService:
             request: what to translate.
             deadline: by when.
             stream: whether tokens are wanted as they come; those of a beam come at its end.
+            max_texts: how many texts there may be; None means the service's limit.
 
         Raises:
             RequestError: the request cannot be served as it stands.
@@ -187,7 +197,7 @@ class TranslationService:
         model = self._catalog.for_translation(request.model, request.source, request.target)
         if request.alignments and not model.has_attention:
             raise UnsupportedModelError(f"{model.name} has no attention: it cannot give alignments")
-        self._limits.check_texts(request.field, request.texts)
+        self._limits.check_texts(request.field, request.texts, max_texts)
         if request.max_new_tokens is not None:
             self._limits.check_new_tokens(request.max_new_tokens)
         plan = [self._plan(model, request, text, deadline, stream) for text in request.texts]

@@ -118,16 +118,48 @@ def test_endpoints(client: TestClient) -> None:
         for path, methods in schema["paths"].items()
         for method in methods
     ]
-    text = page("api.md")
-    assert list(rows(text.partition("\n## ")[0])) == there
-    mentioned = set(re.findall(r"^## (.*)$", text, re.MULTILINE))
-    titled = {name for title in mentioned for name in title.split(" and ")}
+    assert list(rows(page("api.md").partition("\n## ")[0])) == there
+    titled = {
+        name
+        for path in ("api.md", "openai.md", "libretranslate.md")
+        for title in re.findall(r"^## ((?:GET|POST) .*)$", page(path), re.MULTILINE)
+        for name in title.removesuffix(" with q").split(" and ")
+    }
     assert titled == set(there) - {"GET /metrics"}
+
+
+def page_of(title: str) -> str:
+    """The page with the section of an endpoint."""
+    if " /v1/" in title:
+        return "openai.md"
+    paths = (" with q", "/detect", "/languages", "/frontend/")
+    is_libretranslate = any(path in title for path in paths)
+    return "libretranslate.md" if is_libretranslate else "api.md"
 
 
 @pytest.mark.parametrize(
     ("title", "request_", "answer", "nested"),
     [
+        (
+            "POST /v1/completions",
+            "CompletionBody",
+            "CompletionAnswer",
+            {
+                "choices[]": "CompletionChoice",
+                "choices[].logprobs": "CompletionLogprobs",
+                "usage": "CompletionUsage",
+            },
+        ),
+        ("GET /v1/models and GET /v1/models/{name}", None, "OpenAIModel", {}),
+        (
+            "POST /translate with q",
+            "LibreTranslateBody",
+            "LibreTranslateAnswer",
+            {"detectedLanguage": "DetectedAnswer"},
+        ),
+        ("POST /detect", "DetectBody", "DetectedAnswer", {}),
+        ("GET /languages", None, "LanguageAnswer", {}),
+        ("GET /frontend/settings", None, "SettingsAnswer", {}),
         (
             "POST /generate",
             "GenerateBody",
@@ -158,7 +190,7 @@ def test_fields(
     client: TestClient, title: str, request_: str | None, answer: str, nested: dict[str, str]
 ) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    text = section(page("api.md"), title)
+    text = section(page(page_of(title)), title)
     before, _, after = text.partition("The answer:") if request_ else ("", "", text)
     if request_:
         documented = rows(before)
@@ -181,8 +213,11 @@ def test_defaults_of_request_fields(client: TestClient) -> None:
         ("POST /generate", "GenerateBody"),
         ("POST /translate", "TranslateBody"),
         ("POST /bleu", "BleuBody"),
+        ("POST /v1/completions", "CompletionBody"),
+        ("POST /translate with q", "LibreTranslateBody"),
+        ("POST /detect", "DetectBody"),
     ):
-        documented = rows(section(page("api.md"), title).partition("The answer:")[0])
+        documented = rows(section(page(page_of(title)), title).partition("The answer:")[0])
         for field, part in schemas[name]["properties"].items():
             if field in schemas[name]["required"]:
                 continue

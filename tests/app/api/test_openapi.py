@@ -1,5 +1,6 @@
 """The description agrees with what the service does."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,9 @@ def check(schema: dict[str, Any], part: dict[str, Any], value: Any) -> None:
 
 
 def check_events(schema: dict[str, Any], content: dict[str, Any], text: str) -> None:
+    if "oneOf" not in content["itemSchema"]:
+        check_chunks(schema, content, text)
+        return
     described = {
         item["properties"]["event"]["const"]: item["properties"]["data"]["contentSchema"]
         for item in content["itemSchema"]["oneOf"]
@@ -70,12 +74,20 @@ def check_events(schema: dict[str, Any], content: dict[str, Any], text: str) -> 
     assert [name for name, _ in events[-2:]] == ["finish", "done"]
 
 
+def check_chunks(schema: dict[str, Any], content: dict[str, Any], text: str) -> None:
+    *chunks, done, rest = text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    described = content["itemSchema"]["properties"]["data"]["contentSchema"]
+    for chunk in chunks:
+        check(schema, described, json.loads(chunk.removeprefix("data: ")))
+
+
 def test_every_example_answers_as_described(client: TestClient) -> None:
     assert try_examples(client) >= 14
 
 
 def test_described_streams_are_such_streams(schema: dict[str, Any]) -> None:
-    for path in ("/generate", "/translate"):
+    for path in ("/generate", "/translate", "/v1/completions"):
         content = schema["paths"][path]["post"]["responses"]["200"]["content"]
         assert list(content) == ["application/json", "text/event-stream"]
         check_events(schema, content["text/event-stream"], content["text/event-stream"]["example"])
@@ -126,14 +138,18 @@ def test_errors_are_described_with_their_codes(schema: dict[str, Any]) -> None:
         for status, response in operation["responses"].items():
             if status == "200":
                 continue
-            assert list(response["content"]) == [MEDIA_TYPE], path
+            [(media_type, content)] = response["content"].items()
             codes = re.findall(r"`(\w+)`", response["description"])
-            examples = response["content"][MEDIA_TYPE]["examples"]
-            assert list(examples) == codes, path
+            assert codes
+            assert list(content["examples"]) == codes, path
             for code in codes:
-                assert str(ERROR_KINDS[code].status) == status
-                check(schema, schema["components"]["schemas"]["Problem"], examples[code]["value"])
-                assert examples[code]["value"]["code"] == code
+                value = content["examples"][code]["value"]
+                check(schema, content["schema"], value)
+                if media_type == MEDIA_TYPE:
+                    assert str(ERROR_KINDS[code].status) == status
+                    assert value["code"] == code
+                else:
+                    assert set(value) == {"error"}, path
 
 
 def test_problems_fit_their_description(client: TestClient, schema: dict[str, Any]) -> None:

@@ -126,7 +126,9 @@ def test_outputs_of_several_prompts_take_turns() -> None:
             }
             # <eos> is a token too, without a text.
             assert own[-1]["text"] == ""
-            assert own[-1]["token_logprobs"] == [{"token": "<eos>", "logprob": -1.0}]
+            assert own[-1]["token_logprobs"] == [
+                {"token": "<eos>", "logprob": -1.0, "text_offset": 4}
+            ]
 
     run(answering(THE_END[:2], [*THE_END[:4], EOS_ID]), scenario)
 

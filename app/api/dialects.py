@@ -1,0 +1,44 @@
+"""Which dialect of the API a path belongs to, so that its errors have the shape of its own.
+
+Decided before anything else looks at the request: a body that is too large, a path that does not
+exist and a bug are answered in the dialect, too. Only a body in JSON for ``/translate``, which two
+dialects share, must be read before it shows its dialect.
+"""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.body import is_form
+from app.api.errors import ErrorShape
+from app.api.libretranslate.errors import libretranslate_error
+from app.api.openai.errors import openai_error
+from app.api.scope import ERROR_SHAPE_SCOPE_KEY
+
+_SHAPES: dict[str, ErrorShape] = {
+    "/v1": openai_error,
+    "/detect": libretranslate_error,
+    "/languages": libretranslate_error,
+    "/frontend": libretranslate_error,
+}
+"""The shape of the errors of a path and of everything below it."""
+
+
+class DialectMiddleware:
+    """Has errors answered in the shape of the dialect that a path belongs to.
+
+    Args:
+        app: the application behind.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            for path, shape in _SHAPES.items():
+                if scope["path"] == path or scope["path"].startswith(f"{path}/"):
+                    scope[ERROR_SHAPE_SCOPE_KEY] = shape
+            if scope["path"] == "/translate" and is_form(Headers(scope=scope)):
+                scope[ERROR_SHAPE_SCOPE_KEY] = libretranslate_error
+        await self._app(scope, receive, send)

@@ -1,0 +1,124 @@
+"""Texts of any length at POST /translate: what is sent is what sentences alone would be."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.app.api.exchange import read_events
+from tests.app.conftest import ENGLISH, StartService
+
+TEXT = "I am cold .  He is happy .\n\n go\nwe lost ! 😀 see https://example.org/x ."
+
+
+def translate(client: TestClient, **fields: Any) -> dict[str, Any]:
+    response = client.post("/translate", json=fields)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def refused(client: TestClient, field: str, **fields: Any) -> str:
+    response = client.post("/translate", json=fields)
+    assert response.status_code == 422, response.text
+    [error] = response.json()["errors"]
+    assert error["field"] == field
+    message: str = error["message"]
+    return message
+
+
+@pytest.mark.parametrize("fields", [{}, {"beam_size": 1}, {"num_hypotheses": 3}])
+@pytest.mark.parametrize("sentence", ENGLISH)
+def test_a_single_sentence_is_answered_as_without_split(
+    client: TestClient, sentence: str, fields: dict[str, Any]
+) -> None:
+    plain = translate(client, text=sentence, **fields)
+    split = translate(client, text=sentence, split="sentences", **fields)
+    assert split["translations"][0]["score"] == pytest.approx(plain["translations"][0]["score"])
+    for answer in (plain, split):
+        for translation in answer["translations"]:
+            for each in (translation, *translation.get("hypotheses", ())):
+                del each["score"]
+    assert split["translations"] == plain["translations"]
+    assert split["usage"] == plain["usage"]
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from(["I am cold .", "He is happy .", "go .", "we lost ."]), min_size=1))
+def test_a_text_is_its_sentences_joined(client: TestClient, sentences: list[str]) -> None:
+    alone = translate(client, text=sentences)["translations"]
+    for between in ("\n", "\n\n  ", "\r\n"):
+        whole = translate(client, text=between.join(sentences), split="sentences")
+        [translation] = whole["translations"]
+        assert translation["text"] == between.join(each["text"] for each in alone)
+        assert translation["tokens"] == sum(each["tokens"] for each in alone)
+
+
+@pytest.mark.parametrize("texts", [[TEXT], ["", TEXT, "  ", "42", "go"], [TEXT, TEXT]])
+def test_a_stream_says_what_the_whole_answer_says(client: TestClient, texts: list[str]) -> None:
+    body = {"text": texts, "split": "sentences", "beam_size": 1, "protect": ["happy"]}
+    whole = translate(client, **body)
+    response = client.post("/translate", json={**body, "stream": True})
+    events = read_events(response.text)
+    for index, translation in enumerate(whole["translations"]):
+        own = [data for name, data in events if data.get("text_index") == index and name == "token"]
+        assert "".join(data["text"] for data in own) == translation["text"]
+        assert all(data["text"] for data in own)
+        [finish] = [
+            data for name, data in events if data.get("text_index") == index and name == "finish"
+        ]
+        del translation["text"]
+        assert finish == {"text_index": index, **translation}
+    name, done = events[-1]
+    assert name == "done"
+    assert done["usage"] == whole["usage"]
+
+
+def test_what_is_protected_comes_through(client: TestClient) -> None:
+    text = "I am {{cold}} . see https://example.org/x , me@example.org %s <b>go</b> 😀 Gatehouse 7"
+    body = {"text": text, "split": "sentences", "protect": ["Gatehouse 7"]}
+    [translation] = translate(client, **body)["translations"]
+    for span in (
+        *("{{cold}}", "https://example.org/x", "me@example.org", "%s", "<b>", "</b>", "😀"),
+        "Gatehouse 7",
+    ):
+        assert span in translation["text"]
+
+
+def test_hypotheses_of_a_text_differ(client: TestClient) -> None:
+    body = {"text": "I am cold .\nHe is happy .", "split": "sentences", "num_hypotheses": 3}
+    [translation] = translate(client, **body)["translations"]
+    texts = [hypothesis["text"] for hypothesis in translation["hypotheses"]]
+    assert texts[0] == translation["text"]
+    assert len(set(texts)) == len(texts) == 3
+
+
+def test_what_does_not_fit_together_is_refused(client: TestClient) -> None:
+    refused(client, "alignments", text="go", split="sentences", alignments=True)
+    refused(client, "beam_trace", text="go", split="sentences", beam_trace=True)
+    refused(client, "protect", text="go", protect=["go"])
+    refused(client, "split", text="go", split="words")
+    refused(client, "protect.0", text="go", split="sentences", protect=[""])
+    assert "64" in refused(client, "protect", text="go", split="sentences", protect=["x"] * 65)
+
+
+def test_a_text_may_be_longer_than_a_sentence_may_be(client: TestClient) -> None:
+    text = "I am cold .\n" * 200
+    assert len(translate(client, text=text, split="sentences")["translations"]) == 1
+    long = "go . " * 1_100
+    assert "5000" in refused(client, "text", text=long)
+    assert "256 sentences" in refused(client, "text", text=long, split="sentences")
+    assert "5001 characters" in refused(client, "text", text="a" * 5_001, split="sentences")
+    assert "64 times 5000" in refused(client, "text", text="1" * 320_001, split="sentences")
+    assert "64" in refused(client, "text", text=["a"] * 65, split="sentences")
+
+
+def test_all_sentences_are_admitted_or_none(start_service: StartService) -> None:
+    client = start_service(queue_capacity=4, max_texts_per_request=4)
+    text = "I am cold .\n" * 5
+    assert "4 sentences" in refused(client, "text", text=text, split="sentences")
+    assert "gatehouse_texts_accepted_total 0.0" in client.get("/metrics").text
+    translate(client, text="I am cold .\n" * 4, split="sentences")
+    assert "gatehouse_texts_accepted_total 4.0" in client.get("/metrics").text
