@@ -33,7 +33,7 @@ EXCHANGES = [match.groupdict() for match in EXCHANGE.finditer(README)]
 def client() -> Iterator[TestClient]:
     settings = Settings(checkpoints_dir=ROOT / "checkpoints", device="cpu", num_threads=1)
     with TestClient(create_app(settings)) as client:
-        wait_until_ready(client)
+        wait_until_ready(client, timeout_seconds=90)
         yield client
 
 
