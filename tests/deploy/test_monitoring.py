@@ -1,0 +1,155 @@
+"""Dashboard, alerts and Compose agree with the metrics that the service has."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "gatehouse.json"
+SUFFIXES = ("_bucket", "_sum", "_count")
+FOREIGN = {"up"}
+"""Metrics that Prometheus makes itself."""
+ADDED = {"instance", "job", "le"}
+"""Labels that Prometheus adds, and that of a histogram's buckets."""
+
+
+def _documented() -> dict[str, tuple[str, set[str]]]:
+    """Type and labels of every metric by its name; a test holds the page against the code."""
+    row = r"^\| `(gatehouse_\w+)` \| (\w+) \| [^|]* \|([^|]*)\|"
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    return {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in re.findall(row, text, re.MULTILINE)
+    }
+
+
+def _dashboard() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    return document
+
+
+def _alerts() -> list[dict[str, Any]]:
+    document = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+def _expressions() -> Iterator[tuple[str, str]]:
+    for panel in _dashboard()["panels"]:
+        for target in panel["targets"]:
+            # What Grafana fills in.
+            expression = target["expr"].replace("$__rate_interval", "1m").replace("$__range", "1h")
+            yield panel["title"], expression.replace("$instance", ".*")
+    for rule in _alerts():
+        yield rule["alert"], rule["expr"]
+
+
+EXPRESSIONS = list(_expressions())
+
+
+@pytest.mark.parametrize(("where", "expression"), EXPRESSIONS, ids=[e[0] for e in EXPRESSIONS])
+def test_every_expression_is_one_and_names_what_exists(where: str, expression: str) -> None:
+    promql_parser.parse(expression)
+    documented = _documented()
+    named = re.findall(
+        r"\b(gatehouse_\w+|up)\b(?:\{([^}]*)\})?", expression.replace('"gatehouse"', "")
+    )
+    assert named, where
+    used = set()
+    for name, matchers in named:
+        if name in FOREIGN:
+            continue
+        suffix = next((s for s in SUFFIXES if name.endswith(s)), "")
+        kind, labels = documented[name.removesuffix(suffix)]
+        assert (kind == "histogram") == bool(suffix), f"{where}: {name}"
+        used |= labels
+        assert set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) <= labels | ADDED
+    for grouping in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
+        assert {label.strip() for label in grouping.split(",")} <= used | ADDED, where
+
+
+def test_a_counter_is_only_looked_at_by_its_rate() -> None:
+    counters = {name for name, (kind, _) in _documented().items() if kind == "counter"}
+    for where, expression in EXPRESSIONS:
+        for name in counters & set(re.findall(r"gatehouse_\w+", expression)):
+            for match in re.finditer(rf"\b{name}\b", expression):
+                before = expression[: match.start()]
+                assert before.endswith(("rate(", "increase(")), f"{where}: {name}"
+
+
+def test_legends_name_labels_that_the_panel_keeps() -> None:
+    for panel in _dashboard()["panels"]:
+        for target in panel["targets"]:
+            kept = set(
+                re.findall(r"[\w]+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"])))
+            )
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert shown <= kept | ADDED, panel["title"]
+
+
+def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
+    titles = " ".join(panel["title"].lower() for panel in _dashboard()["panels"])
+    for question in ("outcome", "time of a request", "first token", "waiting", "rows", "tokens"):
+        assert question in titles
+    ids = [panel["id"] for panel in _dashboard()["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in _dashboard()["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+def test_every_alert_says_what_it_means_and_how_bad_it_is() -> None:
+    for rule in _alerts():
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"].endswith(".")
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+
+
+def test_compose_mounts_what_the_watchers_read() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    for name in ("prometheus", "grafana"):
+        service = services[name]
+        assert service["profiles"] == ["monitoring"]
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"]), "pinned to a release"
+        for volume in service["volumes"]:
+            source, target, *options = volume.split(":")
+            if source.startswith("."):
+                assert (ROOT / source).is_dir()
+                assert options == ["ro"]
+                assert target.startswith("/")
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    (job,) = scraped["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    host, _, port = target.partition(":")
+    assert services[host]["environment"]["GATEHOUSE_PORT"] == port
+    assert f'job="{job["job_name"]}"' in _alerts()[0]["expr"]
+    provisioned = yaml.safe_load(
+        (DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text("utf-8")
+    )
+    (source,) = provisioned["datasources"]
+    used = {panel["datasource"]["uid"] for panel in _dashboard()["panels"]}
+    assert used == {source["uid"]}
+    assert source["url"] == "http://prometheus:9090"
+
+
+def test_every_alert_is_documented() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(Gatehouse\w+)` \| (\w+) \|", text, re.MULTILINE)
+    assert table == [(rule["alert"], rule["labels"]["severity"]) for rule in _alerts()]
