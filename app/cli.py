@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from app import VERSION
 from app.exceptions import GatehouseError, StartupError
-from app.logs import configure_logging
+from app.logs import configure_logging, resolve_format
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _add_bleu(commands: "_Commands") -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, host=arguments.host, port=arguments.port)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, resolve_format(settings.log_format))
     # What can be known to fail is tried before anything slow is loaded: first the port.
     with _listen(settings) as listener:
         from app.catalog import read_checkpoints

@@ -15,6 +15,7 @@ from app.api.limits import BodyLimitMiddleware
 from app.api.observation import ObservationMiddleware
 from app.api.openai.routes import router as openai_router
 from app.api.openapi import install_openapi
+from app.api.request_id import RequestIdMiddleware
 from app.api.routes import page_files, router
 from app.runtime import Runtime
 from app.settings import Settings, load_settings
@@ -63,4 +64,5 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     app.add_middleware(ObservationMiddleware, metrics=runtime.metrics)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(DialectMiddleware)
+    app.add_middleware(RequestIdMiddleware)
     return app

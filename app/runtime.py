@@ -21,6 +21,7 @@ from app.engine.process import ProcessLink
 from app.engine.supervisor import SupervisedEngine
 from app.engine.unchanged import EngineLoader, load_unchanged
 from app.exceptions import DrainingError, NotReadyError, StartupError
+from app.logs import resolve_format
 from app.metrics import Metrics
 from app.service.service import Service
 from app.settings import Settings
@@ -177,7 +178,12 @@ class Runtime:
         fingerprints = {info.name: info.fingerprint for info in checkpoints}
         load = partial(load_unchanged, self._engine_loader, spec, fingerprints)
         links: dict[str, LinkFactory] = {
-            "process": partial(ProcessLink, load, log_level=settings.log_level),
+            "process": partial(
+                ProcessLink,
+                load,
+                log_level=settings.log_level,
+                log_format=resolve_format(settings.log_format),
+            ),
             "inline": partial(InlineLink, load),
         }
         return SupervisedEngine(

@@ -131,6 +131,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level of log lines that are written."
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto",
+        description="json: an object on each line. auto: text where the log goes to a terminal, "
+        "else json.",
+    )
 
     @field_validator("models", mode="before")
     @classmethod
@@ -139,7 +144,7 @@ class Settings(BaseSettings):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
-    @field_validator("log_level", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower_case(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

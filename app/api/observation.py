@@ -1,12 +1,16 @@
-"""Counts every request to the endpoints that do the work: outcome, model, time."""
+"""Counts every request to the endpoints that do the work, and tells it in one line of the log."""
 
 import asyncio
+import logging
 import time
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY
+from app.logs import gathered_facts
 from app.metrics import NO_MODEL, Metrics
+
+logger = logging.getLogger(__name__)
 
 MODEL_SCOPE_KEY = "gatehouse.model"
 """Where a route leaves the name of the model that answers: always that of a loaded one."""
@@ -23,7 +27,7 @@ _REJECTIONS = frozenset({"queue_full", "draining", "not_ready"})
 
 
 class ObservationMiddleware:
-    """Writes one request's outcome into the metrics when it is over.
+    """Writes one request's outcome into the metrics and the log when it is over.
 
     Args:
         app: the application behind.
@@ -43,15 +47,29 @@ class ObservationMiddleware:
         started_at = time.monotonic()
         # Decided only at the end: an answer in events may fail when it has long begun.
         outcome = "internal_error"
-        try:
-            await self._app(scope, receive, send)
-            outcome = scope.get(OUTCOME_SCOPE_KEY, OK)
-        except asyncio.CancelledError:
-            outcome = CANCELLED
-            raise
-        finally:
-            self._count(endpoint, scope.get(MODEL_SCOPE_KEY, NO_MODEL), outcome)
-            self._metrics.request_seconds.labels(endpoint).observe(time.monotonic() - started_at)
+        status: int | None = None
+
+        async def send_and_see(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with gathered_facts() as facts:
+            try:
+                await self._app(scope, receive, send_and_see)
+                outcome = scope.get(OUTCOME_SCOPE_KEY, OK)
+            except asyncio.CancelledError:
+                outcome = CANCELLED
+                raise
+            finally:
+                model = scope.get(MODEL_SCOPE_KEY, NO_MODEL)
+                seconds = time.monotonic() - started_at
+                self._count(endpoint, model, outcome)
+                self._metrics.request_seconds.labels(endpoint).observe(seconds)
+                told = {"endpoint": endpoint, "model": model, "outcome": outcome, "status": status}
+                times = {"total_ms": round(1000 * seconds, 3)}
+                logger.info("request", extra=told | times | facts)
 
     def _count(self, endpoint: str, model: str, outcome: str) -> None:
         self._metrics.requests.labels(endpoint, model, outcome).inc()

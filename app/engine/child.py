@@ -20,7 +20,7 @@ import zmq
 from app.engine.host import EngineLoad, LoadedModels, host_engine
 from app.engine.messages import EngineMessage, Hello, Orders, decode_orders, encode
 from app.garbage import freeze_heap
-from app.logs import configure_logging
+from app.logs import LogFormat, configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Startup:
         token: tells the HTTP process that nobody else has connected.
         parent: process id of the HTTP process.
         log_level: least severe level of log lines that are written.
+        log_format: how they look.
         heartbeat_seconds: an idle engine takes a real step this often.
         load: the pickled :data:`app.engine.host.EngineLoad`; unpickling it imports the models'
             code, which takes a while.
@@ -46,6 +47,7 @@ class Startup:
     token: str
     parent: int
     log_level: str
+    log_format: LogFormat
     heartbeat_seconds: float
     load: bytes
 
@@ -61,7 +63,7 @@ def main() -> None:
     startup = pickle.load(sys.stdin.buffer)
     assert isinstance(startup, Startup)
     _die_with(startup.parent)
-    configure_logging(startup.log_level)
+    configure_logging(startup.log_level, startup.log_format)
     try:
         with _SocketChannel(startup.endpoint) as channel:
             channel.send(Hello(startup.token))

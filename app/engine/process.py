@@ -29,6 +29,7 @@ from app.engine.messages import (
     decode_message,
     encode,
 )
+from app.logs import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class ProcessLink:
         load: what to run; must be picklable.
         listener: who hears of the engine.
         log_level: least severe level of the engine's log lines.
+        log_format: how they look.
         heartbeat_seconds: an idle engine takes a real step this often.
         seconds_to_leave: an engine that has not left so long after it was told to is killed.
     """
@@ -60,12 +62,14 @@ class ProcessLink:
         listener: LinkListener,
         *,
         log_level: str = "info",
+        log_format: LogFormat = "text",
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         seconds_to_leave: float = SECONDS_TO_LEAVE,
     ) -> None:
         self._load = pickle.dumps(load)
         self._listener = listener
         self._log_level = log_level
+        self._log_format = log_format
         self._heartbeat_seconds = heartbeat_seconds
         self._seconds_to_leave = seconds_to_leave
         self._token = secrets.token_hex()
@@ -159,6 +163,7 @@ class ProcessLink:
             self._token,
             os.getpid(),
             self._log_level,
+            self._log_format,
             self._heartbeat_seconds,
             self._load,
         )

@@ -22,6 +22,7 @@ from app.engine.request import (
     TokensEvent,
 )
 from app.exceptions import DrainingError, EngineFailedError
+from app.logs import note
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 
@@ -149,6 +150,7 @@ class Decoding:
             self._events = aiter(client.submit(requests))
             input_tokens = sum(len(request.prompt) for request in requests)
             metrics.input_tokens.labels(model).inc(input_tokens)
+            note(input_tokens=input_tokens, texts=len(requests))
 
     def __enter__(self) -> Self:
         return self
@@ -170,11 +172,13 @@ class Decoding:
     def timings(self) -> Timings:
         """Times until now."""
         total_seconds = time.monotonic() - self._started_at
-        return Timings(
-            queue_seconds=min(self._queue_seconds, default=0.0),
-            first_token_seconds=min(self._first_token_seconds, default=total_seconds),
-            total_seconds=total_seconds,
+        queue_seconds = min(self._queue_seconds, default=0.0)
+        first_token_seconds = min(self._first_token_seconds, default=total_seconds)
+        note(
+            queue_ms=round(1000 * queue_seconds, 3),
+            first_token_ms=round(1000 * first_token_seconds, 3),
         )
+        return Timings(queue_seconds, first_token_seconds, total_seconds)
 
     def __aiter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from app.catalog import Catalog, ServedModel
 from app.engine.request import DecodeRequest, DecodingParams, FinishReason
 from app.exceptions import InvalidRequestError
+from app.logs import note
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Decoding, Timings, Usage
@@ -252,6 +253,7 @@ class Generation:
             output_tokens=sum(text.tokens for text in texts),
         )
         self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
+        note(output_tokens=usage.output_tokens)
         return GenerationResult(self._model.name, texts, usage, self._decoding.timings())
 
     async def events(self) -> AsyncGenerator[GenerationEvent, None]:

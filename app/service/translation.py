@@ -13,6 +13,7 @@ from app.engine.request import (
     FinishReason,
 )
 from app.exceptions import UnsupportedModelError
+from app.logs import note
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Decoding, Timings, Usage
@@ -275,6 +276,7 @@ class Translation:
             output_tokens=sum(h.tokens for hypotheses in translations for h in hypotheses),
         )
         self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
+        note(output_tokens=usage.output_tokens)
         source, target = self._model.languages or ("", "")
         return TranslationResult(
             self._model.name,

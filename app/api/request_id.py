@@ -1,0 +1,39 @@
+"""Every request has an id, which its answer and its log lines carry."""
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+HEADER = "X-Request-ID"
+_VALID = re.compile(r"[\x21-\x7e]{1,128}")
+"""Printable, and no longer than a log line bears."""
+
+
+class RequestIdMiddleware:
+    """Takes a request's id from its header, or makes one, and answers with it.
+
+    Args:
+        app: the application behind.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        request_id = given if _VALID.fullmatch(given) else uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        with bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
