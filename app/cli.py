@@ -1,4 +1,6 @@
-"""The command line: ``serve | models | generate | translate | bleu | train | evaluate | import``.
+"""The command line: ``gatehouse serve | models | generate | translate | bleu`` and more.
+
+``train``, ``evaluate``, ``import`` and ``bench`` are handed on to those who do that.
 
 Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
 a traceback.
@@ -6,6 +8,7 @@ a traceback.
 
 import argparse
 import asyncio
+import importlib
 import os
 import socket
 import stat
@@ -34,6 +37,14 @@ Body = TypeVar("Body", bound="BaseModel")
 OK, FAILED, USAGE = 0, 1, 2
 """Exit statuses: all went well; it could not be done; the command line makes no sense."""
 
+OFFLINE_COMMANDS = {
+    "train": ("training.cli", "train"),
+    "evaluate": ("training.evaluate_cli", "train"),
+    "import": ("training.importing.cli", "train"),
+    "bench": ("benchmarks.__main__", "bench"),
+}
+"""Commands that are no part of the service: the module that runs each, and the extra it needs."""
+
 _STATUS_INTERRUPTED = 130
 
 LINES_AHEAD = 256
@@ -50,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in (["train"], ["evaluate"], ["import"]):
-        # Their options and help are training's own, which is not loaded for anything else.
+    if words and words[0] in OFFLINE_COMMANDS:
+        # Their options and help are their own, which is not loaded for anything else.
         return _run_offline_command(words[0], words[1:])
     arguments = _parser().parse_args(words)
     run: Callable[[argparse.Namespace], int] = arguments.run
@@ -69,22 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_offline_command(command: str, words: Sequence[str]) -> int:
-    """``train``, ``evaluate`` or ``import``."""
+    module, extra = OFFLINE_COMMANDS[command]
     try:
-        if command == "train":
-            from training.cli import main as run
-        elif command == "import":
-            from training.importing.cli import main as run
-        else:
-            from training.evaluate_cli import main as run
+        run = importlib.import_module(module).main
     except ModuleNotFoundError as error:
         print(
             f"gatehouse {command}: {error.name} is not installed, which serving does not need: "
-            "run 'make train PRESET=...' or pip install -e '.[train]'",
+            f"in a checkout run 'make {extra}' or pip install -e '.[{extra}]'",
             file=sys.stderr,
         )
         return FAILED
-    return run(words, prog=f"gatehouse {command}")
+    status: int = run(words, prog=f"gatehouse {command}")
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
     commands.add_parser("evaluate", help="measure a checkpoint: see 'gatehouse evaluate --help'")
     commands.add_parser("import", help="import other weights: see 'gatehouse import --help'")
+    commands.add_parser("bench", help="measure speed: see 'gatehouse bench --help'")
     return parser
 
 

@@ -5,24 +5,29 @@ Each prints a table for people and ends in one line of JSON for machines.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from benchmarks import book, decode, serving, training
 
 BENCHMARKS = {"book": book, "decode": decode, "serving": serving, "training": training}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks") -> int:
     """Run the named benchmark.
+
+    Args:
+        argv: words of the command line; None takes the process's.
+        prog: how the command is called, for its help.
 
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
     for name, module in BENCHMARKS.items():
         summary = (module.__doc__ or "").splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     status: int = BENCHMARKS[arguments.name].run(arguments)
     return status
 

@@ -175,6 +175,15 @@ def test_training_without_its_extra_is_one_clear_sentence(
         assert error.count("\n") == 1
 
 
+def test_bench_hands_on_to_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: gatehouse bench")
+    assert "serving" in out
+
+
 def test_train_is_trainings_own_business(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["train", "--help"])
