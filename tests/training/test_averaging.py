@@ -57,7 +57,7 @@ def test_the_averages_are_measured_and_stored_while_training_goes_on_without_the
         measured: list[torch.Tensor] = []
         stored: list[torch.Tensor] = []
         trainer = make_trainer(task, f"run{decay}", average_decay=decay)
-        monkeypatch.setattr(task, "sample", partial(_keep, task, measured))
+        monkeypatch.setattr(task, "samples", partial(_keep, task, measured))
         monkeypatch.setattr(trainer, "save_best", partial(_keep, task, stored))
         trainer.run()
         assert equal(measured, stored)

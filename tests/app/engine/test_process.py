@@ -275,13 +275,14 @@ def test_what_is_started_must_be_picklable() -> None:
 
 def test_the_engines_log_lines_look_like_the_services(capfd: pytest.CaptureFixture[str]) -> None:
     async def scenario() -> None:
-        engine = make_engine(load=load_and_talk, log_level="warning")
+        engine = make_engine(load=load_and_talk, log_level="warning", log_format="json")
         await engine.start()
         await engine.drain(1)
 
     asyncio.run(scenario())
     captured = capfd.readouterr()
-    assert "WARNING tests.app.engine.fake_engine: a warning" in captured.err
+    assert '"event":"a warning","level":"warning"' in captured.err
+    assert '"logger":"tests.app.engine.fake_engine"' in captured.err
     assert "an unimportant line" not in captured.err
     # Standard output is the service's own.
     assert "printed" in captured.err
