@@ -56,7 +56,9 @@ def test_the_averages_are_measured_and_stored_while_training_goes_on_without_the
         task = FakeTask([3.0, 2.0, 1.0])
         measured: list[torch.Tensor] = []
         stored: list[torch.Tensor] = []
-        trainer = make_trainer(task, f"run{decay}", average_decay=decay)
+        # Epochs of five steps are then too short for samples of their own.
+        settings = {"average_decay": decay, "validate_every_steps": 6}
+        trainer = make_trainer(task, f"run{decay}", **settings)
         monkeypatch.setattr(task, "samples", partial(_keep, task, measured))
         monkeypatch.setattr(trainer, "save_best", partial(_keep, task, stored))
         trainer.run()
