@@ -68,7 +68,10 @@ def _drop_what_others_formatted(_: object, __: str, line: Any) -> Any:
 
 def _rendering(log_format: LogFormat, stream: TextIO) -> list[Any]:
     if log_format == "text":
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # The prettier tracebacks show variables, and with them the text of requests; and they
+        # take so long that the engine's next death comes before the first is told.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_encode)]
 
 

@@ -81,6 +81,19 @@ def test_text_is_for_people() -> None:
     assert "{" not in line
 
 
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_traceback_shows_no_variables(log_format: LogFormat) -> None:
+    with _logging(log_format) as stream:
+        hidden = "".join(reversed(SECRET))
+        try:
+            assert hidden
+            raise ValueError("broken")
+        except ValueError:
+            logging.getLogger("app").exception("it failed")
+    assert "ValueError: broken" in stream.getvalue()
+    assert hidden not in stream.getvalue()
+
+
 @pytest.mark.parametrize(("is_terminal", "expected"), [(True, "text"), (False, "json")])
 def test_auto_looks_where_the_log_goes(
     monkeypatch: pytest.MonkeyPatch, is_terminal: bool, expected: LogFormat
