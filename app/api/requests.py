@@ -1,4 +1,4 @@
-"""The bodies of requests, and their way into the service's own frozen requests.
+"""The bodies of requests for new text, and their way into the service's own frozen requests.
 
 Ranges of single fields stand in the schema. Rules over several fields are checked on the way
 into the service, and name the field at fault.
@@ -19,16 +19,12 @@ from app.api.fields import (
     OneOrManyStops,
     OneOrManyTexts,
     Protected,
-    References,
-    Segments,
-    Texts,
     TimeoutSeconds,
 )
 from app.engine.request import DEFAULT_LENGTH_PENALTY, MAX_ROWS_PER_REQUEST, DecodingParams
 from app.exceptions import InvalidRequestError
 from app.service.generation import GenerationRequest
 from app.service.limits import Limits
-from app.service.scoring import MetricName, ScoringRequest
 from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
 from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERATURE
 
@@ -276,110 +272,6 @@ class TranslateBody(StrictBody):
             beam_trace=self.beam_trace,
             split=self.split == "sentences",
             protect=tuple(self.protect),
-            timeout_seconds=self.timeout_seconds,
-        )
-
-
-_ONLY_WITH_SOURCES = ("model", "source", "target", "beam_size", "length_penalty")
-
-
-class BleuBody(StrictBody):
-    """What to score: the body of ``POST /bleu``."""
-
-    hypotheses: Segments | None = Field(
-        default=None, description="Texts to score. Give either these or sources."
-    )
-    sources: Texts | None = Field(
-        default=None, description="Texts to translate first; their translations are scored."
-    )
-    references: References = Field(
-        description="For each hypothesis the right text, or a list of right texts.",
-    )
-    metrics: list[MetricName] = Field(
-        default=["bleu"], min_length=1, max_length=4, description="Scores to compute."
-    )
-    tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
-        default="13a", description="sacreBLEU's tokenizer, for bleu."
-    )
-    lowercase: bool = Field(
-        default=False,
-        description="Whether bleu, chrf and textbook_bleu ignore case; ter always does.",
-    )
-    smooth_method: Literal["exp", "floor", "add-k", "none"] = Field(
-        default="exp", description="sacreBLEU's smoothing, for bleu."
-    )
-    sentence_level: bool = Field(
-        default=False, description="Whether to score every hypothesis on its own, too."
-    )
-    textbook_max_order: int = Field(
-        default=4, ge=1, le=16, description="Longest n-gram of textbook_bleu (the book's k)."
-    )
-    model: ModelName | None = Field(
-        default=None, description="With sources: the translation model; null as in /translate."
-    )
-    source: Language | None = Field(default=None, description="With sources: their language.")
-    target: Language | None = Field(
-        default=None, description="With sources: the language of the references."
-    )
-    beam_size: BeamSize = Field(
-        default=DEFAULT_BEAM_SIZE, description="With sources: width of the beam search."
-    )
-    length_penalty: LengthPenalty = Field(
-        default=DEFAULT_LENGTH_PENALTY,
-        description="With sources: how hypotheses are ranked, as in /translate.",
-    )
-    timeout_seconds: TimeoutSeconds | None = Field(
-        default=None,
-        description="Time for the whole answer, translating included; null: the service's limit.",
-    )
-
-    def to_translation(self) -> TranslationRequest | None:
-        """The translation that comes first, or None.
-
-        Raises:
-            InvalidRequestError: two fields contradict each other.
-        """
-        if (self.hypotheses is None) == (self.sources is None):
-            raise InvalidRequestError("hypotheses", "give either hypotheses or sources")
-        if self.sources is None:
-            for name in _ONLY_WITH_SOURCES:
-                if name in self.model_fields_set:
-                    raise InvalidRequestError(name, f"{name} is only for sources")
-            return None
-        return TranslationRequest(
-            texts=tuple(self.sources),
-            model=self.model,
-            source=self.source,
-            target=self.target,
-            beam_size=self.beam_size,
-            length_penalty=self.length_penalty,
-            field="sources",
-        )
-
-    def to_scoring(self) -> ScoringRequest:
-        """What to score; with sources, their translations are still to come.
-
-        Raises:
-            InvalidRequestError: two fields contradict each other.
-        """
-        given, texts = "hypotheses", self.hypotheses or []
-        if self.sources is not None:
-            given, texts = "sources", self.sources
-        if len(self.references) != len(texts):
-            raise InvalidRequestError(
-                "references",
-                f"references has {len(self.references)} entries and {given} {len(texts)}: "
-                "there must be one for each",
-            )
-        return ScoringRequest(
-            hypotheses=tuple(self.hypotheses or ()),
-            references=tuple(listed(entry) for entry in self.references),
-            metrics=tuple(dict.fromkeys(self.metrics)),
-            tokenize=self.tokenize,
-            lowercase=self.lowercase,
-            smooth_method=self.smooth_method,
-            sentence_level=self.sentence_level,
-            textbook_max_order=self.textbook_max_order,
             timeout_seconds=self.timeout_seconds,
         )
 

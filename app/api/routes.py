@@ -7,6 +7,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.api.access import BODY_PROBLEMS, runtime_of
+from app.api.bleu_request import BleuBody
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
 from app.api.events import (
@@ -30,7 +31,7 @@ from app.api.model_answers import ModelAnswer, ModelsAnswer
 from app.api.observation import MODEL_SCOPE_KEY
 from app.api.openapi import event_stream, form_too, problems
 from app.api.page import PAGE_FILE, PageFiles
-from app.api.requests import BleuBody, GenerateBody, TranslateBody
+from app.api.requests import GenerateBody, TranslateBody
 from app.api.responses import (
     BleuAnswer,
     GenerateAnswer,

@@ -8,7 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.api.requests import BleuBody, GenerateBody, TranslateBody
+from app.api.bleu_request import BleuBody
+from app.api.requests import GenerateBody, TranslateBody
 from gatehouse_client import (
     AnswerError,
     AsyncClient,
