@@ -13,6 +13,7 @@ import torch
 
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.checkpoint_schema import TrainingRecord
+from training.command_line import positive, sentence_of
 from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError
@@ -223,21 +224,6 @@ def example_request(folder: Path, text: str | None = None) -> str:
     content = json.dumps(body, ensure_ascii=False)
     header = "-H 'Content-Type: application/json'"
     return f"curl -s localhost:8000/{path} {header} -d {shlex.quote(content)}"
-
-
-def positive(text: str) -> int:
-    """An option's value of 1 or more, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
-def sentence_of(error: Exception) -> str:
-    """What went wrong, in one sentence."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def choose_device(name: str) -> torch.device:

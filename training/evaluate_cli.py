@@ -14,7 +14,8 @@ from tqdm import tqdm
 from models.checkpoint import CheckpointInfo, read_checkpoint
 from models.config import LanguageModelConfig
 from models.precision import Precision, choose_precision, keep_float32_exact
-from training.cli import DEFAULT_CACHE, MISHAPS, choose_device, positive, sentence_of
+from training.cli import DEFAULT_CACHE, MISHAPS, choose_device
+from training.command_line import positive, sentence_of
 from training.evaluation import (
     DecodingSettings,
     Measurement,

@@ -23,6 +23,7 @@ from training.sources import DataError, file_name, read_data
 MAX_LINE_CHARACTERS = 100_000
 """Longer lines are no paragraphs: the text has lost its line ends, or is not prose."""
 OPTIONS = ("pairs", "source", "target", "text")
+VALIDATION_OPTIONS = ("valid_pairs", "valid_source", "valid_target")
 INITIAL_LEARNING_RATE = 0.0005
 """Lower than for new weights, which have nothing to forget."""
 
@@ -77,7 +78,7 @@ def is_own_text(arguments: argparse.Namespace) -> bool:
     if any(value == "" for value in given.values()):
         raise ValueError("the name of a file is empty")
     asked = [name for name, value in given.items() if value is not None]
-    pair_options = ("valid_pairs", "valid_source", "valid_target", "from_language", "to_language")
+    pair_options = (*VALIDATION_OPTIONS, "from_language", "to_language")
     if not asked or asked == ["text"]:
         for name in pair_options:
             if getattr(arguments, name) is not None:

@@ -15,19 +15,11 @@ from pydantic import ValidationError
 
 from models.checkpoint import CheckpointInfo
 from models.checkpoint_schema import DataSource, TrainingRecord
+from training.own_text import OPTIONS, VALIDATION_OPTIONS
 from training.preset import ParallelData, PresetError, TextData, available_presets
 from training.sources import is_public
 
 LOGGER = logging.getLogger("training")
-OWN_TEXT_OPTIONS = (
-    "pairs",
-    "source",
-    "target",
-    "valid_pairs",
-    "valid_source",
-    "valid_target",
-    "text",
-)
 
 
 def is_record(preset: str) -> bool:
@@ -129,7 +121,7 @@ def arguments_that_matter(arguments: argparse.Namespace) -> list[str]:
     Of a path only the last part: where a person keeps a file is nobody else's business.
     """
     kept = [Path(arguments.preset).name] if arguments.preset else []
-    for option in ("data", *OWN_TEXT_OPTIONS):
+    for option in ("data", *OPTIONS, *VALIDATION_OPTIONS):
         location = getattr(arguments, option)
         if location is not None:
             shown = location if is_public(location) else Path(location).name

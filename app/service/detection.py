@@ -1,4 +1,4 @@
-"""Which language a text is in, among those that the served models read."""
+"""Which language a text is in, among those that the served models read or write."""
 
 import asyncio
 from collections.abc import Sequence

@@ -166,17 +166,15 @@ class DocumentTranslation:
                     finish_reason=candidate.finish_reason,
                     alignment=None,
                 )
-                for candidate in document.candidates(found.__getitem__)[: self._wanted]
+                for candidate in document.candidates(found.__getitem__)[
+                    : self._request.num_hypotheses
+                ]
             )
             for document in self._documents
         )
         output_tokens = sum(h.tokens for hypotheses in translations for h in hypotheses)
         usage = Usage(sentences.usage.input_tokens, output_tokens)
         return replace(sentences, translations=translations, usage=usage)
-
-    @property
-    def _wanted(self) -> int:
-        return self._request.num_hypotheses
 
 
 class _Teller:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from models.checkpoint import CheckpointError
 from models.checkpoint_schema import Languages
 from models.preparation import PREPARATIONS
+from training.command_line import sentence_of
 from training.importing.folder import checkpoint_folder, write_checkpoint
 from training.importing.joeynmt import build_from_joeynmt, read_joeynmt
 from training.importing.opennmt import build_from_opennmt, read_opennmt, require_plain_text
@@ -153,10 +154,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         folder = checkpoint_folder(arguments.out, arguments.name)
         notes = run(arguments, folder)
     except MISHAPS as error:
-        told = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            told = f"{error.filename}: {error.strerror}"
-        print(f"{parser.prog}: {told}", file=sys.stderr)
+        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
         return 1
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
