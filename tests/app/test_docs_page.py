@@ -23,6 +23,12 @@ ENDPOINTS = (
     ("get", "/health/live"),
     ("get", "/health/ready"),
     ("get", "/metrics"),
+    ("post", "/v1/completions"),
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{name}"),
+    ("post", "/detect"),
+    ("get", "/languages"),
+    ("get", "/frontend/settings"),
 )
 
 
