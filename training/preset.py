@@ -131,6 +131,10 @@ class Optimization(_Frozen):
     subword_smoothing: float | None = Field(default=None, gt=0)
     """Sentence pairs only: split every sentence anew in each epoch, at random, a split of
     probability P in proportion to ``P ** subword_smoothing`` (Kudo 2018)."""
+    consistency: float = Field(default=0.0, ge=0)
+    """Sentence pairs only: every pair goes through the model twice, with other units dropped
+    out, and so much weight has what sets the two answers apart (R-Drop, Liang et al. 2021; 5,
+    say). A step takes nearly twice as long. 0 is one pass."""
     average_decay: float = Field(default=0.0, ge=0, lt=1)
     """Of an exponential moving average of the weights, which is then what is validated and
     stored (0.999, say); 0 is none."""

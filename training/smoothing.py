@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing, in few passes over the vocabulary.
+"""Cross-entropy with label smoothing, and the consistency of two passes, in few passes of memory.
 
 Shape legend: ``M`` target tokens, ``V`` vocabulary size.
 """
@@ -9,51 +9,99 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+CHUNK_ROWS = 32
+"""Tokens whose probabilities are computed at once: few enough to stay in a processor's cache."""
+
 
 class _SmoothedLoss(torch.autograd.Function):
-    """The gradient is made of the softmax while it is at hand, in its own memory."""
+    """The gradient is made of the probabilities while they are in the cache."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, smoothing: float
+        ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, consistency: float
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.log_softmax(logits, dim=-1)
-        size = logprobs.shape[1]
-        likelihood = -logprobs.gather(1, targets[:, None]).sum()
-        objective = likelihood
-        if smoothing:
-            objective = (1 - smoothing) * likelihood - smoothing / size * logprobs.sum()
-        # d objective / d logits = softmax - (what the target distribution gives each token)
-        gradient = logprobs.exp_().sub_(smoothing / size)
-        share = torch.full_like(gradient[:, :1], smoothing - 1)
-        ctx.save_for_backward(gradient.scatter_add_(1, targets[:, None], share))
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        objective = torch.zeros((), dtype=wide, device=logits.device)
+        likelihood = torch.zeros_like(objective)
+        gradient = torch.empty_like(logits)
+        passes = 2 if consistency else 1
+        by_pass = (logits.unflatten(0, (passes, -1)), gradient.unflatten(0, (passes, -1)))
+        for rows, wanted, given in zip(
+            *(tensor.split(CHUNK_ROWS, dim=1) for tensor in by_pass),
+            targets.split(CHUNK_ROWS),
+            strict=True,
+        ):
+            logprobs = torch.log_softmax(rows, dim=-1, dtype=wide)
+            index = given.expand(passes, -1)[..., None]
+            chosen = -logprobs.gather(-1, index).sum()
+            likelihood += chosen
+            objective += (1 - smoothing) * chosen
+            probs = logprobs.exp()
+            if consistency:
+                objective += _add_divergence(logprobs, probs, consistency)
+            # d objective / d logits = softmax - (what the target distribution gives each token)
+            if smoothing:
+                share = smoothing / logits.shape[1]
+                objective -= share * logprobs.sum()
+                probs -= share
+            probs.scatter_add_(-1, index, torch.full_like(index, smoothing - 1, dtype=wide))
+            wanted.copy_(probs)
+        ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(likelihood)
-        return objective.clone(), likelihood
+        return objective, likelihood
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad_objective: Tensor, _grad_likelihood: Tensor
-    ) -> tuple[Tensor, None, None]:
+    ) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient.mul_(grad_objective), None, None
+        return gradient.mul_(grad_objective), None, None, None
 
 
-def smoothed_loss(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy against a target that keeps 1 - smoothing and spreads the rest evenly.
-
-    Szegedy et al. 2016, section 7.
+def _add_divergence(logprobs: Tensor, probs: Tensor, weight: float) -> Tensor:
+    """Weigh how far two passes' distributions p and q are apart, and add its gradient.
 
     Args:
-        logits: ``[M, V]`` floating point, padded positions already left out.
-        targets: ``[M]`` int64.
-        smoothing: share that is spread over the vocabulary.
+        logprobs: ``[2, M, V]``.
+        probs: their exponentials; the gradient with respect to the logits is added in place.
+        weight: of the mean of KL(p || q) and KL(q || p).
 
     Returns:
-        Two float32 sums over the M tokens: the smoothed loss, whose gradient may be asked for
-        once, and the plain negative log-likelihood in nats, which has none.
+        The weighted divergence, summed over the tokens.
+    """
+    half = weight / 2
+    ratio = logprobs[0] - logprobs[1]
+    forward = (probs[0] * ratio).sum(-1, keepdim=True)
+    backward = -(probs[1] * ratio).sum(-1, keepdim=True)
+    apart = (probs[0] - probs[1]).mul_(half)
+    probs[0].mul_((ratio - forward).mul_(half).add_(1)).add_(apart)
+    probs[1].mul_((ratio + backward).mul_(-half).add_(1)).sub_(apart)
+    return half * (forward + backward).sum()
+
+
+def smoothed_loss(
+    logits: Tensor, targets: Tensor, smoothing: float, consistency: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy against a target that keeps 1 - smoothing and spreads the rest evenly.
+
+    Szegedy et al. 2016, section 7. With ``consistency``, the logits are those of two passes over
+    the same tokens, which dropout made different, and what sets the two apart is added to the
+    loss: R-Drop, Liang et al. 2021, equation 4 (its alpha is ``consistency``; its loss is twice
+    this one).
+
+    Args:
+        logits: ``[M, V]`` floating point, padded positions already left out; ``[2M, V]``, one
+            pass behind the other, with ``consistency``.
+        targets: ``[M]`` int64.
+        smoothing: share that is spread over the vocabulary.
+        consistency: weight of the mean of both Kullback-Leibler divergences; 0 is one pass.
+
+    Returns:
+        Two float32 sums over the M or 2M rows: the loss, whose gradient may be asked for once,
+        and the plain negative log-likelihood in nats, which has none.
     """
     objective, likelihood = _SmoothedLoss.apply(  # type: ignore[no-untyped-call]
-        logits if logits.dtype == torch.float64 else logits.float(), targets, smoothing
+        logits, targets, smoothing, consistency
     )
     return objective, likelihood

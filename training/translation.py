@@ -79,6 +79,15 @@ class Batch:
     targets: Tensor
     target_lengths: Tensor
 
+    def twice(self) -> "Batch":
+        """The same pairs again behind these, for dropout to make another pass of them."""
+        return Batch(
+            self.sources.repeat(2, 1),
+            self.source_lengths.repeat(2),
+            self.targets.repeat(2, 1),
+            self.target_lengths.repeat(2),
+        )
+
 
 def plan_batches(
     pairs: Sequence[TokenPair], settings: Optimization, epoch: int
@@ -227,6 +236,9 @@ class Translation:
 
     def loss(self, batch: Batch) -> BatchLoss:
         """Teacher forcing on one batch; logits are computed at real positions only."""
+        consistency = self._settings.consistency if self.model.training else 0.0
+        if consistency:
+            batch = batch.twice()
         encoded = self.model.encoder(batch.sources, batch.source_lengths)
         begin = torch.full_like(batch.targets[:, :1], BOS_ID)
         inputs = torch.cat([begin, batch.targets[:, :-1]], dim=1)
@@ -234,10 +246,14 @@ class Translation:
         features = decoder.features(inputs, decoder.start(encoded))
         mask = sequence_mask(batch.target_lengths, batch.targets.shape[1])
         targets = batch.targets[mask]
-        objective, likelihood = smoothed_loss(
-            decoder.output(features[mask]), targets, self._settings.label_smoothing
-        )
-        return BatchLoss(objective / len(targets), likelihood, len(targets))
+        logits = decoder.output(features[mask])
+        smoothing = self._settings.label_smoothing
+        if not consistency:
+            objective, likelihood = smoothed_loss(logits, targets, smoothing)
+            return BatchLoss(objective / len(targets), likelihood, len(targets))
+        tokens = len(targets) // 2
+        objective, likelihood = smoothed_loss(logits, targets[:tokens], smoothing, consistency)
+        return BatchLoss(objective / len(targets), likelihood / 2, tokens)
 
     def carried(self) -> list[Tensor]:
         """Nothing: pairs are independent."""

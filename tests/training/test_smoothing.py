@@ -27,3 +27,34 @@ def test_loss_and_gradient_are_torchs(smoothing: float, dtype: torch.dtype) -> N
     plain = functional.cross_entropy(wide, targets, reduction="sum")
     torch.testing.assert_close(likelihood, plain.detach())
     assert not likelihood.requires_grad
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_consistency_of_two_passes_is_r_drop(smoothing: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows = 41  # more than a chunk has, and no multiple of it
+    logits = (2 * torch.randn(2 * rows, 29)).to(dtype).requires_grad_()
+    targets = torch.randint(29, (rows,))
+    objective, likelihood = smoothed_loss(logits, targets, smoothing, consistency=5.0)
+    (objective / 7).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    found = logits.grad
+    logits.grad = None
+    wide = logits.float() if dtype == torch.bfloat16 else logits
+    twice = targets.repeat(2)
+    one, two = torch.log_softmax(wide, -1).split(rows)
+    apart = (one.exp() * (one - two)).sum() + (two.exp() * (two - one)).sum()
+    smoothed = functional.cross_entropy(wide, twice, label_smoothing=smoothing, reduction="sum")
+    expected = smoothed + 5.0 * apart / 2
+    (expected / 7).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.testing.assert_close(objective, expected)
+    torch.testing.assert_close(found, logits.grad)
+    torch.testing.assert_close(likelihood, functional.cross_entropy(wide, twice, reduction="sum"))
+
+
+def test_two_equal_passes_are_not_apart() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(33, 29), torch.randint(29, (33,))
+    alone, _ = smoothed_loss(logits, targets, 0.1)
+    together, _ = smoothed_loss(logits.repeat(2, 1), targets, 0.1, consistency=5.0)
+    torch.testing.assert_close(together, 2 * alone)
