@@ -31,6 +31,7 @@ from models.cells import RecurrentCell
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput
+from models.integer_products import LEVELS, fastest_kind, store_weight
 from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
 from models.seq2seq import Seq2Seq
@@ -192,11 +193,11 @@ def step_weights(model: LanguageModel | Seq2Seq) -> list[Tensor]:
             shapes += [weight.shape for weight, _ in module.products()]
         elif isinstance(module, nn.Linear) and module not in other:
             shapes.append(module.weight.shape)
-    return [_random_int8(*shape) for shape in shapes]
+    return [_random_integers(*shape) for shape in shapes]
 
 
-def _random_int8(*shape: int) -> Tensor:
-    return torch.randint(-127, 128, shape, dtype=torch.int8)
+def _random_integers(*shape: int) -> Tensor:
+    return torch.randint(-LEVELS, LEVELS + 1, shape).float()
 
 
 def floor_seconds(
@@ -210,13 +211,16 @@ def floor_seconds(
         vocabulary_size: of the logits.
         memory_shape: positions of all running sources together, and numbers of each.
     """
-    products = [(_random_int8(rows, weight.shape[1]), weight.t()) for weight in weights]
+    products = []
+    for weight in weights:
+        stored = store_weight(fastest_kind(*weight.shape), weight, torch.ones(len(weight)))
+        products.append((stored, _random_integers(rows, weight.shape[1])))
     logits, memory = torch.randn(rows, vocabulary_size), torch.randn(memory_shape)
     times = []
     for _ in range(FLOOR_REPEATS):
         began = time.thread_time()
-        for left, right in products:
-            torch._int_mm(left, right)
+        for stored, values in products:
+            stored.multiply(values)
         logits.amax(-1)
         if memory.numel():
             memory.sum(0)

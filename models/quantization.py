@@ -10,142 +10,21 @@ Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs, ``N`` sources, ``T`` quer
 ``S`` source positions, ``A`` attention size, ``E`` size of an encoder output.
 """
 
-import functools
 import math
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from models.attention import AdditiveAttention, Attention, DotAttention
+from models.integer_products import MAX_EXACT_TERMS, IntegerProducts, quantize_rows
 from models.recurrent import RecurrentStack
 from models.state import AttentionMemory
 
-LEVELS = 127
-"""Values are stored as integers from -127 to 127."""
-MAX_EXACT_TERMS = 2**24 // LEVELS**2
-"""float32 holds every integer up to 2^24: so many products of two values may be added in it."""
-_TINY = 1e-30
 _VECTORS = 32
 _ONE_THREADS_SHARE = 2**15
 """Numbers that PyTorch does not divide among threads (its grain size)."""
 _WEIGHT_UNITS = 2.0**16
 _MASS_UNITS = 2.0**20
-
-
-@functools.cache
-def has_exact_int8_kernel() -> bool:
-    """Whether this processor multiplies int8 matrices without saturating on the way.
-
-    Processors with VNNI (or the like) do; below that, pairs of products are added in 16 bits.
-    """
-    generator = torch.Generator().manual_seed(0)
-    left = torch.randint(-LEVELS, LEVELS + 1, (33, 1031), generator=generator, dtype=torch.int8)
-    right = torch.randint(-LEVELS, LEVELS + 1, (70, 1031), generator=generator, dtype=torch.int8)
-    left[0], left[1], right[0], right[1] = LEVELS, -LEVELS, LEVELS, -LEVELS
-    try:
-        product = torch._int_mm(left, right.t())
-    except RuntimeError:
-        return False
-    return torch.equal(product.long(), left.long() @ right.long().t())
-
-
-@functools.cache
-def has_fast_int8_kernel() -> bool:
-    """Whether this processor multiplies int8 matrices faster than float32 ones.
-
-    Without VNNI (or the like) PyTorch multiplies them in a plain loop: exact, and a hundred times
-    slower than float32. Asked of the clock, since which processors are served well is PyTorch's
-    own affair and changes with its versions. No answer depends on it: both ways are exact.
-    """
-    left = torch.ones(32, 256, dtype=torch.int8)
-    right = torch.ones(1024, 256, dtype=torch.int8)
-    floats = left.float(), right.float()
-    return _best_seconds(lambda: torch._int_mm(left, right.t())) < _best_seconds(
-        lambda: floats[0] @ floats[1].t()
-    )
-
-
-def _best_seconds(work: Callable[[], Tensor]) -> float:
-    best = math.inf
-    for _ in range(5):
-        began = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
-@functools.cache
-def uses_int8_kernel() -> bool:
-    """Whether products are computed from int8: else from float32 that holds the same integers."""
-    return has_exact_int8_kernel() and has_fast_int8_kernel()
-
-
-def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to integers with a scale of its own.
-
-    Args:
-        rows: ``[..., I]`` float32.
-
-    Returns:
-        Integer values as float32 ``[..., I]``, and the scales ``[..., 1]`` that multiply them.
-    """
-    scales = rows.abs().amax(-1, keepdim=True).clamp_(min=_TINY).mul_(1 / LEVELS)
-    return torch.div(rows, scales).round_(), scales
-
-
-def _padded_rows(count: int) -> int:
-    """Rows that a product of ``count`` rows is computed with.
-
-    Each new shape costs the kernel library a plan of a millisecond: a few shapes are enough.
-    """
-    for limit, step in ((8, 1), (128, 8), (512, 32)):
-        if count <= limit:
-            return -(-count // step) * step
-    return -(-count // 128) * 128
-
-
-def multiply_integers(values: Tensor, weights: Tensor) -> Tensor:
-    """Products of integers, exact whatever stands beside a row.
-
-    Args:
-        values: ``[G, M, I]`` float32 holding integers, one matrix for each weight.
-        weights: ``[G, O, I]``: int8, or float32 where :func:`uses_int8_kernel` says no.
-
-    Returns:
-        ``[G, M, O]`` float32, each the exact sum, rounded once.
-    """
-    groups, count, size = values.shape
-    if weights.is_floating_point():
-        if size <= MAX_EXACT_TERMS:
-            return _multiply_floats(values, weights)
-        lefts, rights = (torch.split(each, MAX_EXACT_TERMS, 2) for each in (values, weights))
-        pieces = (_multiply_floats(*pair).double() for pair in zip(lefts, rights, strict=True))
-        return functools.reduce(torch.add, pieces).float()
-    rows = torch.empty(groups, _padded_rows(count), size, dtype=torch.int8)
-    rows[:, :count] = values  # what follows is never looked at
-    if groups == 1:
-        return torch._int_mm(rows[0], weights[0].t())[None, :count].float()
-    products = torch.empty(groups, rows.shape[1], weights.shape[1], dtype=torch.int32)
-    for group in range(groups):
-        torch._int_mm(rows[group], weights[group].t(), out=products[group])
-    return products[:, :count].float()
-
-
-def _multiply_floats(values: Tensor, weights: Tensor) -> Tensor:
-    """``[G, M, I]`` by ``[G, O, I]``; one group without bmm, which is slower for a single row."""
-    if len(weights) == 1:
-        return (values[0] @ weights[0].t())[None]
-    return torch.bmm(values, weights.transpose(1, 2))
-
-
-def _store_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """``[O, I]`` as :func:`multiply_integers` takes it, and the scale of each output ``[O]``."""
-    values, scales = quantize_rows(weight.detach().float())
-    # torch 2.13 computes products of a single term wrong.
-    stored = values.to(torch.int8) if uses_int8_kernel() and weight.shape[1] > 1 else values
-    return stored, scales[:, 0].contiguous()
 
 
 class Int8Linear(nn.Module):
@@ -156,28 +35,17 @@ class Int8Linear(nn.Module):
         bias: ``[O]``, or None.
     """
 
-    weight: Tensor
-    scales: Tensor
-    bias: Tensor
-
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        stored, scales = _store_weight(weight)
-        bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
-        self.register_buffer("weight", stored)
-        self.register_buffer("scales", scales)
-        self.register_buffer("bias", bias)
-        # Found faster than a buffer, which is looked up in a dictionary of its own.
-        self._fast = (stored, scales, bias)
+        self._products = IntegerProducts([(weight, bias)])
+        self.bias = self._products.biases[0]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs ``[..., I]`` float32 to ``[..., O]`` float32."""
-        weight, scales, bias = self._fast
-        rows = inputs if inputs.dim() == 2 else inputs.reshape(-1, inputs.shape[-1])
-        values, row_scales = quantize_rows(rows)
-        products = multiply_integers(values[None], weight[None])[0].mul_(row_scales)
-        outputs = torch.addcmul(bias, products, scales, out=products)
-        return outputs if inputs.dim() == 2 else outputs.view(*inputs.shape[:-1], -1)
+        if inputs.dim() == 2:
+            return self._products.of_rows(inputs)
+        outputs = self._products.of_rows(inputs.reshape(-1, inputs.shape[-1]))
+        return outputs.view(*inputs.shape[:-1], -1)
 
 
 class Int8LinearPair(nn.Module):
@@ -190,16 +58,11 @@ class Int8LinearPair(nn.Module):
 
     def __init__(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
         super().__init__()
-        stored = [_store_weight(weight) for weight, _ in (one, other)]
-        self._weights = torch.stack([weight for weight, _ in stored])
-        self._scales = torch.stack([scales for _, scales in stored])[:, None]
-        self._bias = torch.stack([bias.detach().float() for _, bias in (one, other)])[:, None]
+        self._products = IntegerProducts([one, other])
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``[2, M, I]`` to ``[2, M, O]``."""
-        values, row_scales = quantize_rows(inputs)
-        products = multiply_integers(values, self._weights).mul_(row_scales)
-        return torch.addcmul(self._bias, products, self._scales, out=products)
+        return self._products.side_by_side(inputs)
 
 
 class StableSigmoid(nn.Module):

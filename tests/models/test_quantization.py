@@ -1,7 +1,6 @@
 """int8: near to float32, exact in its integers, and the same bits whatever stands beside a row."""
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, cast
@@ -13,23 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models import quantization
+from models import integer_products
 from models.attention import ATTENTIONS, Attention
 from models.cells import CELLS
 from models.config import CellName
 from models.encoder_decoder import read_at_once
-from models.quantization import (
-    LEVELS,
-    MAX_EXACT_TERMS,
-    Int8Linear,
-    Int8LinearPair,
-    StableSigmoid,
-    StableTanh,
-    has_exact_int8_kernel,
-    has_fast_int8_kernel,
-    quantize,
-    quantize_rows,
-)
+from models.integer_products import LEVELS, MAX_EXACT_TERMS, is_exact, quantize_rows
+from models.quantization import Int8Linear, Int8LinearPair, StableSigmoid, StableTanh, quantize
 from models.state import AttentionMemory, RowLayout
 from tests.models.decoding.toy_models import FORMS, make_model
 
@@ -52,12 +41,19 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["int8", "float32"])
+@pytest.fixture(params=integer_products.KINDS, ids=lambda kind: kind.__name__)
 def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor that multiplies int8, and one whose kernel is inexact or slow."""
-    if request.param == "int8" and not has_exact_int8_kernel():
-        pytest.skip("this processor has no exact int8 kernel")
-    monkeypatch.setattr(quantization, "uses_int8_kernel", lambda: request.param == "int8")
+    """Processors on which each of the kernels is the fastest."""
+    if not is_exact(request.param):
+        pytest.skip("this processor's kernel is not exact, or missing")
+    _use_kernel(monkeypatch, request.param)
+
+
+def _use_kernel(monkeypatch: pytest.MonkeyPatch, kind: integer_products.Kind) -> None:
+    def fastest(outputs: int, inputs: int) -> integer_products.Kind:
+        return kind if inputs > 1 else integer_products.FloatWeight
+
+    monkeypatch.setattr(integer_products, "fastest_kind", fastest)
 
 
 def random_rows(count: int, size: int) -> Tensor:
@@ -132,19 +128,15 @@ def test_integers_are_multiplied_exactly(inputs: int) -> None:
     )
 
 
+@pytest.mark.usefixtures("_kernel")
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
-def test_the_float_products_equal_the_int8_kernel_bit_for_bit(
+def test_all_kernels_give_the_same_bits(
     inputs: int, outputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not has_exact_int8_kernel():
-        pytest.skip("this processor has no exact int8 kernel to compare with")
     linear, rows = random_linear(inputs, outputs), random_rows(70, inputs)
-    monkeypatch.setattr(quantization, "uses_int8_kernel", lambda: True)
     by_kernel = as_int8(linear)(rows)
-    monkeypatch.setattr(quantization, "uses_int8_kernel", lambda: False)
-    by_floats = as_int8(linear)
-    assert by_floats.weight.dtype == torch.float32
-    assert torch.equal(by_floats(rows), by_kernel)
+    _use_kernel(monkeypatch, integer_products.FloatWeight)
+    assert torch.equal(as_int8(linear)(rows), by_kernel)
 
 
 @pytest.mark.usefixtures("_kernel", "_threads")
@@ -187,53 +179,6 @@ def test_a_row_that_is_no_number_stays_so_and_harms_no_other(hostile: float) -> 
     assert not found[4].isfinite().any()
     others = [0, 1, 2, 3, 5, 6, 7, 8]
     assert torch.equal(found[others], expected[others])
-
-
-def test_the_kernel_is_believed_only_if_it_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    def saturating(left: Tensor, right: Tensor) -> Tensor:
-        """As AVX2 does it: one side without a sign, pairs of products added in 16 bits."""
-        products = (left.int() + 128)[:, :, None] * right.int()[None]
-        products = torch.cat([products, torch.zeros_like(products[:, :1])], dim=1)[:, :1032]
-        pairs = products[:, ::2] + products[:, 1::2]
-        sums: Tensor = pairs.clamp(-(2**15), 2**15 - 1).sum(1).int() - 128 * right.int().sum(0)
-        return sums
-
-    def missing(left: Tensor, right: Tensor) -> Tensor:
-        raise RuntimeError("no such kernel")
-
-    def exact(left: Tensor, right: Tensor) -> Tensor:
-        return (left.long() @ right.long()).int()
-
-    check = has_exact_int8_kernel.__wrapped__
-    for kernel, verdict in [(saturating, False), (missing, False), (exact, True)]:
-        monkeypatch.setattr(torch, "_int_mm", kernel)
-        assert check() is verdict
-
-
-def test_the_kernel_is_used_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On processors without VNNI, PyTorch 2.13 multiplies int8 in a plain loop."""
-
-    def loop(left: Tensor, right: Tensor) -> Tensor:
-        time.sleep(0.02)
-        return torch.zeros(len(left), right.shape[1], dtype=torch.int32)
-
-    def at_once(left: Tensor, right: Tensor) -> Tensor:
-        return left
-
-    for kernel, verdict in [(loop, False), (at_once, True)]:
-        monkeypatch.setattr(torch, "_int_mm", kernel)
-        assert has_fast_int8_kernel.__wrapped__() is verdict
-
-
-@pytest.mark.parametrize("rows", [1, 5, 17, 64, 131])
-def test_this_processors_kernel_keeps_what_was_found(rows: int) -> None:
-    if not has_exact_int8_kernel():
-        pytest.skip("this processor has no exact int8 kernel")
-    for inputs, outputs in SIZES:
-        left = torch.randint(-LEVELS, LEVELS + 1, (rows, inputs), dtype=torch.int8)
-        right = torch.randint(-LEVELS, LEVELS + 1, (outputs, inputs), dtype=torch.int8)
-        product = torch._int_mm(left, right.t())
-        assert torch.equal(product.long(), left.long() @ right.long().t())
 
 
 # ---------------------------------------------------------------- sigmoid and tanh
@@ -384,6 +329,8 @@ class Products(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.onednn.qlinear_pointwise.default:
+            self.count += 1  # it takes nothing else
         if func.__name__ in self.NAMES:
             self.count += 1
             for operand in args:
