@@ -7,9 +7,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import book, decode, serving, training
+from benchmarks import book, compilers, decode, serving, training
 
-BENCHMARKS = {"book": book, "decode": decode, "serving": serving, "training": training}
+BENCHMARKS = {
+    "book": book,
+    "compilers": compilers,
+    "decode": decode,
+    "serving": serving,
+    "training": training,
+}
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks") -> int:
