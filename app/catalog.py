@@ -202,8 +202,11 @@ class Catalog:
 
     @property
     def languages(self) -> list[str]:
-        """Every language that a loaded model reads or writes: first those of the default
-        translation model, the one that it reads before the one that it writes, then by code."""
+        """Every language that a loaded model reads or writes.
+
+        First those of the default translation model, the one that it reads before the one that
+        it writes, then the others by code.
+        """
         default = self._defaults[TRANSLATE]
         first = (self.get(default).languages or ()) if default is not None else ()
         others = sorted({language for pair in self.language_pairs for language in pair})

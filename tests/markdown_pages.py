@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -76,7 +77,7 @@ def anchors(page: str) -> set[str]:
     tokens = _tokens(page)
     seen: Counter[str] = Counter()
     found = set()
-    for token, inside in zip(tokens, tokens[1:], strict=False):
+    for token, inside in pairwise(tokens):
         if token.type == "heading_open":
             name = re.sub(r"[^\w\- ]", "", "".join(_words(inside)).lower()).replace(" ", "-")
             found.add(f"{name}-{seen[name]}" if seen[name] else name)

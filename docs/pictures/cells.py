@@ -98,7 +98,9 @@ def lstm() -> Picture:
         ((candidate, _HIGHWAY), "+"),
     ):
         picture.knob(center, sign)
-    _legend(picture, "On its way the memory C meets a multiplication and an addition, and no weights.")
+    _legend(
+        picture, "On its way the memory C meets a multiplication and an addition, and no weights."
+    )
     return picture
 
 

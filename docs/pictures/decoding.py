@@ -154,7 +154,7 @@ def batching() -> Picture:
             picture.text((left - 16, y + 13), f"row {row + 1}", ink="muted", anchor="end", size=13)
             picture.rect(left, y, cell * last, 26, fill="var(--box)", stroke="var(--edge)")
         for index, (row, begin, end) in enumerate(spans):
-            ink: Ink = ("blue", "orange", "green", "purple", "red")[index % 5]  # type: ignore[assignment]  # of these
+            ink: Ink = ("blue", "orange", "green", "purple", "red")[index % 5]
             x, y = left + cell * begin, top + 30 * row
             width = cell * (end - begin) - 2
             picture.rect(

@@ -127,8 +127,8 @@ class Picture:
             way_x, way_y = (end_x - x) / length, (end_y - y) / length
             back = (end_x - way_x * _HEAD, end_y - way_y * _HEAD)
             side = (-way_y * _HEAD * 0.55, way_x * _HEAD * 0.55)
-            head = (last, (back[0] + side[0], back[1] + side[1]))
-            head = (*head, (back[0] - side[0], back[1] - side[1]))
+            one, other = ((back[0] + s * side[0], back[1] + s * side[1]) for s in (1, -1))
+            head = (last, one, other)
             last = back
         path = "M" + " L".join(f"{x:.6g} {y:.6g}" for x, y in (*before, last))
         self._parts.append(

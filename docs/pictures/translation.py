@@ -129,7 +129,9 @@ def attention() -> Picture:
     picture.wire([(columns[0] - 1, 64), (context - 86, 64)], ink="purple")
     for x in columns:
         picture.wire([(x, 94), (x, 65)], ink="purple", arrow=False)
-    picture.box((context, 64), "c = \N{N-ARY SUMMATION} a_s h_s", width=170, ink="purple", height=40)
+    picture.box(
+        (context, 64), "c = \N{N-ARY SUMMATION} a_s h_s", width=170, ink="purple", height=40
+    )
     picture.box((query, 232), "W_q q", width=108, height=32, ink="orange")
     picture.box((query, 380), "q", width=108, height=44, ink="orange", note="decoder state")
     for place, formula in (

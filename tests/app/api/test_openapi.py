@@ -140,7 +140,9 @@ def test_errors_are_described_with_their_codes(schema: dict[str, Any]) -> None:
                 continue
             codes = re.findall(r"`(\w+)`", response["description"])
             assert codes
-            shown = {code for content in response["content"].values() for code in content["examples"]}
+            shown = {
+                code for content in response["content"].values() for code in content["examples"]
+            }
             assert shown == set(codes), path
             for media_type, content in response["content"].items():
                 for code, example in content["examples"].items():
