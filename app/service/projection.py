@@ -8,12 +8,12 @@ is no attention, words are taken to stand at the same share of the length. Eleme
 were nested, none is lost, and none comes twice.
 
 Places in a text count its characters without white space, which tokenizers change as they like.
-Shape legend: ``U`` units of a translation, ``P`` places of the source, ``C`` tokens of it. All
-arrays are float64.
+Shape legend: ``U`` units of a translation, ``P`` places of the source at which marks stand, ``C``
+tokens of it. All arrays are float64.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,8 +28,7 @@ from models.vocabulary import SPECIAL_TOKENS
 Edit = tuple[int, int, str]
 """Where a part of a text begins and ends, and what takes its place."""
 Looks = NDArray[np.float64]
-"""``[U, P + 1]``: how much of what a unit looked at stands in front of a place of the source,
-from 0 to 1."""
+"""``[U, P]``: how much of what a unit looked at stands in front of a place, from 0 to 1."""
 
 _CHUNK = re.compile(r"(?P<before>[^\w\s]*)(?P<word>\w(?:\S*\w)?)?(?P<behind>[^\w\s]*)")
 _EOS = SPECIAL_TOKENS[EOS_ID]
@@ -83,20 +82,20 @@ def units_of(text: str, whole: Sequence[Span] = ()) -> list[Unit]:
     return units
 
 
-def looks_by_length(source: str, units: Sequence[Unit]) -> Looks:
+def looks_by_length(source: str, units: Sequence[Unit], places: Sequence[int]) -> Looks:
     """As if both texts went on at the same pace."""
-    size = _length(source)
-    scale = size / max(1, units[-1].end_place if units else 1)
+    scale = _length(source) / max(1, units[-1].end_place if units else 1)
     first = np.array([unit.place * scale for unit in units])[:, None]
     last = np.array([unit.end_place * scale for unit in units])[:, None]
-    looks: Looks = np.clip((np.arange(size + 1.0) - first) / np.maximum(last - first, 1e-9), 0, 1)
+    looks: Looks = np.clip((np.array(places) - first) / np.maximum(last - first, 1e-9), 0, 1)
     return looks
 
 
-def looks_by_attention(source: str, units: Sequence[Unit], alignment: Alignment) -> Looks | None:
+def looks_by_attention(
+    source: str, units: Sequence[Unit], places: Sequence[int], alignment: Alignment
+) -> Looks | None:
     """As the model looked at the source; None where its tokens say nothing of the text."""
-    size = _length(source)
-    columns = _places(alignment.source_tokens, size)
+    columns = _places(alignment.source_tokens, _length(source))
     rows = _places(alignment.target_tokens, units[-1].end_place if units else 0)
     if not columns or not rows:
         return None
@@ -115,9 +114,9 @@ def looks_by_attention(source: str, units: Sequence[Unit], alignment: Alignment)
     np.cumsum(looked, axis=1, out=before[:, 1:])
     # Within a token its weight is spread evenly over its characters.
     ends = np.array([0.0, *(last for _, _, last in columns)])
-    places = np.arange(size + 1.0)
-    token = np.clip(np.searchsorted(ends, places, side="right") - 1, 0, len(columns) - 1)
-    share = np.clip((places - ends[token]) / (ends[token + 1] - ends[token]), 0, 1)
+    wanted = np.array(places, dtype=np.float64)
+    token = np.clip(np.searchsorted(ends, wanted, side="right") - 1, 0, len(columns) - 1)
+    share = np.clip((wanted - ends[token]) / (ends[token + 1] - ends[token]), 0, 1)
     looks: Looks = before[:, token] + share * looked[:, token]
     return looks / np.maximum(before[:, -1:], 1e-9)
 
@@ -139,11 +138,13 @@ def put_back(
         whole: spans of the translation in which no mark may stand.
     """
     units = units_of(translation, whole)
-    looks = None if alignment is None else looks_by_attention(source, units, alignment)
+    places = sorted({mark.place for mark in marks})
+    column_of = {place: column for column, place in enumerate(places)}
+    looks = None if alignment is None else looks_by_attention(source, units, places, alignment)
     if looks is None:
-        looks = looks_by_length(source, units)
+        looks = looks_by_length(source, units, places)
     elements = elements_of(marks)
-    _place(elements, looks, 0, len(units))
+    _place(elements, looks, column_of, 0, len(units))
     ordered = _in_order(elements)
     edits = []
     for boundary in sorted({boundary for boundary, _ in ordered}):
@@ -164,13 +165,18 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
     return "".join([*parts, text[place:]])
 
 
-def _place(elements: Sequence[Element], looks: Looks, first: int, last: int) -> None:
+def _place(
+    elements: Sequence[Element], looks: Looks, column_of: Mapping[int, int], first: int, last: int
+) -> None:
     """Choose the units of each element among ``first`` to ``last``, and those of its children."""
     free = np.full(last - first, True)
     blocked: set[int] = set()
     for element in elements:
         if element.has_content and free.any():
-            inside = looks[first:last, element.end_place] - looks[first:last, element.place]
+            before_begin, before_end = (
+                looks[first:last, column_of[place]] for place in (element.place, element.end_place)
+            )
+            inside = before_end - before_begin
             begin, end = _best_run(np.where(free, inside - _MAJORITY, -np.inf).tolist())
             free[begin:end] = False
             element.begin, element.end = first + begin, first + end
@@ -178,9 +184,9 @@ def _place(elements: Sequence[Element], looks: Looks, first: int, last: int) -> 
     allowed = [boundary for boundary in range(first, last + 1) if boundary not in blocked]
     for element in elements:
         if element.begin == element.end:
-            boundary = _best_boundary(allowed, looks[first:last, element.place], first)
+            boundary = _best_boundary(allowed, looks[first:last, column_of[element.place]], first)
             element.begin = element.end = boundary
-        _place(element.children, looks, element.begin, element.end)
+        _place(element.children, looks, column_of, element.begin, element.end)
 
 
 def _best_run(gains: Sequence[float]) -> tuple[int, int]:

@@ -140,10 +140,10 @@ def test_a_sentence_is_translated_without_its_tags_and_gets_them_back() -> None:
     document, sources = read(text)
     first, second = map(sources.index, ("I am very cold today.", "I have 3 black cats."))
     found = {index: [Candidate("mot", -1.0, 1, FinishReason.END)] for index in range(len(sources))}
-    found[first] = [Candidate("Mon corps est froid aussi.", -1.0, 6, FinishReason.END)]
+    found[first] = [Candidate("Il a tres froid la.", -1.0, 6, FinishReason.END)]
     found[second] = [Candidate("J'ai 3 chats noirs.", -1.0, 6, FinishReason.END)]
     assert document.candidates(found.__getitem__)[0].text == (
-        "<p>Mon corps <b>est froid</b> 😀 aussi.</p>  J'ai 3 <i>chats</i> noirs."
+        "<p>Il a <b>tres froid</b> 😀 la.</p>  J'ai 3 <i>chats</i> noirs."
     )
     found[second] = [Candidate("J'ai trois chats noirs.", -1.0, 6, FinishReason.END)]
     assert document.candidates(found.__getitem__)[0].text.endswith("mot 3 <i>mot</i> mot.")

@@ -137,11 +137,13 @@ def test_looks_are_shares_that_grow_from_0_to_1() -> None:
     source, translation = "one two three", "un deux, trois"
     units = units_of(translation)
     assert [translation[unit.begin : unit.end] for unit in units] == ["un", "deux", ",", "trois"]
-    by_attention = looks_by_attention(source, units, aligned(source, translation, {"un": "one"}))
+    by_attention = looks_by_attention(
+        source, units, range(12), aligned(source, translation, {"un": "one"})
+    )
     assert by_attention is not None
     # "trois" looks at nothing here: its share is 0 everywhere.
     assert by_attention[0].tolist() == [0, *[pytest.approx(n / 3) for n in (1, 2, 3)], *[1] * 8]
-    by_length = looks_by_length(source, units)
+    by_length = looks_by_length(source, units, range(12))
     for row in by_length:
         assert row[0] == 0
         assert row[-1] == 1
@@ -150,7 +152,7 @@ def test_looks_are_shares_that_grow_from_0_to_1() -> None:
 
 def test_tokens_that_are_no_text_say_nothing() -> None:
     alignment = Alignment(("<eos>",), ("un", "<eos>"), ((1.0,), (1.0,)))
-    assert looks_by_attention("one", units_of("un"), alignment) is None
+    assert looks_by_attention("one", units_of("un"), [0], alignment) is None
 
 
 def test_units_do_not_cut_what_is_to_stay_whole() -> None:
