@@ -146,7 +146,7 @@ def test_a_sentence_is_translated_without_its_tags_and_gets_them_back() -> None:
         "<p>Il a <b>tres froid</b> 😀 la.</p>  J'ai 3 <i>chats</i> noirs."
     )
     found[second] = [Candidate("J'ai trois chats noirs.", -1.0, 6, FinishReason.END)]
-    assert document.candidates(found.__getitem__)[0].text.endswith("mot 3 <i>mot</i> mot.")
+    assert document.candidates(found.__getitem__)[0].text.endswith("mot 3 <i>mot</i> mot")
 
 
 def test_where_the_model_looked_is_asked_for_where_it_is_needed_alone() -> None:
