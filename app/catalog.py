@@ -200,6 +200,18 @@ class Catalog:
         """Every pair of languages that a loaded model translates, the one that it reads first."""
         return sorted({model.languages for model in self.models if model.languages is not None})
 
+    @property
+    def languages(self) -> list[str]:
+        """Every language that a loaded model reads or writes.
+
+        First those of the default translation model, the one that it reads before the one that
+        it writes, then the others by code.
+        """
+        default = self._defaults[TRANSLATE]
+        first = (self.get(default).languages or ()) if default is not None else ()
+        others = sorted({language for pair in self.language_pairs for language in pair})
+        return list(dict.fromkeys((*first, *others)))
+
     def for_translation(
         self, name: str | None, source: str | None, target: str | None
     ) -> ServedModel:

@@ -27,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the pictures of the page into docs/screenshots",
     )
+    parser.addoption(
+        "--documents",
+        action="store_true",
+        help="write what the examples of the pages print into the pages, where it has changed",
+    )
 
 
 def _has_gpu() -> bool:

@@ -1,6 +1,7 @@
 """Reads bodies strictly: JSON in UTF-8 and nothing else, and no field twice."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -84,19 +85,42 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
     forms = [schema for schema in schemas if schema.is_form_too]
     if forms and is_form(request.headers):
         return _checked(forms[0], await _read_form(request), strict=False)
-    if not _is_json(request.headers.get("content-type", "")):
-        raise HTTPException(415)
     try:
-        data = parse_json(content) if content else None
-    except (ValueError, RecursionError):
-        raise HTTPException(400) from None
+        data = _read_json(request, content)
+    except (HTTPException, InvalidRequestError):
+        _set_error_shape(request, _looks_like(content, schemas))
+        raise
     if not isinstance(data, dict):
         message = "the body must be a JSON object"
         raise RequestValidationError([{"type": "dict_type", "loc": ("body",), "msg": message}])
     schema = next((s for s in schemas if s.selected_by in data), schemas[0])
+    _set_error_shape(request, schema)
+    return _checked(schema, data, strict=True)
+
+
+def _read_json(request: Request, content: bytes) -> Any:
+    if not _is_json(request.headers.get("content-type", "")):
+        raise HTTPException(415)
+    try:
+        return parse_json(content) if content else None
+    except (ValueError, RecursionError):
+        raise HTTPException(400) from None
+
+
+def _looks_like(content: bytes, schemas: Sequence[type[StrictBody]]) -> type[StrictBody]:
+    """The schema whose field's name stands in a body that was not read; else the first one."""
+    for schema in schemas:
+        # Within a text its quotation marks would be escaped.
+        name = rf'(?<!\\)"{schema.selected_by}"\s*:'
+        if schema.selected_by is not None and re.search(name.encode(), content):
+            return schema
+    return schemas[0]
+
+
+def _set_error_shape(request: Request, schema: type[StrictBody]) -> None:
+    """Have errors told in the dialect of a body, where its path did not decide already."""
     if schema.dialect_error is not None:
         request.scope[ERROR_SHAPE_SCOPE_KEY] = schema.dialect_error
-    return _checked(schema, data, strict=True)
 
 
 async def _read_form(request: Request) -> dict[str, Any]:

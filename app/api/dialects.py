@@ -2,7 +2,7 @@
 
 Decided before anything else looks at the request: a body that is too large, a path that does not
 exist and a bug are answered in the dialect, too. Only a body in JSON for ``/translate``, which two
-dialects share, must be read before it shows its dialect.
+dialects share, must have come before it shows its dialect: see :func:`app.api.body.read_body`.
 """
 
 from starlette.datastructures import Headers

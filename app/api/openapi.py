@@ -70,6 +70,27 @@ def described_errors(
     return responses
 
 
+def of_both(
+    one: Mapping[int | str, dict[str, Any]], other: Mapping[int | str, dict[str, Any]]
+) -> dict[int | str, dict[str, Any]]:
+    """Responses of an endpoint that two dialects share: of each status, the content of both.
+
+    Args:
+        one: errors in one dialect, from :func:`described_errors`.
+        other: errors in the other.
+    """
+    merged: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({*one, *other}, key=str):
+        parts = [responses[status] for responses in (one, other) if status in responses]
+        kinds = [kind for part in parts for kind in part["description"].split("; ")]
+        merged[status] = {
+            **parts[0],
+            "description": "; ".join(dict.fromkeys(kinds)),
+            "content": {name: each for part in parts for name, each in part["content"].items()},
+        }
+    return merged
+
+
 def event_stream(
     events: Mapping[str, type[BaseModel]], example: str
 ) -> dict[int | str, dict[str, Any]]:

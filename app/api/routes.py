@@ -26,10 +26,11 @@ from app.api.examples import (
 from app.api.libretranslate.examples import LIBRETRANSLATE_EXAMPLES
 from app.api.libretranslate.requests import LibreTranslateBody
 from app.api.libretranslate.responses import LibreTranslateAnswer
+from app.api.libretranslate.routes import libretranslate_errors
 from app.api.libretranslate.translation import answer_libretranslate
 from app.api.model_answers import ModelAnswer, ModelsAnswer
 from app.api.observation import MODEL_SCOPE_KEY
-from app.api.openapi import event_stream, form_too, problems
+from app.api.openapi import event_stream, form_too, of_both, problems
 from app.api.page import PAGE_FILE, PageFiles
 from app.api.requests import GenerateBody, TranslateBody
 from app.api.responses import (
@@ -41,6 +42,13 @@ from app.api.responses import (
 )
 from app.api.streaming import EventStreamResponse
 from app.exceptions import NotReadyError
+
+_TRANSLATE_PROBLEMS = (
+    *BODY_PROBLEMS,
+    "unknown_model",
+    "unknown_language_pair",
+    "unsupported_model",
+)
 
 router = APIRouter(route_class=StrictBodyRoute)
 
@@ -79,7 +87,7 @@ async def generate(
     openapi_extra=form_too(LibreTranslateBody),
     responses={
         **event_stream(TRANSLATE_EVENTS, TRANSLATE_STREAM),
-        **problems(*BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"),
+        **of_both(problems(*_TRANSLATE_PROBLEMS), libretranslate_errors(*_TRANSLATE_PROBLEMS)),
     },
 )
 async def translate(
@@ -113,9 +121,7 @@ async def translate(
     tags=["text"],
     summary="Score translations",
     response_model=BleuAnswer,
-    responses=problems(
-        *BODY_PROBLEMS, "unknown_model", "unknown_language_pair", "unsupported_model"
-    ),
+    responses=problems(*_TRANSLATE_PROBLEMS),
 )
 async def bleu(
     request: Request, body: Annotated[BleuBody, Body(openapi_examples=BLEU_EXAMPLES)]

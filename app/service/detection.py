@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS_READ = 2_000
 """More of a text than that says nothing new."""
+_SHOWN_DIGITS = 3
+"""Confidences are shown in percent with one digit behind the point: what nobody can see decides
+nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,26 @@ class DetectedLanguage:
     language: str
     confidence: float
 
+    def is_as_likely_as(self, other: "DetectedLanguage") -> bool:
+        """Whether the two confidences are the same as they are shown."""
+        return self._shown == other._shown
+
+    @property
+    def _shown(self) -> float:
+        return round(self.confidence, _SHOWN_DIGITS)
+
 
 class LanguageDetector:
     """Detects the language of texts, with py3langid (naive Bayes over byte n-grams).
 
     Args:
         languages: codes of those to choose among; those that py3langid does not know are left
-            out, and never detected.
+            out, and never detected. Of several that are as likely the earlier one comes first: a
+            word or two may say nothing, and the detector's own order is by chance.
     """
 
     def __init__(self, languages: Sequence[str]) -> None:
-        self.languages = tuple(sorted(set(languages)))
+        self.languages = tuple(dict.fromkeys(languages))
 
     async def detect(self, text: str) -> list[DetectedLanguage]:
         """The languages that a text may be in, the likeliest first.
@@ -48,8 +60,13 @@ class LanguageDetector:
         identifier = await asyncio.to_thread(lambda: self._identifier)
         if identifier is None:
             return []
-        ranked = identifier.rank(text[:MAX_CHARACTERS_READ])
-        return [DetectedLanguage(language, confidence) for language, confidence in ranked]
+        confidences = dict(identifier.rank(text[:MAX_CHARACTERS_READ]))
+        found = [
+            DetectedLanguage(language, confidences[language])
+            for language in self.languages
+            if language in confidences
+        ]
+        return sorted(found, key=lambda each: -each._shown)
 
     @cached_property
     def _identifier(self) -> "LanguageIdentifier | None":

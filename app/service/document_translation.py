@@ -9,7 +9,8 @@ from app.catalog import Catalog
 from app.exceptions import InvalidRequestError
 from app.service.deadline import Deadline
 from app.service.decoding import Usage
-from app.service.documents import Candidate, Document, DocumentReader, Plain
+from app.service.document_parts import Candidate, Plain
+from app.service.documents import Document, DocumentReader
 from app.service.limits import Limits
 from app.service.protection import Protection
 from app.service.translation import (
@@ -78,6 +79,7 @@ class DocumentService:
         sentences = replace(
             request,
             texts=tuple(reader.sources),
+            aligned=frozenset(reader.aligned),
             # Of the hypotheses that a beam has anyway, another may have kept the spans.
             num_hypotheses=request.beam_size if reader.has_guarded else request.num_hypotheses,
         )
@@ -217,4 +219,10 @@ class _Teller:
 
 def _candidate(hypothesis: TranslationHypothesis, request: TranslationRequest) -> Candidate:
     logprob = hypothesis.score * hypothesis.tokens**request.length_penalty
-    return Candidate(hypothesis.text, logprob, hypothesis.tokens, hypothesis.finish_reason)
+    return Candidate(
+        hypothesis.text,
+        logprob,
+        hypothesis.tokens,
+        hypothesis.finish_reason,
+        hypothesis.alignment,
+    )

@@ -3,164 +3,35 @@
 A sentence with spans that must not change is tried in two ways, in the same batch: as a whole,
 with names in the place of addresses and placeholders, since names are what translation models
 copy; and in the pieces between the spans. The whole is taken where every span came through, the
-pieces, which are worse language but cannot lose anything, where one did not.
+pieces, which are worse language but cannot lose anything, where one did not. Tags and emoji are
+taken out of the whole, and :mod:`app.service.projection` puts them back into its translation.
 """
 
-import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from app.engine.request import FinishReason
+from app.service.document_parts import (
+    Candidate,
+    Guarded,
+    Literal,
+    Part,
+    Piece,
+    Plain,
+    Translations,
+    joined,
+)
 from app.service.limits import Limits
+from app.service.markup import Mark, inner_range, mark_of
 from app.service.protection import Protection, Span, SpanKind
 from app.service.segmentation import sentence_starts
-from models.decoding.params import normalised_score
 
 _STAND_INS = ("Tom", "Mary", "Boston", "John", "Paris", "Alice")
 """Names that most models copy. One that is not copied costs nothing but quality."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One translation of a part of a text.
-
-    Attributes:
-        text: the translation.
-        logprob: its log-probability.
-        tokens: tokens generated.
-        finish_reason: why it ended.
-    """
-
-    text: str
-    logprob: float
-    tokens: int
-    finish_reason: FinishReason
-
-    def score(self, length_penalty: float) -> float:
-        """Its log-probability, normalised by its length; 0 where nothing was decoded."""
-        return normalised_score(self.logprob, self.tokens, length_penalty) if self.tokens else 0.0
-
-
 _LITERALS_PER_SOURCE = 16
 """How many sentences without any word, which need no decoding, weigh as much as one."""
 _FULL_STOPS = ".!?\N{HORIZONTAL ELLIPSIS}:;\N{IDEOGRAPHIC FULL STOP}"
-
-Translations = Callable[[int], Sequence[Candidate]]
-"""The translations of a source text by its number, the best first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Literal:
-    """A part of a text that stays as it is."""
-
-    text: str
-    sources: tuple[int, ...] = ()
-
-    def candidates(self, translations: Translations) -> list[Candidate]:
-        """Itself."""
-        return [_unchanged(self.text)]
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A part of a sentence in which nothing needs protection.
-
-    Attributes:
-        source: number of its source text.
-    """
-
-    source: int
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """Numbers of the source texts that it needs."""
-        return (self.source,)
-
-    def candidates(self, translations: Translations) -> list[Candidate]:
-        """Its translations, the best first."""
-        return list(translations(self.source))
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What stands between spans of a sentence, translated without the rest of it.
-
-    Attributes:
-        source: number of its source text.
-        is_open: whether no full stop ends it; models set one behind everything.
-    """
-
-    source: int
-    is_open: bool
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """Numbers of the source texts that it needs."""
-        return (self.source,)
-
-    def candidates(self, translations: Translations) -> list[Candidate]:
-        """Its translations, the best first, without a full stop that it did not have."""
-        return [
-            replace(candidate, text=candidate.text.removesuffix(".")) if self.is_open else candidate
-            for candidate in translations(self.source)
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Guarded:
-    """A part of a sentence with spans that must come through.
-
-    Attributes:
-        whole: number of the source text that is all of it.
-        stand_ins: the names in it, each with the span that it stands for.
-        spans: what the translation of the whole must hold, names for what they stand for.
-        pieces: the same in pieces.
-        protection: finds the spans of a translation.
-    """
-
-    whole: int
-    stand_ins: tuple[tuple[str, str], ...]
-    spans: Counter[str]
-    pieces: tuple[Literal | Piece, ...]
-    protection: Protection
-
-    @property
-    def sources(self) -> tuple[int, ...]:
-        """Numbers of the source texts that it needs."""
-        return (self.whole, *(source for piece in self.pieces for source in piece.sources))
-
-    def candidates(self, translations: Translations) -> list[Candidate]:
-        """The translations of the whole that kept every span, or else those of its pieces."""
-        kept = [
-            replace(candidate, text=text)
-            for candidate in translations(self.whole)
-            if (text := self._restored(candidate.text)) is not None
-        ]
-        return kept or joined([piece.candidates(translations) for piece in self.pieces])
-
-    def _restored(self, translation: str) -> str | None:
-        """A translation with the spans in the place of their names; None: one is not there."""
-        places = []
-        came_through = Counter(self.protection.found(translation))
-        for name, span in self.stand_ins:
-            found = [match.start() for match in re.finditer(rf"\b{name}\b", translation)]
-            if len(found) != 1:
-                return None
-            places.append((found[0], name, span))
-            came_through[span] += 1
-        if came_through != self.spans:
-            return None
-        # All at once: a span may itself hold one of the names.
-        parts, begin = [], 0
-        for place, name, span in sorted(places):
-            parts += [translation[begin:place], span]
-            begin = place + len(name)
-        return "".join([*parts, translation[begin:]])
-
-
-Part = Literal | Plain | Piece | Guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +57,7 @@ class DocumentReader:
     Attributes:
         sources: all source texts to be translated, by their numbers.
         has_guarded: whether one of them may turn out not to have kept its spans.
+        aligned: numbers of those for whose translations it is needed where the model looked.
     """
 
     def __init__(self, language: str, protection: Protection, limits: Limits, field: str) -> None:
@@ -196,6 +68,7 @@ class DocumentReader:
         self._sentences = 0
         self.sources: list[str] = []
         self.has_guarded = False
+        self.aligned: set[int] = set()
 
     def read(self, text: str) -> Document:
         """Take one text apart.
@@ -208,20 +81,26 @@ class DocumentReader:
         for begin, end in _sentences(text, self._language, spans):
             self._sentences += 1
             self._limits.check_sentences(self._field, self._sentences // _LITERALS_PER_SOURCE)
-            fragments = list(_fragments(text, begin, end, spans))
-            worded = sum(any(map(str.isalpha, each.text)) for each in fragments if each.is_text)
-            for each in fragments:
-                parts += self._parts(each, is_piece=worded > 1)
+            own = [Span(s.begin - begin, s.end - begin, s.kind) for s in _within(spans, begin, end)]
+            parts += self._sentence(text[begin:end], own)
         return Document(tuple(parts))
 
-    def _parts(self, fragment: "_Fragment", *, is_piece: bool) -> list[Part]:
+    def _sentence(self, text: str, spans: Sequence[Span]) -> list[Part]:
+        markup = [span for span in spans if span.kind is SpanKind.MARKUP]
+        inner = inner_range(text, markup) if markup and _has_words(text, spans) else None
+        if inner is None:
+            fragments = list(_fragments(text, spans))
+            worded = sum(any(map(str.isalpha, each.text)) for each in fragments if each.is_text)
+            return [part for each in fragments for part in self._parts(each, worded > 1)]
+        begin, end = inner
+        own = [Span(s.begin - begin, s.end - begin, s.kind) for s in _within(spans, begin, end)]
+        around = (Literal(text[:begin]), self._guarded(text[begin:end], own), Literal(text[end:]))
+        return [each for each in around if each != Literal("")]
+
+    def _parts(self, fragment: "_Fragment", is_piece: bool) -> list[Part]:
         """A fragment with what is around its words, where it has any."""
         text, spans = fragment.text, fragment.spans
-        outside, begin = "", 0
-        for span in spans:
-            outside += text[begin : span.begin]
-            begin = span.end
-        if not fragment.is_text or not any(map(str.isalpha, outside + text[begin:])):
+        if not fragment.is_text or not _has_words(text, spans):
             return [Literal(text)]
         core = text.strip()
         before = len(text) - len(text.lstrip())
@@ -236,26 +115,51 @@ class DocumentReader:
 
     def _guarded(self, text: str, spans: Sequence[Span]) -> Guarded:
         free = iter(name for name in _STAND_INS if name not in text)
-        whole, begin = "", 0
+        source, begin = "", 0
+        marks: list[Mark] = []
         stand_ins: list[tuple[str, str]] = []
-        pieces: list[Literal | Piece] = []
+        kept: Counter[str] = Counter()
         for span in spans:
-            between, protected = text[begin : span.begin], text[span.begin : span.end]
-            pieces += [*self._pieces(between), Literal(protected)]
+            source = _continued(source, text[begin : span.begin])
+            protected = text[span.begin : span.end]
+            begin = span.end
+            if span.kind is SpanKind.MARKUP:
+                place = len("".join(source.split()))
+                marks.append(mark_of(text, span.begin, span.end, place))
+                continue
+            kept[protected] += 1
             name = next(free, None) if span.kind is SpanKind.NAME else None
             if name is not None:
                 stand_ins.append((name, protected))
-            whole += between + (protected if name is None else name)
-            begin = span.end
-        pieces += self._pieces(text[begin:])
-        self.has_guarded = True
+            source += protected if name is None else name
+        source = _continued(source, text[begin:])
+        if marks:
+            source = source.strip()
+        pieces = self._all_pieces(text, spans) if kept else []
+        self.has_guarded = self.has_guarded or bool(kept)
+        whole = self._source(source)
+        if marks:
+            self.aligned.add(whole)
         return Guarded(
-            whole=self._source(whole + text[begin:]),
+            text=text,
+            whole=whole,
+            source=source,
+            marks=tuple(marks),
             stand_ins=tuple(stand_ins),
-            spans=Counter(text[span.begin : span.end] for span in spans),
+            spans=kept,
             pieces=tuple(pieces),
             protection=self._protection,
         )
+
+    def _all_pieces(self, text: str, spans: Sequence[Span]) -> list[Literal | Piece]:
+        """A sentence as its spans and what stands between them."""
+        pieces: list[Literal | Piece] = []
+        begin = 0
+        for span in spans:
+            pieces += self._pieces(text[begin : span.begin])
+            pieces.append(Literal(text[span.begin : span.end]))
+            begin = span.end
+        return pieces + self._pieces(text[begin:])
 
     def _pieces(self, text: str) -> list[Literal | Piece]:
         """What stands between two spans; white space and punctuation around it stay."""
@@ -284,32 +188,6 @@ class _Fragment:
     text: str
     spans: tuple[Span, ...]
     is_text: bool
-
-
-def joined(parts: Sequence[Sequence[Candidate]]) -> list[Candidate]:
-    """Translations of a whole: number j consists of the j-th best one of every part.
-
-    A part with fewer repeats its last one; there are as many as the part with most has.
-    """
-    count = max((len(candidates) for candidates in parts), default=1)
-    return [
-        _join([candidates[min(j, len(candidates) - 1)] for candidates in parts])
-        for j in range(count)
-    ]
-
-
-def _join(parts: Sequence[Candidate]) -> Candidate:
-    reasons = {part.finish_reason for part in parts}
-    return Candidate(
-        text="".join(part.text for part in parts),
-        logprob=sum((part.logprob for part in parts), start=0.0),
-        tokens=sum(part.tokens for part in parts),
-        finish_reason=FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.END,
-    )
-
-
-def _unchanged(text: str) -> Candidate:
-    return Candidate(text, 0.0, 0, FinishReason.END)
 
 
 def _sentences(text: str, language: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
@@ -343,14 +221,32 @@ def _shown(spans: Sequence[Span], visible: Sequence[bool]) -> list[Span]:
     return found
 
 
-def _fragments(text: str, begin: int, end: int, spans: Sequence[Span]) -> Iterator[_Fragment]:
-    """What a sentence consists of."""
-    own: list[Span] = []
+def _within(spans: Sequence[Span], begin: int, end: int) -> Sequence[Span]:
+    """The spans of a part of a text."""
     first = bisect_right(spans, begin, key=lambda span: span.end)
-    for index in range(first, len(spans)):
-        span = spans[index]
-        if span.begin >= end:
-            break
+    return spans[first : bisect_left(spans, end, key=lambda span: span.begin)]
+
+
+def _has_words(text: str, spans: Sequence[Span]) -> bool:
+    """Whether there is a letter outside of the spans."""
+    begin = 0
+    for span in spans:
+        if any(map(str.isalpha, text[begin : span.begin])):
+            return True
+        begin = span.end
+    return any(map(str.isalpha, text[begin:]))
+
+
+def _continued(source: str, text: str) -> str:
+    """A text that goes on behind what was taken out of it, without white space twice."""
+    return source + (text.lstrip() if not source or source[-1].isspace() else text)
+
+
+def _fragments(text: str, spans: Sequence[Span]) -> Iterator[_Fragment]:
+    """What a sentence consists of: its markup, and what stands between."""
+    own: list[Span] = []
+    begin = 0
+    for span in spans:
         if span.kind is not SpanKind.MARKUP:
             own.append(Span(span.begin - begin, span.end - begin, span.kind))
             continue
@@ -358,5 +254,5 @@ def _fragments(text: str, begin: int, end: int, spans: Sequence[Span]) -> Iterat
             yield _Fragment(text[begin : span.begin], tuple(own), is_text=True)
         yield _Fragment(text[span.begin : span.end], (), is_text=False)
         begin, own = span.end, []
-    if begin < end:
-        yield _Fragment(text[begin:end], tuple(own), is_text=True)
+    if begin < len(text):
+        yield _Fragment(text[begin:], tuple(own), is_text=True)

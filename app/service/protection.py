@@ -11,6 +11,11 @@ MAX_PROTECTED = 64
 
 # Unicode's two planes for private use: what they stand for only their writer knows.
 STAND_INS_OF_MARKUP = range(0xF0000, 0xFFFFE)
+OPENING_STAND_INS = range(0xF0000, 0xF5000)
+"""Those of them that stand for tags which open an element."""
+CLOSING_STAND_INS = range(0xF5000, 0xFA000)
+"""Those that close one; what stands alone has the rest."""
+POINT_STAND_INS = range(0xFA000, 0xFFFFE)
 STAND_INS_OF_NAMES = range(0x100000, 0x10FFFE)
 
 
@@ -47,7 +52,7 @@ _PICTURES = (
 # in the middle of what it could have begun earlier.
 _MARKUP = (
     r"</?[A-Za-z][^<>]*>"  # tags
-    rf"|[{chr(STAND_INS_OF_MARKUP[0])}-{chr(STAND_INS_OF_MARKUP[-1])}]+"
+    rf"|[{chr(STAND_INS_OF_MARKUP[0])}-{chr(STAND_INS_OF_MARKUP[-1])}]"
     r"|[0-9#*]\uFE0F?\u20E3"  # keycaps
     rf"|[{_PICTURES}][{_PICTURES}\u200D\uFE0F\u20E3\U000E0020-\U000E007F]*"
 )

@@ -53,8 +53,7 @@ class Service:
         self._generation = GenerationService(catalog, decoder, self.limits, metrics)
         self._translation = TranslationService(catalog, decoder, self.limits, metrics)
         self._documents = DocumentService(catalog, self._translation, self.limits)
-        languages = {language for pair in catalog.language_pairs for language in pair}
-        self._detector = LanguageDetector(sorted(languages))
+        self._detector = LanguageDetector(catalog.languages)
         self._scoring = ScoringService(self.limits, settings.queue_capacity)
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:

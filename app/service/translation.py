@@ -1,8 +1,8 @@
 """Translation: source texts in, target texts out."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from app.catalog import Catalog, ServedModel
@@ -43,6 +43,8 @@ class TranslationRequest:
         max_new_tokens: longest translation, ``<eos>`` included; None means three times the
             source's tokens and 16 more, within the service's limit.
         alignments: whether attention weights are wanted.
+        aligned: numbers of texts whose weights are wanted where the model has them, and as far
+            as the service's limit goes; nobody is refused for them.
         beam_trace: whether it is wanted how each search went.
         split: whether texts are longer than a sentence: see :mod:`app.service.documents`.
         protect: with ``split``, strings that must come through as they are.
@@ -59,6 +61,7 @@ class TranslationRequest:
     num_hypotheses: int = 1
     max_new_tokens: int | None = None
     alignments: bool = False
+    aligned: frozenset[int] = frozenset()
     beam_trace: bool = False
     split: bool = False
     protect: tuple[str, ...] = ()
@@ -205,6 +208,9 @@ class TranslationService:
         decodes = [decode for decode in plan if decode is not None]
         if request.alignments:
             self._limits.check_alignment_cells(sum(map(_alignment_cells, decodes)))
+        elif request.aligned and model.has_attention:
+            plan = self._with_alignments(plan, request.aligned)
+            decodes = [decode for decode in plan if decode is not None]
         if request.beam_trace:
             self._limits.check_beam_trace_candidates(sum(map(_trace_candidates, decodes)))
         with self._decoder.start(model.name, decodes, deadline) as decoding:
@@ -235,6 +241,20 @@ class TranslationService:
             return_beam_trace=request.beam_trace,
         )
         return self._decoder.request(model.name, prompt, params, deadline, stream=stream)
+
+    def _with_alignments(
+        self, plan: Sequence[DecodeRequest | None], aligned: Set[int]
+    ) -> list[DecodeRequest | None]:
+        """Have the weights of some texts returned, as many as the limit allows."""
+        left = self._limits.max_alignment_cells
+        planned = list(plan)
+        for index in sorted(aligned):
+            decode = planned[index]
+            if decode is not None and _alignment_cells(decode) <= left:
+                left -= _alignment_cells(decode)
+                params = replace(decode.params, return_attention=True)
+                planned[index] = replace(decode, params=params)
+        return planned
 
 
 class Translation:

@@ -50,6 +50,13 @@ def test_a_page(server: Server) -> None:
     assert text == '<p class="x">J\'ai froid. Il est heureux.</p><script>let cold;</script>'
 
 
+def test_a_sentence_with_tags_is_translated_as_one(server: Server) -> None:
+    page = '<p>She has a <a href="/x">black</a> <i>cat</i>.</p>'
+    body = {"q": page, "source": "en", "target": "fr", "format": "html"}
+    text = server.client.post("/translate", data=body).json()["translatedText"]
+    assert text == '<p>Elle a un <i>chat</i> <a href="/x">noir</a>.</p>'
+
+
 def test_a_text_of_several_paragraphs(server: Server) -> None:
     text = "I am cold. He is happy.\n\n  Go home! 😀 See https://example.org/a?b=1.\r\n"
     body = {"text": text, "split": "sentences"}

@@ -10,6 +10,8 @@ import promql_parser
 import pytest
 import yaml
 
+from app.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "gatehouse.json"
@@ -120,6 +122,26 @@ def test_every_alert_says_what_it_means_and_how_bad_it_is() -> None:
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"].endswith(".")
         assert rule["labels"]["severity"] in {"warning", "critical"}
+
+
+def test_every_alert_is_documented_with_what_to_do() -> None:
+    names = [rule["alert"] for rule in _alerts()]
+    table = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(Gatehouse\w+)` \|", table, re.MULTILINE) == names
+    _, _, advice = (
+        (ROOT / "docs" / "operate.md")
+        .read_text(encoding="utf-8")
+        .partition("## What to do on an alert")
+    )
+    assert re.findall(r"^### (\w+)$", advice, re.MULTILINE) == names
+
+
+def test_a_stalled_engine_is_told_though_the_service_is_not_ready_then() -> None:
+    """``gatehouse_ready`` becomes 0 long before a step is as old as the rule wants."""
+    [rule] = [rule for rule in _alerts() if rule["alert"] == "GatehouseEngineStalled"]
+    age = int(re.findall(r"gatehouse_last_step_age_seconds > (\d+)", rule["expr"])[0])
+    assert Settings().max_step_age_seconds < age
+    assert "gatehouse_ready" not in rule["expr"]
 
 
 def test_compose_mounts_what_the_watchers_read() -> None:

@@ -6,13 +6,19 @@ their length. (The standard library's parser, and so BeautifulSoup over it, take
 kB of ``<a <a <a``.)
 """
 
+import enum
 import html
 import itertools
 import re
 from collections.abc import Iterator
 
 from app.exceptions import InvalidRequestError
-from app.service.protection import STAND_INS_OF_MARKUP, STAND_INS_OF_NAMES
+from app.service.protection import (
+    CLOSING_STAND_INS,
+    OPENING_STAND_INS,
+    POINT_STAND_INS,
+    STAND_INS_OF_NAMES,
+)
 
 _INLINE = frozenset(
     re.findall(
@@ -48,6 +54,25 @@ _SPACES = " \t\r\n\f"
 _SPACES_RUN = re.compile(f"[{_SPACES}]+")
 
 
+class _Role(enum.Enum):
+    """What a tag within a sentence does there."""
+
+    OPENING = enum.auto()
+    CLOSING = enum.auto()
+    POINT = enum.auto()
+    """It has no content."""
+    NAME = enum.auto()
+    """It is a whole element that stands where a noun could."""
+
+
+_STAND_INS = {
+    _Role.OPENING: OPENING_STAND_INS,
+    _Role.CLOSING: CLOSING_STAND_INS,
+    _Role.POINT: POINT_STAND_INS,
+    _Role.NAME: STAND_INS_OF_NAMES,
+}
+
+
 class HtmlDocument:
     """A page or a part of one, valid or not.
 
@@ -65,9 +90,11 @@ class HtmlDocument:
 
     def __init__(self, source: str) -> None:
         in_use = set(source)
-        self._free_for_markup = (c for c in map(chr, STAND_INS_OF_MARKUP) if c not in in_use)
-        self._free_for_names = (c for c in map(chr, STAND_INS_OF_NAMES) if c not in in_use)
-        self._between = f"\n{next(self._free_for_markup)}\n"
+        self._free = {
+            role: (c for c in map(chr, stand_ins) if c not in in_use)
+            for role, stand_ins in _STAND_INS.items()
+        }
+        self._between = f"\n{next(self._free[_Role.POINT])}\n"
         self._tags: dict[str, str] = {}
         # What stands before each text, and behind the last one, to the letter.
         self._around = [""]
@@ -108,7 +135,7 @@ class HtmlDocument:
         return before, _SPACES_RUN.sub(" ", text).strip(" "), after
 
     def _stand_in(self, part: "_Part") -> str:
-        character = next(self._free_for_names if part.is_name else self._free_for_markup, None)
+        character = next(self._free[part.role], None)
         if character is None:
             raise InvalidRequestError("q", "there are too many tags")
         self._tags[character] = part.source
@@ -122,16 +149,21 @@ class _Part:
         source: as it is written.
         is_text: whether it is text, and no tag or the like.
         is_in_run: whether it stands within sentences.
-        is_name: whether it stands where a noun could.
+        role: of a tag within a sentence.
     """
 
     def __init__(
-        self, source: str, *, is_text: bool = False, is_in_run: bool = True, is_name: bool = False
+        self,
+        source: str,
+        *,
+        is_text: bool = False,
+        is_in_run: bool = True,
+        role: _Role = _Role.POINT,
     ) -> None:
         self.source = source
         self.is_text = is_text
         self.is_in_run = is_in_run
-        self.is_name = is_name
+        self.role = role
 
     @property
     def has_words(self) -> bool:
@@ -154,11 +186,17 @@ def _parts(source: str) -> Iterator[_Part]:
         if not markup["end"] and _is_kept(name, markup[0]):
             begin = _end_of(source, name, begin)
             kept = source[markup.start() : begin]
-            yield _Part(kept, is_in_run=is_in_run, is_name=is_in_run)
+            yield _Part(kept, is_in_run=is_in_run, role=_Role.NAME)
         else:
-            yield _Part(markup[0], is_in_run=is_in_run)
+            yield _Part(markup[0], is_in_run=is_in_run, role=_role_of(name, markup))
     if begin < len(source):
         yield _Part(source[begin:], is_text=True)
+
+
+def _role_of(name: str, tag: re.Match[str]) -> _Role:
+    if tag["end"]:
+        return _Role.CLOSING
+    return _Role.POINT if name in _VOID or tag[0].endswith("/>") else _Role.OPENING
 
 
 def _is_kept(name: str, tag: str) -> bool:

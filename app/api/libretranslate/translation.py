@@ -37,7 +37,7 @@ async def _answer(
     if body.format == "html":
         pages = await asyncio.to_thread(lambda: [HtmlDocument(text) for text in body.texts])
         texts = [page.text for page in pages]
-    detected = await _detected(service, texts) if body.source == AUTO else None
+    detected = await _detected(service, texts, body.target) if body.source == AUTO else None
     source = body.source if detected is None else detected.language
     if source == body.target and any(source in pair for pair in service.catalog.language_pairs):
         # Where languages are detected, a text may turn out to need no translation.
@@ -54,11 +54,13 @@ async def _answer(
     return _shaped(body, translations, detected)
 
 
-async def _detected(service: Service, texts: list[str]) -> DetectedLanguage:
+async def _detected(service: Service, texts: list[str], target: str | None) -> DetectedLanguage:
+    """The likeliest language; among equals rather one that the text would not be wanted in."""
     ranked = await service.detect("\n".join(texts))
     if not ranked:
         raise UnknownLanguagePairError("the languages of the loaded models cannot be detected")
-    return ranked[0]
+    equals = [each for each in ranked if each.is_as_likely_as(ranked[0])]
+    return next((each for each in equals if each.language != target), ranked[0])
 
 
 def _shaped(

@@ -138,18 +138,38 @@ def test_errors_are_described_with_their_codes(schema: dict[str, Any]) -> None:
         for status, response in operation["responses"].items():
             if status == "200":
                 continue
-            [(media_type, content)] = response["content"].items()
             codes = re.findall(r"`(\w+)`", response["description"])
             assert codes
-            assert list(content["examples"]) == codes, path
-            for code in codes:
-                value = content["examples"][code]["value"]
-                check(schema, content["schema"], value)
-                if media_type == MEDIA_TYPE:
-                    assert str(ERROR_KINDS[code].status) == status
-                    assert value["code"] == code
-                else:
-                    assert set(value) == {"error"}, path
+            shown = {
+                code for content in response["content"].values() for code in content["examples"]
+            }
+            assert shown == set(codes), path
+            for media_type, content in response["content"].items():
+                for code, example in content["examples"].items():
+                    value = example["value"]
+                    check(schema, content["schema"], value)
+                    if media_type == MEDIA_TYPE:
+                        assert str(ERROR_KINDS[code].status) == status
+                        assert value["code"] == code
+                    else:
+                        assert set(value) == {"error"}, path
+
+
+def test_an_endpoint_of_two_dialects_describes_the_errors_of_both(schema: dict[str, Any]) -> None:
+    responses = schema["paths"]["/translate"]["post"]["responses"]
+    told = {
+        media_type: {
+            code: status
+            for status, response in responses.items()
+            if status != "200"
+            for code in response["content"].get(media_type, {}).get("examples", ())
+        }
+        for media_type in (MEDIA_TYPE, "application/json")
+    }
+    assert set(told["application/json"]) == set(told[MEDIA_TYPE])
+    assert told[MEDIA_TYPE]["invalid_request"] == "422"
+    assert told["application/json"]["invalid_request"] == "400"
+    assert "Retry-After" in responses["429"]["headers"]
 
 
 def test_problems_fit_their_description(client: TestClient, schema: dict[str, Any]) -> None:

@@ -25,9 +25,8 @@ def test_sentences(text: str, language: str) -> None:
     assert found[0].language == language
     assert sorted(each.language for each in found) == ["de", "en", "fr"]
     assert sum(each.confidence for each in found) == pytest.approx(1, abs=1e-5)
-    assert [each.confidence for each in found] == sorted(
-        (each.confidence for each in found), reverse=True
-    )
+    shown = [round(each.confidence, 3) for each in found]
+    assert shown == sorted(shown, reverse=True)
 
 
 def test_only_languages_that_are_served_are_detected() -> None:
@@ -41,3 +40,16 @@ def test_a_text_that_says_nothing_could_be_in_any_language() -> None:
 def test_languages_that_the_detector_does_not_know_are_left_out() -> None:
     assert [each.language for each in detect("go", "en", "abc", "en-GB")] == ["en"]
     assert detect("go", "abc") == []
+
+
+@pytest.mark.parametrize("text", ["", "go", "Paris", "12"])
+def test_among_languages_that_are_as_likely_the_order_that_was_given_decides(text: str) -> None:
+    for languages in (("fr", "en"), ("en", "fr")):
+        found = detect(text, *languages)
+        assert {each.confidence for each in found} == {0.5}
+        assert [each.language for each in found] == list(languages)
+
+
+def test_a_difference_that_nobody_is_shown_decides_nothing() -> None:
+    for languages in (("fr", "en"), ("en", "fr")):
+        assert detect("J'ai froid, et il est content.", *languages)[0].language == "fr"

@@ -122,3 +122,26 @@ def test_all_sentences_are_admitted_or_none(start_service: StartService) -> None
     assert "gatehouse_texts_accepted_total 0.0" in client.get("/metrics").text
     translate(client, text="I am cold .\n" * 4, split="sentences")
     assert "gatehouse_texts_accepted_total 4.0" in client.get("/metrics").text
+
+
+def test_tags_are_placed_without_attention_too(start_service: StartService) -> None:
+    body = {"text": "I <b>am</b> cold . He <i>is</i> happy .", "split": "sentences"}
+    for settings_ in ({}, {"max_alignment_cells": 1}):
+        client = start_service(**settings_)
+        for pair in ({"source": "en", "target": "fr"}, {"source": "fr", "target": "en"}):
+            [translation] = translate(client, **body, **pair)["translations"]
+            text = translation["text"]
+            assert text.index("<b>") < text.index("</b>") < text.index("<i>") < text.index("</i>")
+            assert "alignment" not in translation
+
+
+def test_tags_do_not_change_what_is_translated(client: TestClient) -> None:
+    body = {"source": "en", "num_hypotheses": 2}
+    plain = translate(client, text="I am cold .", **body)["translations"][0]
+    marked = translate(client, text="I <b>am</b> cold .", split="sentences", **body)
+    for one, other in zip(
+        plain["hypotheses"], marked["translations"][0]["hypotheses"], strict=True
+    ):
+        text = other["text"].replace("<b>", "").replace("</b>", "")
+        assert one["text"].split() == text.split()
+        assert one["score"] == pytest.approx(other["score"])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from app.engine.request import FinishReason
 from app.exceptions import InvalidRequestError
-from app.service.documents import Candidate, Document, DocumentReader, Guarded, joined
+from app.service.document_parts import Candidate, Guarded, joined
+from app.service.documents import Document, DocumentReader
 from app.service.limits import Limits
 from app.service.protection import Protection
 
@@ -132,6 +133,27 @@ def test_a_piece_gets_no_full_stop_that_it_had_not() -> None:
     assert translated("I am <b>cold</b>. ", lambda source: f"{source.rstrip('.')}.") == (
         "I am <b>cold</b>. "
     )
+
+
+def test_a_sentence_is_translated_without_its_tags_and_gets_them_back() -> None:
+    text = "<p>I am <b>very cold</b> 😀 today.</p>  I have 3 <i>black</i> cats."
+    document, sources = read(text)
+    first, second = map(sources.index, ("I am very cold today.", "I have 3 black cats."))
+    found = {index: [Candidate("mot", -1.0, 1, FinishReason.END)] for index in range(len(sources))}
+    found[first] = [Candidate("Il a tres froid la.", -1.0, 6, FinishReason.END)]
+    found[second] = [Candidate("J'ai 3 chats noirs.", -1.0, 6, FinishReason.END)]
+    assert document.candidates(found.__getitem__)[0].text == (
+        "<p>Il a <b>tres froid</b> 😀 la.</p>  J'ai 3 <i>chats</i> noirs."
+    )
+    found[second] = [Candidate("J'ai trois chats noirs.", -1.0, 6, FinishReason.END)]
+    assert document.candidates(found.__getitem__)[0].text.endswith("mot 3 <i>mot</i> mot")
+
+
+def test_where_the_model_looked_is_asked_for_where_it_is_needed_alone() -> None:
+    reader = DocumentReader("en", Protection(), LIMITS, "text")
+    reader.read("I am cold. <p>I am cold.</p> I am <b>cold</b>. I have 3 cats.")
+    assert {reader.sources[index] for index in reader.aligned} == {"I am cold."}
+    assert len(reader.aligned) == 1
 
 
 def test_sentences_end_behind_the_markup_around_them() -> None:

@@ -201,6 +201,17 @@ def test_detect(client: TestClient) -> None:
     assert 'gatehouse_requests_total{endpoint="detect",model="",outcome="ok"}' in metrics
 
 
+def test_a_text_that_could_be_in_either_language(client: TestClient) -> None:
+    """The default translator's source comes first, but no language is translated to itself."""
+    assert [each["language"] for each in client.post("/detect", json={"q": "12"}).json()] == [
+        "en",
+        "fr",
+    ]
+    for target, source in (("fr", "en"), ("en", "fr"), (None, "en")):
+        body = {"q": "go", "source": "auto", **({"target": target} if target else {})}
+        assert translate(client, **body)["detectedLanguage"]["language"] == source
+
+
 def test_languages_and_settings(client: TestClient) -> None:
     assert client.get("/languages").json() == [
         {"code": "en", "name": "English", "targets": ["fr"]},
