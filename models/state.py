@@ -225,7 +225,7 @@ class DecodeState:
     def with_layers(self, flat: Tensor) -> "DecodeState":
         """The state whose :meth:`flat` this is, ``[M, F]``, cut up like this state's layers."""
         sizes = [part.shape[1] for layer in self.layers for part in layer]
-        parts = iter(flat.split(sizes, dim=1))
+        parts = iter(torch.split(flat, sizes, dim=1))
         layers = tuple(tuple(next(parts).contiguous() for _ in layer) for layer in self.layers)
         return DecodeState(layers)
 

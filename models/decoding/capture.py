@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.encoder_decoder import ResumableModel
@@ -33,22 +34,22 @@ class StateCapture:
 
     def before(self, row: int) -> bytes:
         """A row's vectors before the step."""
-        return self._rows_before[row].tobytes()
+        return bytes(self._rows_before[row].tobytes())
 
     def after(self, row: int) -> bytes:
         """A row's vectors after the step."""
-        return self._rows_after[row].tobytes()
+        return bytes(self._rows_after[row].tobytes())
 
     @cached_property
-    def _rows_before(self) -> "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]":
+    def _rows_before(self) -> NDArray[numpy.float32]:
         return _on_host(self._before)
 
     @cached_property
-    def _rows_after(self) -> "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]":
+    def _rows_after(self) -> NDArray[numpy.float32]:
         return _on_host(self._after)
 
 
-def _on_host(state: DecodeState) -> "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]":
+def _on_host(state: DecodeState) -> NDArray[numpy.float32]:
     # Every precision's numbers are numbers of float32, too.
     return state.flat().float().cpu().numpy().astype(_STORED, copy=False)
 
