@@ -5,9 +5,9 @@ into the service, and name the field at fault.
 """
 
 import secrets
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from app.api.body import StrictBody
 from app.api.fields import (
@@ -32,8 +32,15 @@ from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERA
 _DRAWN_SEED_BITS = 32
 
 
+def _given(field: str) -> dict[str, Any]:
+    """JSON schema of a body that has a field, with a value."""
+    return {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
+
+
 class GenerateBody(StrictBody):
     """What to generate: the body of ``POST /generate``."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_given("prompt"), _given("state")]})
 
     prompt: OneOrManyTexts | None = Field(
         default=None,

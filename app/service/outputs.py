@@ -127,9 +127,7 @@ class Output:
         end = self._open_text
         if end is None:
             return Detokenizer(self._tokenizer, self._before)
-        return Detokenizer.resumed(
-            self._tokenizer, self._before, end.held, has_text=end.has_text
-        )
+        return Detokenizer.resumed(self._tokenizer, self._before, end.held, has_text=end.has_text)
 
     def leave_open(self) -> tuple[OpenText, str]:
         """The end of the text, for it to go on elsewhere, when the output is complete.

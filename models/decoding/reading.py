@@ -53,11 +53,11 @@ class PromptReader:
         """
         if not task.prompt:
             raise ValueError("a prompt needs at least one token")
-        if task.params.return_state is not StateReturn.NEVER:
-            require_resumable(self._model)
-        if task.resume is None:
+        if task.resume is None and task.params.return_state is StateReturn.NEVER:
             return
         size = require_resumable(self._model).initial_state(1).flat().shape[1]
+        if task.resume is None:
+            return
         tokens = (*task.resume.window, *task.prompt)
         if len(task.resume.vectors) != _BYTES_PER_NUMBER * size or not (
             0 <= min(tokens) <= max(tokens) < self._model.vocabulary_size

@@ -204,9 +204,7 @@ class Running:
     def _wants_each_state(self) -> bool:
         return self.task.stream and self.task.params.return_state is StateReturn.EACH_TOKEN
 
-    def _save(
-        self, capture: StateCapture, row: int, text: Sequence[int], token: int
-    ) -> SavedState:
+    def _save(self, capture: StateCapture, row: int, text: Sequence[int], token: int) -> SavedState:
         """Where an output stands that chose a token behind this text.
 
         Behind ``<eos>`` nothing goes on, so that one is taken back.

@@ -282,9 +282,7 @@ def test_a_conversation_with_a_seed_is_reproducible(here: TestClient) -> None:
 
 def test_what_drew_nothing_brings_no_seed(here: TestClient) -> None:
     (greedy,) = generate(here, prompt="The", temperature=0, max_new_tokens=3, return_state=True)
-    seeds = {
-        generate(here, state=greedy["state"], max_new_tokens=1)[0]["seed"] for _ in range(3)
-    }
+    seeds = {generate(here, state=greedy["state"], max_new_tokens=1)[0]["seed"] for _ in range(3)}
     assert len(seeds) == 3
 
 
@@ -317,9 +315,7 @@ def test_every_output_has_a_state_of_its_own(here: TestClient) -> None:
 
 
 def test_hypotheses_of_a_beam_go_on(here: TestClient) -> None:
-    hypotheses = generate(
-        here, prompt="The", beam_size=3, n=3, max_new_tokens=5, return_state=True
-    )
+    hypotheses = generate(here, prompt="The", beam_size=3, n=3, max_new_tokens=5, return_state=True)
     rest = generate(
         here,
         state=[each["state"] for each in hypotheses],

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.config import LanguageModelConfig
 from models.decoding.params import (
     REPETITION_WINDOW,
     DecodingParams,
@@ -21,6 +22,8 @@ from models.decoding.params import (
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import StepModel
+from models.language_model import LanguageModel
+from models.precision import set_precision
 from models.tokenizers import BOS_ID, EOS_ID
 from tests.models.decoding.test_same_answer import (
     CELL_NAMES,
@@ -83,9 +86,7 @@ kinds = st.one_of(
         seed=st.integers(0, 2**53 - 1),
         num_outputs=st.integers(1, 3),
     ),
-    st.builds(
-        DecodingParams, max_new_tokens=st.integers(2, 14), repetition_penalty=st.just(1.4)
-    ),
+    st.builds(DecodingParams, max_new_tokens=st.integers(2, 14), repetition_penalty=st.just(1.4)),
 )
 
 
@@ -219,9 +220,7 @@ def test_what_follows_a_state_is_read_as_if_all_had_been_sent(
     model = served_model(form, cell, 29, sharpness=1.5)
     prompt = make_prompt(form, length, seed)
     more = make_prompt(form, added + 1, seed + 1)[1:]
-    first = DecodingParams(
-        5, beam_size=width, num_outputs=width, return_state=StateReturn.AT_END
-    )
+    first = DecodingParams(5, beam_size=width, num_outputs=width, return_state=StateReturn.AT_END)
     rest = DecodingParams(6, temperature=1.0, seed=seed)
     for hypothesis in decode(model, prompt, first).values():
         text = (*prompt, *text_of(hypothesis.tokens))
@@ -272,6 +271,33 @@ def test_in_float_a_state_comes_back_to_the_bit(precision: Any, cell: Any) -> No
     assert part.state is not None
     (last,) = go_on(model, part.state, replace(params, max_new_tokens=6)).values()
     assert bits([*part.tokens, *last.tokens]) == bits(whole.tokens)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+@pytest.mark.parametrize("added", [0, 1, 5])
+def test_a_model_that_does_not_read_bos_goes_on_too(length: int, added: int) -> None:
+    torch.manual_seed(0)
+    config = LanguageModelConfig(vocabulary_size=29, hidden_size=30, num_layers=2, reads_bos=False)
+    model = set_precision(LanguageModel(config).eval(), "int8")
+    prompt, more = make_prompt("embedded", length, 1), (5, 6, 7, 8, 9)[:added]
+    params = DecodingParams(7, temperature=1.0, seed=3)
+    (part,) = decode(
+        model, prompt, replace(params, max_new_tokens=3, return_state=StateReturn.AT_END)
+    ).values()
+    assert part.state is not None
+    text = (*prompt, *text_of(part.tokens), *more)
+    state = replace(part.state, position=0)
+    behind = (part.state.window[-1], *more)
+    (whole,) = decode(model, text, params).values()
+    assert bits(decode(model, behind, params, resume=state)[0].tokens) == bits(whole.tokens)
+    decoder = BatchedDecoder(model, prefix_bytes=10**6)
+    for key, tokens in enumerate((prompt, text, text)):
+        decoder.admit([DecodingTask(key, tokens, params)])
+        found: list[GeneratedToken] = []
+        while decoder.rows:
+            for emission in decoder.step().emissions.get(key, []):
+                found += emission.tokens
+    assert bits(found) == bits(whole.tokens)
 
 
 # ---------------------------------------------------------------- prompts that were read before
