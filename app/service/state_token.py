@@ -106,12 +106,10 @@ class StateTokens:
         version, size = FRAME.unpack_from(whole)
         if len(whole) < size:
             raise CutStateError(field, f"{len(whole)} of the state's {size} bytes are there")
-        signed = whole[:-SIGNATURE_BYTES]
-        # Base64 has several spellings of some bytes: bits that are left over.
+        signed, signature = whole[:-SIGNATURE_BYTES], whole[-SIGNATURE_BYTES:]
+        # Some bytes have several spellings in base64, which leaves bits over.
         is_spelled_so = _spell(whole) == token
-        if not (
-            is_spelled_so and hmac.compare_digest(self._sign(signed), whole[-SIGNATURE_BYTES:])
-        ):
+        if not (is_spelled_so and hmac.compare_digest(self._sign(signed), signature)):
             raise ForgedStateError(
                 field,
                 "the state was altered, or comes from a service with another key: services that "

@@ -273,12 +273,28 @@ def test_in_float_a_state_comes_back_to_the_bit(precision: Any, cell: Any) -> No
     assert bits([*part.tokens, *last.tokens]) == bits(whole.tokens)
 
 
-@pytest.mark.parametrize("length", [1, 2, 9])
-@pytest.mark.parametrize("added", [0, 1, 5])
-def test_a_model_that_does_not_read_bos_goes_on_too(length: int, added: int) -> None:
+def test_a_model_that_does_not_read_bos_goes_on_from_nothing() -> None:
+    """Its first input is zeros then, which are in its state like any other input."""
+    model = model_without_bos()
+    params = DecodingParams(9, temperature=1.0, seed=3)
+    (whole,) = decode(model, (BOS_ID,), params).values()
+    cut = replace(params, max_new_tokens=1, return_state=StateReturn.AT_END)
+    (part,) = decode(model, (BOS_ID,), cut).values()
+    assert part.state is not None
+    (last,) = go_on(model, part.state, replace(params, max_new_tokens=8)).values()
+    assert bits([*part.tokens, *last.tokens]) == bits(whole.tokens)
+
+
+def model_without_bos() -> StepModel:
     torch.manual_seed(0)
     config = LanguageModelConfig(vocabulary_size=29, hidden_size=30, num_layers=2, reads_bos=False)
-    model = set_precision(LanguageModel(config).eval(), "int8")
+    return set_precision(LanguageModel(config).eval(), "int8")
+
+
+@pytest.mark.parametrize("length", [2, 9])
+@pytest.mark.parametrize("added", [0, 1, 5])
+def test_a_model_that_does_not_read_bos_goes_on_too(length: int, added: int) -> None:
+    model = model_without_bos()
     prompt, more = make_prompt("embedded", length, 1), (5, 6, 7, 8, 9)[:added]
     params = DecodingParams(7, temperature=1.0, seed=3)
     (part,) = decode(
