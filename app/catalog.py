@@ -26,12 +26,15 @@ class ServedModel:
         device: where the weights are, ``cpu`` or ``cuda:N``.
         precision: what it computes in.
         load_seconds: how long loading took.
+        capability: what its arithmetic depends on besides: see
+            :func:`app.engine.device.describe_arithmetic`.
     """
 
     info: CheckpointInfo
     device: str
     precision: str
     load_seconds: float
+    capability: str = ""
 
     @property
     def name(self) -> str:

@@ -8,6 +8,11 @@
     |   |-- UnknownLanguagePairError  422 unknown_language_pair
     |   |-- InvalidRequestError       422 invalid_request (field, reason)
     |   |-- UnsupportedModelError     422 unsupported_model
+    |   |-- StateTokenError           a state that cannot be gone on from (field)
+    |   |   |-- CutStateError             422 state_cut
+    |   |   |-- ForgedStateError          422 state_forged
+    |   |   |-- OutdatedStateError        422 state_outdated
+    |   |   `-- ForeignStateError         422 state_foreign
     |   `-- BodyTooLargeError         413 body_too_large
     |-- UnavailableError          try again later
     |   |-- QueueFullError            429 queue_full (Retry-After)
@@ -69,6 +74,44 @@ class InvalidRequestError(RequestError):
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+
+
+class StateTokenError(RequestError):
+    """A state that a client sent cannot be gone on from.
+
+    Args:
+        field: the field that it came in, dotted.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class CutStateError(StateTokenError):
+    """It is not whole, or no state at all."""
+
+    code = "state_cut"
+
+
+class ForgedStateError(StateTokenError):
+    """It was altered, or signed with another key."""
+
+    code = "state_forged"
+
+
+class OutdatedStateError(StateTokenError):
+    """It is of another version of the format."""
+
+    code = "state_outdated"
+
+
+class ForeignStateError(StateTokenError):
+    """It is of another checkpoint, precision or processor."""
+
+    code = "state_foreign"
 
 
 class BodyTooLargeError(RequestError):

@@ -110,6 +110,22 @@ class Metrics:
             ["model"],
         )
 
+        self.prefix_hits = self._counter(
+            "gatehouse_prefix_hits",
+            "Prompts of which the state after a beginning was still known.",
+            ["model"],
+        )
+        self.prefix_misses = self._counter(
+            "gatehouse_prefix_misses",
+            "Prompts that were looked up and of which no beginning was known.",
+            ["model"],
+        )
+        self.prefix_positions = self._counter(
+            "gatehouse_prefix_positions",
+            "Positions of prompts that were not read, because their state was still known.",
+            ["model"],
+        )
+
     def _declare_models(self) -> None:
         self.ready = Gauge(
             "gatehouse_ready",
@@ -142,6 +158,9 @@ class Metrics:
             self.positions_read.labels(step.model).inc(step.positions_read)
             self.positions_attended.labels(step.model).inc(step.positions_attended)
             self.padding_attended.labels(step.model).inc(step.padding_attended)
+            self.prefix_hits.labels(step.model).inc(step.prefix_hits)
+            self.prefix_misses.labels(step.model).inc(step.prefix_misses)
+            self.prefix_positions.labels(step.model).inc(step.prefix_positions)
 
     def _counter(self, name: str, documentation: str, labels: list[str]) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)

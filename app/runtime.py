@@ -174,6 +174,7 @@ class Runtime:
             precision=settings.precision,
             num_threads=settings.num_threads,
             row_budget=settings.row_budget,
+            prefix_cache_bytes=settings.prefix_cache_bytes,
         )
         fingerprints = {info.name: info.fingerprint for info in checkpoints}
         load = partial(load_unchanged, self._engine_loader, spec, fingerprints)
@@ -198,7 +199,13 @@ class Runtime:
     ) -> None:
         catalog = Catalog(
             [
-                ServedModel(info, loaded.device, loaded.precision, loaded.load_seconds[info.name])
+                ServedModel(
+                    info,
+                    loaded.device,
+                    loaded.precision,
+                    loaded.load_seconds[info.name],
+                    loaded.capability,
+                )
                 for info in checkpoints
             ],
             default_generate=self.settings.default_generate_model,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.engine.request import MAX_ROWS_PER_REQUEST
@@ -108,6 +108,18 @@ class Settings(BaseSettings):
         description="Most attention weights that one /translate request may ask for: texts x "
         "hypotheses x target tokens at most x source tokens. Also most candidates of its beam "
         "traces: texts x beam size x target tokens at most.",
+    )
+    state_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Secret that states on their way are signed with, 32 characters at least; "
+        "services that take each other's states have the same. unset: a random one at every start.",
+    )
+    prefix_cache_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=0,
+        description="Memory of each language model for the states of prompts that it has read, in "
+        "int8; 0: none is kept.",
     )
     request_timeout_seconds: float = Field(
         60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."

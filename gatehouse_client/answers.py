@@ -43,6 +43,8 @@ class Output(msgspec.Struct, frozen=True):
     logprob: float
     seed: int | None = None
     token_logprobs: list[TokenLogprob] | None = None
+    state: str | None = None
+    pending_text: str | None = None
 
 
 class GenerateAnswer(msgspec.Struct, frozen=True):
@@ -187,6 +189,8 @@ class FinishEvent(msgspec.Struct, frozen=True):
     logprob: float | None = None
     score: float | None = None
     seed: int | None = None
+    state: str | None = None
+    pending_text: str | None = None
     alignment: Alignment | None = None
 
 

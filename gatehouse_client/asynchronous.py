@@ -64,7 +64,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def generate(
-        self, prompt: str | list[str], **options: Unpack[GenerateOptions]
+        self, prompt: str | list[str] | None = None, **options: Unpack[GenerateOptions]
     ) -> GenerateAnswer:
         """See :meth:`gatehouse_client.Client.generate`."""
         return await self._post(GenerateAnswer, "/generate", body_of("prompt", prompt, options))
@@ -82,7 +82,7 @@ class AsyncClient:
         return await self._post(BleuAnswer, "/bleu", body_of("references", references, options))
 
     def stream_generate(
-        self, prompt: str | list[str], **options: Unpack[GenerateOptions]
+        self, prompt: str | list[str] | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncIterator[StreamEvent]:
         """See :meth:`gatehouse_client.Client.stream_generate`."""
         return self._stream("/generate", body_of("prompt", prompt, options, stream=True))

@@ -19,6 +19,8 @@ class GenerateOptions(TypedDict, total=False):
     length_penalty: float
     logprobs: bool
     echo: bool
+    state: str | list[str] | None
+    return_state: bool
     timeout_seconds: float | None
 
 

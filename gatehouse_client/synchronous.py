@@ -66,9 +66,9 @@ class Client:
         self._http.close()
 
     def generate(
-        self, prompt: str | list[str], **options: Unpack[GenerateOptions]
+        self, prompt: str | list[str] | None = None, **options: Unpack[GenerateOptions]
     ) -> GenerateAnswer:
-        """Continue texts: ``POST /generate``."""
+        """Continue texts, or outputs whose ``state`` is given: ``POST /generate``."""
         return self._post(GenerateAnswer, "/generate", body_of("prompt", prompt, options))
 
     def translate(
@@ -84,7 +84,7 @@ class Client:
         return self._post(BleuAnswer, "/bleu", body_of("references", references, options))
 
     def stream_generate(
-        self, prompt: str | list[str], **options: Unpack[GenerateOptions]
+        self, prompt: str | list[str] | None = None, **options: Unpack[GenerateOptions]
     ) -> Iterator[StreamEvent]:
         """Continue texts, and see them as they are written; the last event is a DoneEvent.
 

@@ -8,7 +8,7 @@ vocabulary size. Token ids are int64.
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,35 @@ class StepModel(Protocol):
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """Feed one token a row, ``[N]`` int64."""
         ...
+
+
+@runtime_checkable
+class ResumableModel(StepModel, Protocol):
+    """A model whose texts can go on from a state: all of its past is in the state's layers."""
+
+    def initial_state(self, rows: int) -> DecodeState:
+        """The state of rows before their first token."""
+        ...
+
+    def resume(self, prompts: Sequence[Sequence[int]], state: DecodeState) -> Reading:
+        """Read prompts as :meth:`read` does, each from a state of its own.
+
+        Args:
+            prompts: token ids that follow what the states have seen.
+            state: of a row for each prompt. :meth:`read` begins with :meth:`initial_state`.
+        """
+        ...
+
+
+def require_resumable(model: StepModel) -> ResumableModel:
+    """The model itself.
+
+    Raises:
+        ValueError: its state holds a source, and does not travel.
+    """
+    if not isinstance(model, ResumableModel):
+        raise ValueError("only a language model's state can be kept and gone on from")
+    return model
 
 
 def read_at_once(model: StepModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DecodeState]:

@@ -84,6 +84,10 @@ class LanguageModel(nn.Module):
         outputs = dropout(outputs, self.config.dropout, self.training)
         return self.output(outputs), state
 
+    def initial_state(self, rows: int) -> DecodeState:
+        """Zeros: see :class:`ResumableModel`."""
+        return DecodeState(self.stack.initial_state(rows))
+
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         """Read prompts, all but the last token of each: see :class:`StepModel`.
 
@@ -91,6 +95,18 @@ class LanguageModel(nn.Module):
             NotGenerativeError: the model is bidirectional.
             ValueError: a prompt is empty (it holds ``<bos>`` at least).
         """
+        return self._begin(prompts, None)
+
+    def resume(self, prompts: Sequence[Sequence[int]], state: DecodeState) -> Reading:
+        """Read prompts behind what states have seen: see :class:`ResumableModel`.
+
+        Raises:
+            NotGenerativeError: the model is bidirectional.
+            ValueError: a prompt is empty.
+        """
+        return self._begin(prompts, state)
+
+    def _begin(self, prompts: Sequence[Sequence[int]], start: DecodeState | None) -> Reading:
         if self.config.bidirectional:
             raise NotGenerativeError(
                 "a bidirectional language model cannot generate: its backward direction reads "
@@ -102,14 +118,15 @@ class LanguageModel(nn.Module):
             prompts = [prompt[1:] if prompt[0] == BOS_ID else prompt for prompt in prompts]
             # An empty text has nothing else to begin with: its <bos> has an input of zeros.
             prompts = [prompt or [BOS_ID] for prompt in prompts]
-        return self._read(prompts)
+        return self._read(prompts, start)
 
-    def _read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+    def _read(self, prompts: Sequence[Sequence[int]], start: DecodeState | None) -> Reading:
         order, places = longest_first(prompts)
         layout = PackedLayout([len(prompts[index]) - 1 for index in order])
         device = self.output.bias.device
         tokens = send(layout.pack([prompts[index] for index in order]), device)
-        _, layers = yield from self.stack.read(self.embed(tokens), layout)
+        before = None if start is None else start.select(on_device(order, device)).layers
+        _, layers = yield from self.stack.read(self.embed(tokens), layout, before)
         state = DecodeState(layers).select(on_device(places, device))
         return on_device([prompt[-1] for prompt in prompts], device), state
 

@@ -144,15 +144,22 @@ class PackedLayout:
 
 
 def _run_packed(
-    cell: RecurrentCell, inputs: Tensor, layout: PackedLayout
+    cell: RecurrentCell, inputs: Tensor, layout: PackedLayout, start: CellState | None = None
 ) -> Generator[None, None, tuple[Tensor, CellState]]:
-    """Run a cell from a zero state over packed sequences ``[..., P, I]``, with pauses.
+    """Run a cell over packed sequences ``[..., P, I]``, with pauses.
+
+    Args:
+        cell: the cell.
+        inputs: packed.
+        layout: of the packed positions.
+        start: each sequence's first state ``[..., N, H]``, zeros if None.
 
     Returns:
         The hidden states ``[..., P, H]`` and each sequence's last state ``[..., N, H]``.
     """
     rows = len(layout.lengths)
-    state = tuple(part.expand(*inputs.shape[:-2], -1, -1) for part in cell.initial_state(rows))
+    state = cell.initial_state(rows) if start is None else start
+    state = tuple(part.expand(*inputs.shape[:-2], -1, -1) for part in state)
     outputs, final = [inputs.new_empty(*inputs.shape[:-2], 0, cell.hidden_size)], []
     projected, shift = inputs, 0
     for position, active in enumerate(layout.active):
@@ -288,9 +295,9 @@ class RecurrentStack(nn.Module):
         return self._run_layers(self._run, inputs, state, lengths)
 
     def read(
-        self, inputs: Tensor, layout: PackedLayout
+        self, inputs: Tensor, layout: PackedLayout, start: StackState | None = None
     ) -> Generator[None, None, tuple[Tensor, StackState]]:
-        """What :meth:`forward` computes from a zero state, for serving.
+        """What :meth:`forward` computes, for serving.
 
         Always by the equations: decoding steps by them, so a prompt read this way leaves the
         state that the same tokens would have left one by one. No padding is computed, and there
@@ -299,6 +306,8 @@ class RecurrentStack(nn.Module):
         Args:
             inputs: ``[P, I]``, packed.
             layout: of the packed positions.
+            start: the state before the first position of each sequence, in the layout's order;
+                zeros if None. A bidirectional stack begins with zeros.
 
         Yields:
             Nothing, after every :data:`PIECE_POSITIONS` positions of a layer but the last.
@@ -313,7 +322,8 @@ class RecurrentStack(nn.Module):
                 yield
             if reverse is None:
                 cell = self.cells()[layer]
-                inputs, after = yield from _run_packed(cell, inputs, layout)
+                before = None if start is None else start[layer]
+                inputs, after = yield from _run_packed(cell, inputs, layout, before)
                 final.append(after)
                 continue
             both = torch.stack([inputs, inputs.index_select(0, reverse)])

@@ -218,6 +218,17 @@ class DecodeState:
         """N."""
         return self.layers[0][0].shape[0]
 
+    def flat(self) -> Tensor:
+        """All parts of all layers of each row side by side, in order: ``[N, F]``, a copy."""
+        return torch.cat([part for layer in self.layers for part in layer], dim=1)
+
+    def with_layers(self, flat: Tensor) -> "DecodeState":
+        """The state whose :meth:`flat` this is, ``[M, F]``, cut up like this state's layers."""
+        sizes = [part.shape[1] for layer in self.layers for part in layer]
+        parts = iter(torch.split(flat, sizes, dim=1))
+        layers = tuple(tuple(next(parts).contiguous() for _ in layer) for layer in self.layers)
+        return DecodeState(layers)
+
     def select_layers(self, rows: Tensor) -> "DecodeState":
         """The state of the rows ``[M]`` int64 without its memory, which stands in a pool."""
         return replace(self, memory=None).select(rows)

@@ -18,6 +18,9 @@ BODY_PROBLEMS = (
 )
 """Errors of every endpoint with a body that is decoded."""
 
+STATE_PROBLEMS = ("state_cut", "state_forged", "state_outdated", "state_foreign")
+"""Errors of an endpoint that takes states."""
+
 
 def runtime_of(request: Request) -> Runtime:
     """The service's life, of which every endpoint asks for what it needs."""

@@ -26,6 +26,7 @@ from app.exceptions import (
     GatehouseError,
     InvalidRequestError,
     QueueFullError,
+    StateTokenError,
     UnavailableError,
 )
 
@@ -63,6 +64,10 @@ ERROR_KINDS = {
         ErrorKind("invalid_request", 422, "The request breaks a rule"),
         ErrorKind("unknown_language_pair", 422, "No model translates this language pair"),
         ErrorKind("unsupported_model", 422, "The model cannot do this"),
+        ErrorKind("state_cut", 422, "The state is not whole"),
+        ErrorKind("state_forged", 422, "The state was altered or signed with another key"),
+        ErrorKind("state_outdated", 422, "The state is of another version"),
+        ErrorKind("state_foreign", 422, "The state belongs to another model or machine"),
         ErrorKind("queue_full", 429, "The queue is full"),
         ErrorKind("internal_error", 500, "Something unexpected went wrong"),
         ErrorKind("not_ready", 503, "The service is not ready"),
@@ -197,7 +202,7 @@ def problem_of(error: Exception) -> ProblemResponse:
             seconds = error.retry_after_seconds
         headers["Retry-After"] = str(seconds)
     errors = []
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, InvalidRequestError | StateTokenError):
         errors.append(FieldError(field=error.field, message=error.reason))
     return problem(code, str(error), errors=errors, headers=headers)
 

@@ -10,6 +10,7 @@ from app.api.responses import (
     TimingsAnswer,
     TokenLogprob,
     UsageAnswer,
+    state_fields,
 )
 from app.engine.request import FinishReason
 from app.service.generation import GeneratedPiece, GeneratedText, GenerationEvent
@@ -44,6 +45,8 @@ class GenerateFinishEvent(Answer):
     tokens: int
     logprob: float
     seed: int | None
+    state: str | None = Field(default=None, description="Only with return_state.")
+    pending_text: str | None = Field(default=None, description="Only with return_state.")
 
 
 class GenerateDoneEvent(Answer):
@@ -111,6 +114,7 @@ def encode_generation(event: GenerationEvent) -> bytes:
                 tokens=event.tokens,
                 logprob=event.logprob,
                 seed=event.seed,
+                **state_fields(event),
             ),
         )
     return _encode(

@@ -55,6 +55,12 @@ _Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
 OneOrManyStops = Annotated[
     Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
 ]
+_States = Annotated[
+    list[str], Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request"))
+]
+OneOrManyStates = Annotated[
+    Annotated[str, Tag(_ONE)] | Annotated[_States, Tag(_MANY)], Discriminator(_one_or_many)
+]
 _SeveralReferences = Annotated[list[Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
 _OneOrManyReferences = Annotated[
     Annotated[Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],

@@ -5,9 +5,9 @@ into the service, and name the field at fault.
 """
 
 import secrets
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from app.api.body import StrictBody
 from app.api.fields import (
@@ -16,6 +16,7 @@ from app.api.fields import (
     LengthPenalty,
     MaxNewTokens,
     ModelName,
+    OneOrManyStates,
     OneOrManyStops,
     OneOrManyTexts,
     Protected,
@@ -31,12 +32,29 @@ from models.decoding.params import MAX_SEED, MIN_REPETITION_PENALTY, MIN_TEMPERA
 _DRAWN_SEED_BITS = 32
 
 
+def _given(field: str) -> dict[str, Any]:
+    """JSON schema of a body that has a field, with a value."""
+    return {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
+
+
 class GenerateBody(StrictBody):
     """What to generate: the body of ``POST /generate``."""
 
-    prompt: OneOrManyTexts = Field(
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_given("prompt"), _given("state")]})
+
+    prompt: OneOrManyTexts | None = Field(
+        default=None,
         description="Text to continue, or a list of texts. An empty one starts from nothing. "
-        "Prompt i of a list is answered as it would be alone."
+        "Prompt i of a list is answered as it would be alone. Only with state it may be missing.",
+    )
+    state: OneOrManyStates | None = Field(
+        default=None,
+        description="State of an earlier output to go on from, or a list of states; a prompt then "
+        "stands behind it. One state is for all prompts, one prompt for all states.",
+    )
+    return_state: bool = Field(
+        default=False,
+        description="Whether to return the state of each output, for a later request to go on.",
     )
     model: ModelName | None = Field(
         default=None, description="A language model of GET /models; null: the default one."
@@ -118,6 +136,8 @@ class GenerateBody(StrictBody):
         Raises:
             InvalidRequestError: two fields contradict each other.
         """
+        if self.prompt is None and self.state is None:
+            raise InvalidRequestError("prompt", "Field required, unless there is a state")
         self._check_beam()
         default_temperature = 1.0 if self.beam_size == 1 else 0.0
         temperature = default_temperature if self.temperature is None else self.temperature
@@ -128,7 +148,7 @@ class GenerateBody(StrictBody):
                 f"{self.n}: give a temperature or a beam_size",
             )
         return GenerationRequest(
-            prompts=listed(self.prompt),
+            prompts=() if self.prompt is None else listed(self.prompt),
             model=self.model,
             params=DecodingParams(
                 max_new_tokens=self.max_new_tokens
@@ -146,6 +166,9 @@ class GenerateBody(StrictBody):
             echo=self.echo,
             logprobs=self.logprobs,
             timeout_seconds=self.timeout_seconds,
+            states=() if self.state is None else listed(self.state),
+            keeps_seed=self.seed is None,
+            return_state=self.return_state,
         )
 
     def _check_beam(self) -> None:

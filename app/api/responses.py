@@ -104,11 +104,20 @@ class OutputAnswer(Answer):
     token_logprobs: list[TokenLogprob] | None = Field(
         default=None, description="Every token; only with logprobs."
     )
+    state: str | None = Field(
+        default=None, description="Where it stands, to go on from; only with return_state."
+    )
+    pending_text: str | None = Field(
+        default=None,
+        description="What a text that goes on from the state begins with: it may be the beginning "
+        "of a stop string, or half a character, or it followed a stop string; only with "
+        "return_state.",
+    )
 
     @classmethod
     def of(cls, text: GeneratedText) -> "OutputAnswer":
-        """Copy from the service's, with the tokens where there are any."""
-        optional: dict[str, Any] = {}
+        """Copy from the service's, with the tokens and the state where there are any."""
+        optional: dict[str, Any] = state_fields(text)
         if text.token_logprobs is not None:
             optional["token_logprobs"] = TokenLogprob.list_of(text.token_logprobs)
         return cls(
@@ -121,6 +130,13 @@ class OutputAnswer(Answer):
             seed=text.seed,
             **optional,
         )
+
+
+def state_fields(text: GeneratedText) -> dict[str, str]:
+    """The state of an output and what belongs to it, where it was asked for."""
+    if text.state is None or text.pending_text is None:
+        return {}
+    return {"state": text.state, "pending_text": text.pending_text}
 
 
 class GenerateAnswer(Answer):

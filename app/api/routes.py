@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.api.access import BODY_PROBLEMS, runtime_of
+from app.api.access import BODY_PROBLEMS, STATE_PROBLEMS, runtime_of
 from app.api.bleu_request import BleuBody
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
@@ -60,7 +60,7 @@ router = APIRouter(route_class=StrictBodyRoute)
     response_model=GenerateAnswer,
     responses={
         **event_stream(GENERATE_EVENTS, GENERATE_STREAM),
-        **problems(*BODY_PROBLEMS, "unknown_model", "unsupported_model"),
+        **problems(*BODY_PROBLEMS, "unknown_model", "unsupported_model", *STATE_PROBLEMS),
     },
 )
 async def generate(

@@ -1,5 +1,7 @@
 """Which device the models run on."""
 
+import platform
+
 import torch
 
 from app.exceptions import StartupError
@@ -32,6 +34,23 @@ def resolve_device(name: str) -> torch.device:
             f"CUDA GPU(s): cuda:0 to cuda:{torch.cuda.device_count() - 1}"
         )
     return torch.device("cuda", index)
+
+
+def describe_arithmetic(device: torch.device) -> str:
+    """What the bits of an answer depend on, besides weights and precision, in words.
+
+    On a CPU it is the instructions that PyTorch has chosen its kernels for; another version of
+    PyTorch may compute them otherwise.
+
+    Args:
+        device: where the models are.
+    """
+    if device.type == "cpu":
+        kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    else:
+        major, minor = torch.cuda.get_device_capability(device)
+        kind = f"{torch.cuda.get_device_name(device)} {major}.{minor}"
+    return f"{device.type} {kind}, PyTorch {torch.__version__}"
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.encoder_decoder import Reading, StepModel, StepOutput
+from models.encoder_decoder import Reading, StepModel, StepOutput, require_resumable
 from models.state import AttentionMemory, DecodeState, RowLayout, stored_size
 
 SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
@@ -244,6 +244,14 @@ class GraphedModel:
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         """See :class:`StepModel`: lengths differ too much for graphs."""
         return self._model.read(prompts)
+
+    def initial_state(self, rows: int) -> DecodeState:
+        """See :class:`models.encoder_decoder.ResumableModel`; only of a language model."""
+        return require_resumable(self._model).initial_state(rows)
+
+    def resume(self, prompts: Sequence[Sequence[int]], state: DecodeState) -> Reading:
+        """See :class:`models.encoder_decoder.ResumableModel`; only of a language model."""
+        return require_resumable(self._model).resume(prompts, state)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:

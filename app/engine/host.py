@@ -63,6 +63,11 @@ class LoadedModels(Protocol):
         """How long each took to load, by name."""
         ...
 
+    @property
+    def capability(self) -> str:
+        """What their arithmetic depends on besides."""
+        ...
+
 
 EngineLoad = Callable[[], LoadedModels]
 """Loads the models and makes an engine over them, which takes long.
@@ -110,7 +115,9 @@ def host_engine(
         return
     # A model that cannot take a step has not been loaded.
     loaded.engine.beat()
-    channel.send(Loaded(loaded.device, loaded.precision, dict(loaded.load_seconds)))
+    channel.send(
+        Loaded(loaded.device, loaded.precision, dict(loaded.load_seconds), loaded.capability)
+    )
     _take_turns(loaded.engine, channel, heartbeat_seconds)
 
 

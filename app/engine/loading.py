@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from app.engine.device import resolve_device, resolve_precision
+from app.engine.device import describe_arithmetic, resolve_device, resolve_precision
 from app.engine.engine import Engine
 from app.engine.graphs import CudaCapture, GraphedModel
 from app.engine.runner import Runner
@@ -32,6 +32,7 @@ class EngineSpec:
         precision: the setting: ``auto`` or a :data:`models.precision.Precision`.
         num_threads: threads of one tensor operation; None: see :func:`default_threads`.
         row_budget: rows of each model that may run at once.
+        prefix_cache_bytes: memory for states of prompts that each language model has read.
     """
 
     checkpoints: tuple[Path, ...]
@@ -39,6 +40,7 @@ class EngineSpec:
     precision: str
     num_threads: int | None
     row_budget: int
+    prefix_cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class LoadedEngine:
         device: where the models are.
         precision: what they compute in.
         load_seconds: how long each took to load, by name.
+        capability: what their arithmetic depends on besides.
     """
 
     engine: Engine
     device: str
     precision: str
     load_seconds: Mapping[str, float]
+    capability: str
 
 
 def load_engine(spec: EngineSpec) -> LoadedEngine:
@@ -90,10 +94,15 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
                 heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
                 row_budget=spec.row_budget,
                 single_lane=capture is not None,
+                # Only in int8 does a prompt read in parts give the same bits as read at once.
+                prefix_bytes=spec.prefix_cache_bytes
+                if is_language_model and precision == "int8"
+                else 0,
             )
             runner.warm_up()
             runners.append(runner)
-    return LoadedEngine(Engine(runners), str(device), precision, load_seconds)
+    capability = describe_arithmetic(device)
+    return LoadedEngine(Engine(runners), str(device), precision, load_seconds, capability)
 
 
 def available_cores() -> int:

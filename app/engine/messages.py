@@ -41,11 +41,14 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
         device: where the models are.
         precision: what they compute in.
         load_seconds: how long each took to load, by name.
+        capability: what its arithmetic depends on besides: see
+            :func:`app.engine.device.describe_arithmetic`.
     """
 
     device: str
     precision: str
     load_seconds: dict[str, float]
+    capability: str = ""
 
 
 class NotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -4,7 +4,13 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from models.decoding.params import BeamTrace, DecodingParams, FinishReason
+from models.decoding.params import (
+    BeamTrace,
+    DecodingParams,
+    FinishReason,
+    SavedState,
+    StateReturn,
+)
 
 __all__ = [
     "DEFAULT_LENGTH_PENALTY",
@@ -18,6 +24,8 @@ __all__ = [
     "Event",
     "FinishReason",
     "Progress",
+    "SavedState",
+    "StateReturn",
     "StepReport",
     "TokensEvent",
 ]
@@ -37,11 +45,13 @@ class DecodeRequest:
         request_id: unique in the life of the service.
         model: name of a loaded model.
         prompt: token ids as the model reads them: a language model's prompt with ``<bos>``
-            in front, or a source sentence with ``<eos>`` behind.
+            in front, or a source sentence with ``<eos>`` behind; behind a state, the last token
+            of its window and what follows it.
         params: how to choose tokens.
         timeout_seconds: the engine drops the request when it is not finished so long after it
             was submitted.
         stream: whether tokens are wanted as they are chosen, or each output as a whole.
+        resume: the state that a language model goes on from; None begins with no text.
     """
 
     request_id: int
@@ -50,6 +60,7 @@ class DecodeRequest:
     params: DecodingParams
     timeout_seconds: float = float("inf")
     stream: bool = False
+    resume: SavedState | None = None
 
     @property
     def rows(self) -> int:
@@ -72,6 +83,7 @@ class TokensEvent:
         logprobs: the model's own log-probability of each.
         finish_reason: set where the last of the tokens ends the output.
         attention: for each token the weight of each source token, where asked for.
+        state: where the output stands behind the tokens, where asked for.
     """
 
     request_id: int
@@ -80,6 +92,7 @@ class TokensEvent:
     logprobs: tuple[float, ...]
     finish_reason: FinishReason | None
     attention: tuple[tuple[float, ...], ...] | None = None
+    state: SavedState | None = None
 
 
 class EndReason(enum.StrEnum):
@@ -127,6 +140,9 @@ class StepReport:
         positions_read: positions of prompts and sources that were read.
         positions_attended: source positions that the attention looked at, padding included.
         padding_attended: how many of them are padding.
+        prefix_hits: prompts of which the state after a beginning was still known.
+        prefix_misses: prompts of which none was.
+        prefix_positions: positions that for this reason did not have to be read.
     """
 
     model: str
@@ -135,6 +151,9 @@ class StepReport:
     positions_read: int = 0
     positions_attended: int = 0
     padding_attended: int = 0
+    prefix_hits: int = 0
+    prefix_misses: int = 0
+    prefix_positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Runner:
         heartbeat_prompt: the shortest prompt that it reads.
         row_budget: rows that may run at once.
         single_lane: see :class:`BatchedDecoder`.
+        prefix_bytes: see :class:`BatchedDecoder`.
         clock: seconds that only grow.
     """
 
@@ -63,6 +64,7 @@ class Runner:
         heartbeat_prompt: Sequence[int],
         row_budget: int,
         single_lane: bool = False,
+        prefix_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -71,6 +73,7 @@ class Runner:
         self._clock = clock
         self._scheduler = Scheduler(row_budget)
         self._single_lane = single_lane
+        self._prefix_bytes = prefix_bytes
         self._decoder = self._new_decoder()
         self._leaving: list[Event] = []
 
@@ -88,10 +91,8 @@ class Runner:
     def submit(self, request: DecodeRequest) -> None:
         """Queue a request; one that cannot be run fails with the next turn."""
         entry = Entry(request, self._clock())
-        if not request.prompt:
-            self._end(entry, EndReason.FAILED, "a prompt needs at least one token")
-            return
         try:
+            self._decoder.check(_task_of(request))
             self._scheduler.add(entry)
         except ValueError as error:
             self._end(entry, EndReason.FAILED, str(error))
@@ -122,7 +123,7 @@ class Runner:
 
     def warm_up(self) -> None:
         """Some steps of several sizes, for the first request not to pay for first times."""
-        decoder = self._new_decoder()
+        decoder = BatchedDecoder(self._model, single_lane=self._single_lane)
         for count in _WARM_UP_REQUESTS:
             params = DecodingParams(max_new_tokens=2)
             tasks = [DecodingTask(key, self._heartbeat_prompt, params) for key in range(count)]
@@ -131,7 +132,9 @@ class Runner:
                 decoder.step()
 
     def _new_decoder(self) -> BatchedDecoder:
-        return BatchedDecoder(self._model, single_lane=self._single_lane)
+        return BatchedDecoder(
+            self._model, single_lane=self._single_lane, prefix_bytes=self._prefix_bytes
+        )
 
     def _step(
         self, admitted: Sequence[Entry], events: list[Event], started_at: float
@@ -166,6 +169,9 @@ class Runner:
             result.positions_read,
             result.positions_attended,
             result.padding_attended,
+            result.prefixes.hits,
+            result.prefixes.misses,
+            result.prefixes.positions,
         )
 
     def _drop(self, request_ids: Collection[int], reason: EndReason, message: str = "") -> None:
@@ -211,7 +217,13 @@ class Runner:
 
 
 def _task_of(request: DecodeRequest) -> DecodingTask:
-    return DecodingTask(request.request_id, request.prompt, request.params, request.stream)
+    return DecodingTask(
+        request.request_id,
+        request.prompt,
+        request.params,
+        request.stream,
+        resume=request.resume,
+    )
 
 
 def _event_of(request_id: int, emission: Emission) -> TokensEvent:
@@ -223,4 +235,5 @@ def _event_of(request_id: int, emission: Emission) -> TokensEvent:
         logprobs,
         emission.finish_reason,
         None if attention[0] is None else attention,
+        emission.state,
     )

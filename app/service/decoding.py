@@ -19,6 +19,7 @@ from app.engine.request import (
     DecodingParams,
     EndEvent,
     EndReason,
+    SavedState,
     TokensEvent,
 )
 from app.exceptions import DrainingError, EngineFailedError
@@ -82,6 +83,7 @@ class Decoder:
         deadline: Deadline,
         *,
         stream: bool,
+        resume: SavedState | None = None,
     ) -> DecodeRequest:
         """A decode request with an id of its own, to be submitted now.
 
@@ -91,9 +93,12 @@ class Decoder:
             params: how to choose tokens.
             deadline: of the client's request.
             stream: whether tokens are wanted one by one, or each output whole.
+            resume: the state before the prompt; None is that of no text.
         """
         timeout_seconds = deadline.remaining_seconds() + _GRACE_SECONDS
-        return DecodeRequest(next(self._ids), model, tuple(prompt), params, timeout_seconds, stream)
+        return DecodeRequest(
+            next(self._ids), model, tuple(prompt), params, timeout_seconds, stream, resume
+        )
 
     def start(
         self, model: str, requests: Sequence[DecodeRequest], deadline: Deadline

@@ -35,6 +35,41 @@ class Detokenizer:
         if tokenizer.decode(self._context):
             self._go_on_behind_text()
 
+    @classmethod
+    def resumed(
+        cls, tokenizer: Tokenizer, tokens: Sequence[int], held: int, *, has_text: bool
+    ) -> "Detokenizer":
+        """One that goes on where another stopped.
+
+        Args:
+            tokenizer: of the tokens that come.
+            tokens: the last ones of the text, :attr:`held` and one more at least.
+            held: how many of them the other held.
+            has_text: what the other's was.
+        """
+        split = len(tokens) - held
+        resumed = cls(tokenizer, tokens[:split])
+        if has_text:
+            resumed._go_on_behind_text()
+        resumed._held = list(tokens[split:])
+        resumed._held_text = resumed._decode(resumed._held) if held else ""
+        return resumed
+
+    @property
+    def held(self) -> int:
+        """Tokens at the end of the text that make no character yet."""
+        return len(self._held)
+
+    @property
+    def held_text(self) -> str:
+        """What is shown for them where no more tokens come."""
+        return self._held_text
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the tokens before those have made any text."""
+        return self._context_characters > 0
+
     def add(self, tokens: Sequence[int], *, last: bool) -> str:
         """Take the next tokens.
 
@@ -49,6 +84,7 @@ class Detokenizer:
             return "".join([self._add(token) for token in tokens])
         text = self._decode([*self._held, *tokens])
         self._held.clear()
+        self._held_text = ""
         return text
 
     def _add(self, token: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from app.catalog import Catalog, ServedModel
-from app.engine.request import DecodeRequest, DecodingParams, FinishReason
+from app.engine.request import DecodeRequest, DecodingParams, FinishReason, StateReturn
 from app.exceptions import InvalidRequestError
 from app.logs import note
 from app.metrics import Metrics
@@ -14,6 +14,8 @@ from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Decoding, Timings, Usage
 from app.service.limits import Limits
 from app.service.outputs import Output, Outputs
+from app.service.resumption import Beginning, begin_behind, open_states
+from app.service.state_token import StateTokens, TravellingState
 from models.tokenizers import BOS_ID, Tokenizer
 
 _MAX_CHARACTERS_NAMED = 10
@@ -42,7 +44,8 @@ class GenerationRequest:
     """What to generate.
 
     Attributes:
-        prompts: texts to continue; an empty one starts from nothing.
+        prompts: texts to continue; an empty one starts from nothing. None at all behind states
+            is an empty one.
         model: name of a language model, or None for the default.
         params: how to choose tokens; ``num_outputs`` continuations of each prompt, or all that
             exist where a beam finds fewer.
@@ -50,6 +53,10 @@ class GenerationRequest:
         echo: whether outputs begin with their prompt.
         logprobs: whether tokens are wanted with their log-probabilities.
         timeout_seconds: time for the whole request, or None for the service's limit.
+        states: tokens of states to go on from, one for each prompt; a single one is for all
+            prompts, a single prompt for all of them.
+        keeps_seed: whether a state's seed goes before that of the params.
+        return_state: whether each output's state is wanted.
     """
 
     prompts: tuple[str, ...]
@@ -59,6 +66,9 @@ class GenerationRequest:
     echo: bool = False
     logprobs: bool = False
     timeout_seconds: float | None = None
+    states: tuple[str, ...] = ()
+    keeps_seed: bool = False
+    return_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,8 @@ class GeneratedText:
         logprob: sum of the model's own log-probabilities of these tokens.
         seed: reproduces it alone; None where nothing was drawn.
         token_logprobs: all of these tokens, where asked for; else None.
+        state: token of its state, where asked for; else None.
+        pending_text: what the text that goes on from there begins with, where asked for.
     """
 
     prompt_index: int
@@ -101,6 +113,8 @@ class GeneratedText:
     logprob: float
     seed: int | None
     token_logprobs: TokenLogprobs | None
+    state: str | None = None
+    pending_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,7 @@ class _Planned:
     """A decode request, for which prompt it is, and which of the prompt's outputs is its first."""
 
     decode: DecodeRequest
+    beginning: Beginning
     prompt_index: int
     first_index: int
 
@@ -131,9 +146,15 @@ class GenerationService:
     """Answers :class:`GenerationRequest`."""
 
     def __init__(
-        self, catalog: Catalog, decoder: Decoder, limits: Limits, metrics: Metrics
+        self,
+        catalog: Catalog,
+        decoder: Decoder,
+        limits: Limits,
+        metrics: Metrics,
+        states: StateTokens,
     ) -> None:
         self._catalog = catalog
+        self._states = states
         self._decoder = decoder
         self._limits = limits
         self._metrics = metrics
@@ -171,39 +192,62 @@ class GenerationService:
         plan = self._plan(model, request, deadline, stream or bool(request.stop))
         decodes = [each.decode for each in plan]
         with self._decoder.start(model.name, decodes, deadline) as decoding:
-            yield Generation(request, model, plan, decoding, self._metrics)
+            yield Generation(request, model, plan, decoding, self._metrics, self._states)
 
     def _plan(
         self, model: ServedModel, request: GenerationRequest, deadline: Deadline, stream: bool
     ) -> list[_Planned]:
         def planned(
-            prompt: Sequence[int], params: DecodingParams, prompt_index: int, index: int
+            beginning: Beginning, params: DecodingParams, prompt_index: int, index: int
         ) -> _Planned:
-            decode = self._decoder.request(model.name, prompt, params, deadline, stream=stream)
-            return _Planned(decode, prompt_index, index)
+            decode = self._decoder.request(
+                model.name,
+                beginning.tokens,
+                params,
+                deadline,
+                stream=stream,
+                resume=beginning.resume,
+            )
+            return _Planned(decode, beginning, prompt_index, index)
 
-        prompts = encode_prompts(model.source_tokenizer, request.prompts)
-        params = request.params
-        if not request.stop or params.num_outputs == 1:
-            return [planned(prompt, params, i, 0) for i, prompt in enumerate(prompts)]
+        beginnings = self._begin(model, request)
+        count = request.params.num_outputs
+        if not request.stop or count == 1:
+            return [planned(each, each.params, i, 0) for i, each in enumerate(beginnings)]
         # Outputs that end at stop strings end one by one: each is a decode request of its own,
         # so that the engine can be told to leave the one and go on with the others.
-        count = len(prompts) * params.num_outputs
-        if count > self._limits.max_decodings:
+        if len(beginnings) * count > self._limits.max_decodings:
             raise InvalidRequestError(
                 "n",
-                f"{len(prompts)} prompts with n {params.num_outputs} and stop strings are {count} "
-                f"decodings, more than the {self._limits.max_decodings} that can wait at once",
+                f"{len(beginnings)} prompts with n {count} and stop strings are "
+                f"{len(beginnings) * count} decodings, more than the "
+                f"{self._limits.max_decodings} that can wait at once",
             )
-        singles = [
-            replace(params, seed=params.output_seed(index), num_outputs=1)
-            for index in range(params.num_outputs)
-        ]
         return [
-            planned(prompt, single, i, index)
-            for i, prompt in enumerate(prompts)
-            for index, single in enumerate(singles)
+            planned(
+                each,
+                replace(each.params, seed=each.params.output_seed(index), num_outputs=1),
+                i,
+                index,
+            )
+            for i, each in enumerate(beginnings)
+            for index in range(count)
         ]
+
+    def _begin(self, model: ServedModel, request: GenerationRequest) -> list[Beginning]:
+        """Where the outputs of each prompt begin."""
+        tokens = encode_prompts(model.source_tokenizer, request.prompts)
+        prompts = list(zip(request.prompts, tokens, strict=True))
+        params = request.params
+        if request.return_state:
+            # Where a stop string ends an output, its state at that token is wanted.
+            when = StateReturn.EACH_TOKEN if request.stop else StateReturn.AT_END
+            params = replace(params, return_state=when)
+        if not request.states:
+            return [Beginning(prompt, tuple(tokens), params) for prompt, tokens in prompts]
+        self._limits.check_number("state", len(request.states))
+        states = open_states(self._states, model, request.states)
+        return begin_behind(states, prompts, params, keep_seed=request.keeps_seed)
 
 
 class Generation:
@@ -216,7 +260,9 @@ class Generation:
         plan: Sequence[_Planned],
         decoding: Decoding,
         metrics: Metrics,
+        states: StateTokens,
     ) -> None:
+        self._states = states
         self._request = request
         self._model = model
         self._plan = {each.decode.request_id: each for each in plan}
@@ -229,6 +275,12 @@ class Generation:
             continues_prompt=True,
             stop=request.stop,
             offsets=request.logprobs,
+            open_texts={
+                each.decode.request_id: each.beginning.end
+                for each in plan
+                if each.beginning.end is not None
+            },
+            stays_open=request.return_state,
         )
 
     async def result(self) -> GenerationResult:
@@ -263,7 +315,8 @@ class Generation:
             UnavailableError: the engine failed or shuts down.
             DeadlineError: it took too long.
         """
-        for prompt_index, prompt in enumerate(self._request.prompts if self._request.echo else ()):
+        prompts = {each.prompt_index: each.beginning.prompt for each in self._plan.values()}
+        for prompt_index, prompt in prompts.items() if self._request.echo else ():
             for index in range(self._request.params.num_outputs if prompt else 0):
                 none_yet = () if self._request.logprobs else None
                 yield GeneratedPiece(prompt_index, index, prompt, none_yet)
@@ -284,17 +337,34 @@ class Generation:
 
     def _finished(self, planned: _Planned, index: int, output: Output) -> GeneratedText:
         assert output.finish_reason is not None
-        request, params = self._request, self._request.params
+        params = planned.decode.params
+        own_index = index - planned.first_index
+        state, pending_text = self._leave(planned, own_index, output)
         return GeneratedText(
             prompt_index=planned.prompt_index,
             index=index,
-            text=(request.prompts[planned.prompt_index] if request.echo else "") + output.text,
+            text=(planned.beginning.prompt if self._request.echo else "") + output.text,
             finish_reason=output.finish_reason,
             tokens=len(output.tokens),
             logprob=output.logprob,
-            seed=params.output_seed(index) if params.is_sampled else None,
+            seed=params.output_seed(own_index) if params.is_sampled else None,
             token_logprobs=self._token_logprobs(output),
+            state=state,
+            pending_text=pending_text,
         )
+
+    def _leave(
+        self, planned: _Planned, output_index: int, output: Output
+    ) -> tuple[str | None, str | None]:
+        """The token of an output's state and the text that is still to come, where asked for."""
+        if not self._request.return_state:
+            return None, None
+        assert output.state is not None
+        end, pending_text = output.leave_open()
+        params = planned.decode.params
+        seed = params.seed if params.is_sampled else None
+        state = TravellingState(output.state, seed, output_index, end)
+        return self._states.seal(self._model, state), pending_text
 
     def _token_logprobs(self, output: Output, first: int = 0) -> TokenLogprobs | None:
         """The tokens of an output from one on, where asked for."""

@@ -47,9 +47,7 @@ class Limits:
         Raises:
             InvalidRequestError: there are too many, or one is too long.
         """
-        most = self.max_texts if max_texts is None else max_texts
-        if len(texts) > most:
-            raise InvalidRequestError(field, f"{len(texts)} texts are more than the {most} allowed")
+        self.check_number(field, len(texts), max_texts)
         for index, text in enumerate(texts):
             if len(text) > self.max_characters:
                 where = f"{field}.{index}" if len(texts) > 1 else field
@@ -57,6 +55,21 @@ class Limits:
                     where,
                     f"{len(text)} characters are more than the {self.max_characters} allowed",
                 )
+
+    def check_number(self, field: str, count: int, max_texts: int | None = None) -> None:
+        """Hold a number of texts (or of states to go on from) against the limit.
+
+        Args:
+            field: the field that they came in.
+            count: how many they are.
+            max_texts: the limit; None means :attr:`max_texts`.
+
+        Raises:
+            InvalidRequestError: they are too many.
+        """
+        most = self.max_texts if max_texts is None else max_texts
+        if count > most:
+            raise InvalidRequestError(field, f"{count} texts are more than the {most} allowed")
 
     def check_document(self, field: str, texts: Sequence[str]) -> None:
         """Hold texts that will be taken apart against the limits for all texts of a request.

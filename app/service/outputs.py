@@ -1,12 +1,30 @@
 """From the tokens of decode requests to their outputs: one way for every endpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from app.engine.request import FinishReason, TokensEvent
+from app.engine.request import DecodeRequest, FinishReason, SavedState, TokensEvent
 from app.service.decoding import Decoding
 from app.service.detokenization import Detokenizer
 from app.service.stopping import StopFinder
 from models.tokenizers import Tokenizer, continuation
+
+
+@dataclass(frozen=True, slots=True)
+class OpenText:
+    """The end of a text that goes on elsewhere.
+
+    Attributes:
+        pending: text that was not given out: it may be the beginning of a stop string, or it
+            followed one.
+        held: tokens behind it that make no character yet.
+        has_text: whether the tokens before those have made any text, or a tokenizer still looks
+            for its first word.
+    """
+
+    pending: str
+    held: int
+    has_text: bool
 
 
 class Output:
@@ -17,6 +35,10 @@ class Output:
         before: the tokens that it continues; empty for a text of its own.
         stop: strings that end it.
         offsets: whether it is wanted where each token's text begins.
+        open_text: the end of the text whose last tokens ``before`` are, where that goes on as if
+            it had never ended; None where something new begins behind them.
+        stays_open: whether the text will go on: unless the model ended it, nothing is given out
+            that what follows may change.
 
     Attributes:
         tokens: what came until now, up to the one that completed a stop string.
@@ -26,6 +48,7 @@ class Output:
             character that takes several tokens begin where it does, those of a stop string where
             it would.
         finish_reason: set once it is complete.
+        state: where it stands behind these tokens, where asked for.
     """
 
     def __init__(
@@ -35,16 +58,22 @@ class Output:
         stop: Sequence[str] = (),
         *,
         offsets: bool = False,
+        open_text: OpenText | None = None,
+        stays_open: bool = False,
     ) -> None:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.attention: list[tuple[float, ...]] = []
         self.offsets: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._measure = Detokenizer(tokenizer, before) if offsets else None
-        self._measured_characters = 0
+        self.state: SavedState | None = None
         self._tokenizer = tokenizer
         self._before = before
+        self._open_text = open_text
+        self._stays_open = stays_open
+        self._pending = "" if open_text is None else open_text.pending
+        self._measure = self._new_detokenizer() if offsets else None
+        self._measured_characters = len(self._pending)
         self._detokenizer: Detokenizer | None = None
         self._stop_finder = StopFinder(stop) if stop else None
         self._pieces: list[str] = []
@@ -58,7 +87,8 @@ class Output:
         """
         if self.finish_reason is not None:
             return ""
-        text = self._text(event)
+        text, self._pending = self._pending + self._text(event), ""
+        self.state = event.state
         self.tokens += event.tokens
         self.logprobs += event.logprobs
         self.attention += event.attention or ()
@@ -68,19 +98,48 @@ class Output:
                 self._measured_characters += len(self._measure.add((token,), last=False))
         self.finish_reason = event.finish_reason
         if self._stop_finder is not None:
-            text, found = self._stop_finder.add(text, last=event.finish_reason is not None)
+            text, found = self._stop_finder.add(text, last=self._ends_with(event))
             if found:
                 self.finish_reason = FinishReason.STOP
         self._pieces.append(text)
         return text
 
     def _text(self, event: TokensEvent) -> str:
-        last = event.finish_reason is not None
+        last = self._ends_with(event)
         if self._detokenizer is None:
-            if last:  # the output comes as a whole
+            if last and self._open_text is None and not self._stays_open:
+                # The output comes as a whole.
                 return continuation(self._tokenizer, self._before, event.tokens)
-            self._detokenizer = Detokenizer(self._tokenizer, self._before)
-        return self._detokenizer.add(event.tokens, last=last)
+            self._detokenizer = self._new_detokenizer()
+        if not (last and self._stays_open):
+            return self._detokenizer.add(event.tokens, last=last)
+        # In two steps, after which the detokenizer still knows what it is behind.
+        text = self._detokenizer.add(event.tokens, last=False)
+        return text + self._detokenizer.add((), last=True)
+
+    def _ends_with(self, event: TokensEvent) -> bool:
+        """Whether nothing that may follow this event can change the text."""
+        if self._stays_open:
+            return event.finish_reason is FinishReason.END
+        return event.finish_reason is not None
+
+    def _new_detokenizer(self) -> Detokenizer:
+        end = self._open_text
+        if end is None:
+            return Detokenizer(self._tokenizer, self._before)
+        return Detokenizer.resumed(self._tokenizer, self._before, end.held, has_text=end.has_text)
+
+    def leave_open(self) -> tuple[OpenText, str]:
+        """The end of the text, for it to go on elsewhere, when the output is complete.
+
+        Returns:
+            What is to travel, and the text that was not given out: the text that goes on begins
+            with it, but for bytes that still become a character.
+        """
+        detokenizer = self._detokenizer or self._new_detokenizer()
+        pending = "" if self._stop_finder is None else self._stop_finder.rest
+        end = OpenText(pending, detokenizer.held, detokenizer.has_text)
+        return end, pending + detokenizer.held_text
 
     @property
     def text(self) -> str:
@@ -102,6 +161,8 @@ class Outputs:
         continues_prompt: whether outputs go on from their prompt, or are texts of their own.
         stop: strings that end an output; its decode request is then released.
         offsets: whether it is wanted where each token's text begins.
+        open_texts: of the decode requests whose text goes on as if it had never ended, its end.
+        stays_open: whether the outputs will go on: see :class:`Output`.
     """
 
     def __init__(
@@ -112,13 +173,17 @@ class Outputs:
         continues_prompt: bool,
         stop: Sequence[str] = (),
         offsets: bool = False,
+        open_texts: Mapping[int, OpenText] | None = None,
+        stays_open: bool = False,
     ) -> None:
         self._decoding = decoding
         self._tokenizer = tokenizer
         self._stop = stop
         self._offsets = offsets
+        self._open_texts = open_texts or {}
+        self._stays_open = stays_open
         self._before = {
-            request.request_id: request.prompt if continues_prompt else ()
+            request.request_id: self._tokens_before(request) if continues_prompt else ()
             for request in decoding.requests
         }
         self._outputs: dict[int, dict[int, Output]] = {
@@ -136,12 +201,22 @@ class Outputs:
         if output is None:
             before = self._before[event.request_id]
             output = own[event.output_index] = Output(
-                self._tokenizer, before, self._stop, offsets=self._offsets
+                self._tokenizer,
+                before,
+                self._stop,
+                offsets=self._offsets,
+                open_text=self._open_texts.get(event.request_id),
+                stays_open=self._stays_open,
             )
         text = output.add(event)
         if output.finish_reason is FinishReason.STOP:
             self._decoding.release(event.request_id)
         return output, text
+
+    def _tokens_before(self, request: DecodeRequest) -> Sequence[int]:
+        if request.request_id in self._open_texts and request.resume is not None:
+            return request.resume.window
+        return request.prompt
 
     async def complete(self) -> None:
         """Take all tokens that come.

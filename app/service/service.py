@@ -1,6 +1,7 @@
 """One object for all that the service can do, shared by every API dialect and the command line."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from app.service.generation import (
 )
 from app.service.limits import Limits
 from app.service.scoring import MetricName, MetricScore, ScoringRequest, ScoringService
+from app.service.state_token import StateTokens, random_key
 from app.service.streaming import AnswerStream, Event, EventSource
 from app.service.translation import (
     TranslationEvent,
@@ -28,6 +30,8 @@ from app.service.translation import (
     TranslationService,
 )
 from app.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -50,7 +54,8 @@ class Service:
         self._idle = asyncio.Event()
         self._idle.set()
         decoder = Decoder(client, metrics)
-        self._generation = GenerationService(catalog, decoder, self.limits, metrics)
+        states = StateTokens(state_key_of(settings))
+        self._generation = GenerationService(catalog, decoder, self.limits, metrics, states)
         self._translation = TranslationService(catalog, decoder, self.limits, metrics)
         self._documents = DocumentService(catalog, self._translation, self.limits)
         self._detector = LanguageDetector(catalog.languages)
@@ -181,6 +186,17 @@ class Service:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
+
+
+def state_key_of(settings: Settings) -> bytes:
+    """The key that states are signed with: the setting's, or a random one."""
+    if settings.state_key is not None:
+        return settings.state_key.get_secret_value().encode()
+    logger.info(
+        "states are signed with a random key: no other service takes them, nor this one when it "
+        "is started again; GATEHOUSE_STATE_KEY gives a lasting one"
+    )
+    return random_key()
 
 
 def limits_of(settings: Settings) -> Limits:

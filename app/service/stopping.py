@@ -8,11 +8,15 @@ class StopFinder:
 
     Args:
         stops: strings that end the text, none of them empty.
+
+    Attributes:
+        rest: what is neither given out nor part of a stop string that was found: what may begin
+            one, or what follows the one that was found.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._searches = [_Search(stop) for stop in stops]
-        self._held = ""
+        self.rest = ""
 
     def add(self, piece: str, *, last: bool) -> tuple[str, bool]:
         """Take the next piece of the text; none may follow one in which a stop string was found.
@@ -24,13 +28,15 @@ class StopFinder:
         Returns:
             The text that is sure to stand before any stop string, and whether one was found.
         """
-        text = self._held + piece
-        begins = [begin for search in self._searches if (begin := search.add(piece)) is not None]
-        if begins:
-            return text[: len(self._held) + min(begins)], True
+        text, before = self.rest + piece, len(self.rest)
+        found = [place for search in self._searches if (place := search.add(piece)) is not None]
+        if found:
+            begin, end = min(found)
+            self.rest = text[before + end :]
+            return text[: before + begin], True
         held = 0 if last else max((search.matched for search in self._searches), default=0)
         sure = len(text) - held
-        self._held = text[sure:]
+        self.rest = text[sure:]
         return text[:sure], False
 
 
@@ -52,12 +58,15 @@ class _Search:
             self._shorter.append(self._longer(self._shorter[-1], character))
         self.matched = 0
 
-    def add(self, piece: str) -> int | None:
-        """Take the next piece; where in it the string began, negative before it, if it ended."""
+    def add(self, piece: str) -> tuple[int, int] | None:
+        """Take the next piece; where in it the string began and ended, if it ended.
+
+        It began at a negative place if it did before the piece.
+        """
         for position, character in enumerate(piece):
             self.matched = self._longer(self.matched, character)
             if self.matched == len(self._string):
-                return position + 1 - self.matched
+                return position + 1 - self.matched, position + 1
         return None
 
     def _longer(self, matched: int, character: str) -> int:

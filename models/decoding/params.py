@@ -12,6 +12,9 @@ from typing import NamedTuple, TypeAlias
 MIN_TEMPERATURE = 0.01
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 """Beyond these bounds logits leave the range of float32."""
+REPETITION_WINDOW = 256
+"""Tokens at the end of a text that a repetition penalty looks at, so that a state which travels
+can bring all of them along."""
 MAX_SEED = 2**53 - 1
 """Largest seed: the largest integer that every JSON client can hold exactly."""
 _TOKENS_PER_SOURCE_TOKEN, _SPARE_TOKENS = 3, 16
@@ -28,6 +31,17 @@ class FinishReason(enum.StrEnum):
     """A stop string appeared (found by the service: the decoder knows no text)."""
 
 
+class StateReturn(enum.StrEnum):
+    """When the state of an output is wanted."""
+
+    NEVER = "never"
+    AT_END = "at_end"
+    """With its last token."""
+    EACH_TOKEN = "each_token"
+    """With every token, where the output is streamed: whoever finds a stop string wants the state
+    at that token, when the decoder has gone on already."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecodingParams:
     """How to choose tokens; validated on construction.
@@ -38,13 +52,15 @@ class DecodingParams:
         top_k: sample among the k most probable tokens; 0 means all.
         top_p: sample among the fewest tokens that hold this probability; 1 means all.
         repetition_penalty: divides positive and multiplies negative logits of tokens that
-            stand in the prompt or the output already (Keskar et al. 2019, CTRL, section 4.1).
+            stand among the last :data:`REPETITION_WINDOW` of prompt and output (Keskar et al.
+            2019, CTRL, section 4.1).
         seed: key of the random numbers; output ``i`` of a request uses ``seed + i``.
         num_outputs: sampled outputs, or hypotheses to return of a beam search.
         beam_size: hypotheses kept by beam search; 1 is greedy or sampling.
         length_penalty: alpha of the length-normalised beam score.
         return_attention: whether outputs carry the attention weights of each token.
         return_beam_trace: whether to tell how the search went: see :data:`BeamTrace`.
+        return_state: when to hand out the state of an output: see :class:`SavedState`.
 
     Raises:
         ValueError: a value is out of range or two of them contradict each other.
@@ -61,6 +77,7 @@ class DecodingParams:
     length_penalty: float = 0.75
     return_attention: bool = False
     return_beam_trace: bool = False
+    return_state: StateReturn = StateReturn.NEVER
 
     def __post_init__(self) -> None:
         for name, valid, rule in (
@@ -113,6 +130,25 @@ class DecodingParams:
         return (self.seed + output_index) % (MAX_SEED + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """Where an output of a language model stands: all that it takes to go on from there.
+
+    Behind ``<eos>`` nothing goes on: the state of an output that ended is that of its text.
+
+    Attributes:
+        vectors: the state before the last token of the window is fed: its layers, bottom first,
+            each layer's parts in order, float32, little-endian.
+        window: the last tokens of prompt and output, :data:`REPETITION_WINDOW` at most. No state
+            has seen the last one yet.
+        position: tokens that the output has: the index of the next one.
+    """
+
+    vectors: bytes
+    window: tuple[int, ...]
+    position: int
+
+
 class GeneratedToken(NamedTuple):
     """One chosen token of one output.
 
@@ -136,11 +172,13 @@ class Hypothesis:
         tokens: the generated tokens in order, ``<eos>`` last where it was generated.
         finish_reason: ``end`` or ``length``.
         score: log-probability divided by length^alpha: see :func:`normalised_score`.
+        state: where it stands, where asked for.
     """
 
     tokens: tuple[GeneratedToken, ...]
     finish_reason: FinishReason
     score: float
+    state: SavedState | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -160,11 +198,13 @@ class Emission(NamedTuple):
         output_index: which of the request's outputs.
         tokens: at least one. A beam search emits whole hypotheses, best first, at its end.
         finish_reason: set where the last of the tokens ends the output.
+        state: where the output stands behind them, where asked for.
     """
 
     output_index: int
     tokens: tuple[GeneratedToken, ...]
     finish_reason: FinishReason | None
+    state: SavedState | None = None
 
 
 class KeptCandidate(NamedTuple):
@@ -197,7 +237,7 @@ the hypotheses in their order. A greedy search is a beam of one.
 def emit_hypotheses(hypotheses: Sequence[Hypothesis]) -> list[Emission]:
     """The emissions of complete outputs, in their order."""
     return [
-        Emission(index, hypothesis.tokens, hypothesis.finish_reason)
+        Emission(index, hypothesis.tokens, hypothesis.finish_reason, hypothesis.state)
         for index, hypothesis in enumerate(hypotheses)
     ]
 
@@ -217,12 +257,15 @@ def collect_hypotheses(emissions: Iterable[Emission], length_penalty: float) -> 
 
 
 def complete_hypothesis(
-    tokens: tuple[GeneratedToken, ...], finish_reason: FinishReason, length_penalty: float
+    tokens: tuple[GeneratedToken, ...],
+    finish_reason: FinishReason,
+    length_penalty: float,
+    state: SavedState | None = None,
 ) -> Hypothesis:
     """A hypothesis with its score."""
     logprob = sum((token.logprob for token in tokens), start=0.0)
     score = normalised_score(logprob, len(tokens), length_penalty)
-    return Hypothesis(tokens, finish_reason, score)
+    return Hypothesis(tokens, finish_reason, score, state)
 
 
 def normalised_score(logprob: float, length: int, length_penalty: float) -> float:

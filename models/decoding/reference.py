@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.decoding.beam import can_improve, rank
 from models.decoding.params import (
+    REPETITION_WINDOW,
     DecodingParams,
     Emission,
     FinishReason,
@@ -59,7 +60,7 @@ def _one_output(
     for position in range(params.max_new_tokens):
         logits, state, attention = model.step(tokens, state)
         draw = uniform_number(seed, position)
-        tokens = choose_tokens(logits, [params], [draw], [text])
+        tokens = choose_tokens(logits, [params], [draw], [text[-REPETITION_WINDOW:]])
         token = int(tokens)
         text.append(token)
         reason = _finish_reason(token, position + 1, params)

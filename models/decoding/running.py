@@ -1,19 +1,24 @@
 """One request while it runs in the batched decoder: its rows, and what they have chosen."""
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from models.decoding.beam import Candidate, can_improve, expand, rank
+from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, RowKinds, RowNeeds
 from models.decoding.params import (
+    REPETITION_WINDOW,
     DecodingParams,
     Emission,
     FinishReason,
     GeneratedToken,
     Hypothesis,
     KeptCandidate,
+    SavedState,
+    StateReturn,
     complete_hypothesis,
     emit_hypotheses,
     normalised_score,
@@ -28,11 +33,13 @@ class DecodingTask:
 
     Attributes:
         key: the caller's name for it, unique among those in the decoder.
-        prompt: token ids as :meth:`StepModel.read` takes them.
+        prompt: token ids as :meth:`StepModel.read` takes them; behind a state its last token,
+            which it has not seen, and what follows.
         params: how to choose tokens.
         stream: whether to emit each token as it is chosen, or outputs as a whole. Beam searches
             do the latter always.
         is_dropped: whether it left before its prompt was read.
+        resume: the state that it goes on from; None begins with no text.
     """
 
     key: int
@@ -40,6 +47,7 @@ class DecodingTask:
     params: DecodingParams
     stream: bool = False
     is_dropped: bool = False
+    resume: SavedState | None = None
 
     @property
     def rows(self) -> int:
@@ -65,7 +73,7 @@ class _Row:
     """One row of the batch: a running output, or a live hypothesis of a beam search."""
 
     output_index: int
-    text: list[int] = field(default_factory=list)
+    text: deque[int] = field(default_factory=deque)
     tokens: list[GeneratedToken] = field(default_factory=list)
     cumulative: float = 0.0
     trail: _Trail = None
@@ -89,16 +97,22 @@ class Running:
     """
 
     __slots__ = (
-        "_finished", "_needs_text", "_places", "failure", "first_row", "inputs", "length",
-        "parents", "rows", "task", "trace",
+        "_finished", "_needs_text", "_places", "_position", "_text", "failure", "first_row",
+        "inputs", "length", "parents", "rows", "task", "trace",
     )  # fmt: skip
 
     def __init__(self, task: DecodingTask, continues_prompt: bool) -> None:
         self.task = task
-        # Only a repetition penalty looks back.
-        self._needs_text = task.params.repetition_penalty != 1.0
-        text = list(task.prompt) if continues_prompt and self._needs_text else []
-        self.rows = [_Row(index, list(text)) for index in range(task.first_rows)]
+        # Only a repetition penalty looks back, and a state that may meet one elsewhere.
+        wants_state = task.params.return_state is not StateReturn.NEVER
+        self._needs_text = task.params.repetition_penalty != 1.0 or wants_state
+        before = () if task.resume is None else task.resume.window[:-1]
+        text = (*before, *task.prompt) if continues_prompt and self._needs_text else ()
+        self._text = text[-REPETITION_WINDOW:]
+        self._position = 0 if task.resume is None else task.resume.position
+        self.rows = [
+            _Row(index, deque(self._text, REPETITION_WINDOW)) for index in range(task.first_rows)
+        ]
         self.first_row = 0
         self.parents: list[int] = []
         self.inputs: list[int] = []
@@ -129,7 +143,8 @@ class Running:
         elif params.is_sampled or self._needs_text:
             for index, row in zip(rows, self.rows, strict=True):
                 seed = params.output_seed(row.output_index)
-                uniform = uniform_number(seed, self.length) if params.is_sampled else 0.0
+                position = self._position + self.length
+                uniform = uniform_number(seed, position) if params.is_sampled else 0.0
                 kinds.special[index] = RowNeeds(params, uniform, row.text)
 
     def keep_all(self) -> None:
@@ -141,14 +156,21 @@ class Running:
         """Give up all rows."""
         self.rows, self.parents, self.inputs = [], [], []
 
-    def advance(self, choices: Choices) -> list[Emission]:
-        """Take over what the step has chosen; return what is to be told."""
-        self.length += 1
-        if self.task.params.is_beam:
-            return self._advance_beam(choices)
-        return self._advance_rows(choices)
+    def advance(self, choices: Choices, capture: StateCapture | None = None) -> list[Emission]:
+        """Take over what the step has chosen; return what is to be told.
 
-    def _advance_rows(self, choices: Choices) -> list[Emission]:
+        Args:
+            choices: of all rows.
+            capture: the states around the step, needed where states are asked for.
+        """
+        self.length += 1
+        if self.task.params.return_state is StateReturn.NEVER:
+            capture = None
+        if self.task.params.is_beam:
+            return self._advance_beam(choices, capture)
+        return self._advance_rows(choices, capture)
+
+    def _advance_rows(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
         stream, rows = self.task.stream, self.rows
         at_limit = self.length == self.task.params.max_new_tokens
         emissions: list[Emission] = []
@@ -162,21 +184,40 @@ class Running:
             if math.isnan(logprob):
                 return self._fail()
             row.tokens.append(GeneratedToken(token, logprob, self._attention(index, choices)))
-            reason = None
+            reason = state = None
             if token == EOS_ID or at_limit:
                 reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
-            else:
+            if capture is not None and (reason is not None or self._wants_each_state):
+                state = self._save(capture, index, row.text, token)
+            if reason is None:
                 self.rows.append(row)
                 self.parents.append(index)
                 self.inputs.append(token)
                 if self._needs_text:
                     row.text.append(token)
             if stream or reason is not None:
-                emissions.append(Emission(row.output_index, tuple(row.tokens), reason))
+                emissions.append(Emission(row.output_index, tuple(row.tokens), reason, state))
                 row.tokens = []
         return emissions
 
-    def _advance_beam(self, choices: Choices) -> list[Emission]:
+    @property
+    def _wants_each_state(self) -> bool:
+        return self.task.stream and self.task.params.return_state is StateReturn.EACH_TOKEN
+
+    def _save(self, capture: StateCapture, row: int, text: Sequence[int], token: int) -> SavedState:
+        """Where an output stands that chose a token behind this text.
+
+        Behind ``<eos>`` nothing goes on, so that one is taken back.
+        """
+        if token == EOS_ID:
+            window, length = text, self.length - 1
+            vectors = capture.before(row)
+        else:
+            window, length = [*text, token], self.length
+            vectors = capture.after(row)
+        return SavedState(vectors, tuple(window)[-REPETITION_WINDOW:], self._position + length)
+
+    def _advance_beam(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
         params, rows, first = self.task.params, self.rows, self.first_row
         span = range(first, first + len(rows))
         # A row without probabilities has NaN for every token, whichever was chosen.
@@ -200,7 +241,13 @@ class Running:
             if token == EOS_ID or at_limit:
                 reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
                 tokens = _tokens_of(trail)
-                self._finished.append(complete_hypothesis(tokens, reason, params.length_penalty))
+                state = None
+                if capture is not None:
+                    text = (*self._text, *(each.token for each in tokens[:-1]))
+                    state = self._save(capture, first + parent, text, token)
+                self._finished.append(
+                    complete_hypothesis(tokens, reason, params.length_penalty, state)
+                )
                 continue
             self.rows.append(_Row(0, cumulative=-negative, trail=trail))
             self.parents.append(first + parent)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, RowKinds, choose
 from models.decoding.params import (
     BeamTrace,
@@ -24,6 +25,8 @@ from models.decoding.params import (
     Hypothesis,
     collect_hypotheses,
 )
+from models.decoding.prefixes import PrefixCounts
+from models.decoding.reading import Beginning, PromptReader
 from models.decoding.running import DecodingTask, Running
 from models.encoder_decoder import Reading, StepModel
 from models.placement import on_device
@@ -56,6 +59,7 @@ class StepResult:
         positions_read: positions of prompts and sources whose reading began.
         positions_attended: source positions that the attention looked at, padding included.
         padding_attended: how many of them are padding.
+        prefixes: what the known prefixes of prompts were good for.
     """
 
     emissions: dict[int, list[Emission]] = field(default_factory=dict)
@@ -67,6 +71,7 @@ class StepResult:
     positions_read: int = 0
     positions_attended: int = 0
     padding_attended: int = 0
+    prefixes: PrefixCounts = field(default_factory=PrefixCounts)
 
 
 @dataclass
@@ -126,10 +131,14 @@ class BatchedDecoder:
         model: in evaluation mode.
         single_lane: whether to keep sources of all sizes together, padded to the longest: for a
             GPU, to which one large computation is cheaper than several small ones.
+        prefix_bytes: memory for states of prompts: see :class:`PromptReader`.
     """
 
-    def __init__(self, model: StepModel, *, single_lane: bool = False) -> None:
+    def __init__(
+        self, model: StepModel, *, single_lane: bool = False, prefix_bytes: int = 0
+    ) -> None:
         self._model = model
+        self._reader = PromptReader(model, prefix_bytes)
         self._single_lane = single_lane
         self._arrivals: deque[_Arrival] = deque()
         self._lanes: dict[int, _Lane] = {}  # by the size of their sources
@@ -154,24 +163,28 @@ class BatchedDecoder:
         reading = [task.key for task in tasks if not task.is_dropped]
         return reading + [running.task.key for running in self._running()]
 
+    def check(self, task: DecodingTask) -> None:
+        """See whether a request can be taken in: see :meth:`PromptReader.check`."""
+        self._reader.check(task)
+
     def admit(self, tasks: Sequence[DecodingTask]) -> None:
         """Take requests in; their prompts are read by the steps that follow.
 
         Raises:
-            ValueError: a key is in use already, or a prompt is empty.
+            ValueError: a key is in use already, or a prompt cannot be read.
         """
-        if not all(task.prompt for task in tasks):
-            raise ValueError("a prompt needs at least one token")
+        for task in tasks:
+            self.check(task)
         keys = [*self.keys, *(task.key for task in tasks)]
         if len(set(keys)) < len(keys):
             raise ValueError("each request in the decoder needs a key of its own")
-        groups: dict[int, list[DecodingTask]] = {}
-        for task in tasks:
-            groups.setdefault(_length_class(len(task.prompt)), []).append(task)
+        groups: dict[int, list[Beginning]] = {}
+        for beginning in map(self._reader.begin, tasks):
+            groups.setdefault(_length_class(len(beginning.tokens)), []).append(beginning)
         for group in groups.values():
-            self._positions_read += sum(len(task.prompt) for task in group)
-            reading = self._model.read([task.prompt for task in group])
-            self._arrivals.append(_Arrival(group, reading))
+            self._positions_read += sum(len(beginning.tokens) for beginning in group)
+            arriving = [beginning.task for beginning in group]
+            self._arrivals.append(_Arrival(arriving, self._reader.read(group)))
 
     @torch.inference_mode()
     def remove(self, keys: Collection[int]) -> None:
@@ -195,7 +208,8 @@ class BatchedDecoder:
     @torch.inference_mode()
     def step(self) -> StepResult:
         """Read for a while, then advance every row by one token."""
-        result = StepResult(positions_read=self._positions_read)
+        prefixes = self._reader.take_counts()
+        result = StepResult(positions_read=self._positions_read, prefixes=prefixes)
         self._read(result)
         self._positions_read = 0
         if self._state is None:
@@ -204,9 +218,11 @@ class BatchedDecoder:
         pools = [lane.pool for lane in self._lanes.values() if lane.pool is not None]
         result.positions_attended = sum(pool.positions for pool in pools)
         result.padding_attended = sum(pool.padding for pool in pools)
-        choices = self._advance(self._state)
+        before = self._state
+        choices = self._advance(before)
+        capture = StateCapture(before, self._state)
         for running in self._running():
-            emissions = running.advance(choices)
+            emissions = running.advance(choices, capture)
             if running.failure:
                 result.failed[running.task.key] = running.failure
                 continue
@@ -286,6 +302,7 @@ class BatchedDecoder:
                 groups.setdefault(size, []).append(index)
         if not groups:
             return
+        self._reader.keep(tasks, state)
         for running in self._running():
             running.keep_all()
         first = 0 if self._state is None else self._state.rows

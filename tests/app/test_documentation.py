@@ -197,7 +197,7 @@ def test_fields(
         properties = schemas[request_]["properties"]
         assert list(documented) == list(properties)
         for name in properties:
-            required = name in schemas[request_]["required"]
+            required = name in schemas[request_].get("required", [])
             assert (documented[name][2] == "required") == required, name
     expected = set(schemas[answer]["properties"])
     for prefix, name in nested.items():
@@ -219,7 +219,7 @@ def test_defaults_of_request_fields(client: TestClient) -> None:
     ):
         documented = rows(section(page(page_of(title)), title).partition("The answer:")[0])
         for field, part in schemas[name]["properties"].items():
-            if field in schemas[name]["required"]:
+            if field in schemas[name].get("required", []):
                 continue
             assert documented[field][2].strip("`") == _shown(part.get("default")), field
 

@@ -44,6 +44,27 @@ def test_a_stream_equals_the_whole_answer(server: Server) -> None:
     assert isinstance(events[-1], DoneEvent)
 
 
+def test_an_output_goes_on_from_its_state(server: Server) -> None:
+    with Client(server.address) as client:
+        whole = client.generate("the", seed=3, max_new_tokens=12, temperature=1.0).outputs[0]
+        first = client.generate(
+            "the", seed=3, max_new_tokens=5, temperature=1.0, return_state=True
+        ).outputs[0]
+        rest = client.generate(state=first.state, max_new_tokens=7, temperature=1.0).outputs[0]
+        assert first.text + rest.text == whole.text
+        assert (first.pending_text, rest.state) == ("", None)
+        events = list(
+            client.stream_generate(
+                state=first.state, max_new_tokens=7, temperature=1.0, return_state=True
+            )
+        )
+        (finish,) = (event for event in events if isinstance(event, FinishEvent))
+        assert finish.state
+        with pytest.raises(AnswerError) as caught:
+            client.generate(state=finish.state[:-1])
+        assert (caught.value.code, caught.value.fields[0].field) == ("state_cut", "state")
+
+
 def test_many_at_once_by_the_asynchronous_client(server: Server) -> None:
     async def ask() -> list[str]:
         async with AsyncClient(server.address) as client:

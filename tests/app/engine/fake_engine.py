@@ -147,6 +147,7 @@ class FakeModels:
     device: str = DEVICE
     precision: str = PRECISION
     load_seconds: dict[str, float] = field(default_factory=lambda: dict(LOAD_SECONDS))
+    capability: str = ""
 
 
 def load_fake() -> FakeModels:

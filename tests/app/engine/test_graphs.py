@@ -1,6 +1,7 @@
 """Steps as graphs: their shapes, their padding, and that they change nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,12 +20,13 @@ from app.engine.graphs import (
     graph_key,
     padded_cells,
 )
-from models.decoding.params import DecodingParams
+from models.decoding.params import DecodingParams, StateReturn
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import StepModel, read_at_once
 from models.precision import Precision, set_precision
 from models.state import AttentionMemory, DecodeState, RowLayout, join_memories
+from models.tokenizers import BOS_ID
 from tests.app.engine.graph_cases import (
     CheckedModel,
     RecordingCapture,
@@ -34,6 +36,7 @@ from tests.app.engine.graph_cases import (
     flatten,
     make_tasks,
 )
+from tests.models.decoding.test_continuation import decode as decode_one
 from tests.models.decoding.toy_models import FORMS, make_model, random_language_model
 from tests.models.meta_device import META, meta_device
 
@@ -53,6 +56,27 @@ def make_memory(
 
 def make_state(rows: int, memory: AttentionMemory | None = None) -> DecodeState:
     return DecodeState(((torch.randn(rows, 3),), (torch.randn(rows, 3),)), memory=memory)
+
+
+# ---------------------------------------------------------------- states that come back
+
+
+def test_a_text_goes_on_from_its_state_with_graphs_too() -> None:
+    """A state is taken out before the next step overwrites it."""
+    model = random_language_model()
+    graphed = GraphedModel(model, RecordingCapture())
+    prompt, params = (BOS_ID, 5, 6), DecodingParams(9, temperature=1.0, seed=1)
+    each_token = replace(params, return_state=StateReturn.EACH_TOKEN)
+    whole = decode_one(model, prompt, params)[0]
+    for length in range(1, len(whole.tokens)):
+        first = replace(each_token, max_new_tokens=length)
+        part = decode_one(graphed, prompt, first, stream=True)[0]
+        assert part.state is not None
+        rest = replace(params, max_new_tokens=9 - length)
+        last = decode_one(graphed, part.state.window[-1:], rest, resume=part.state)[0]
+        assert (*part.tokens, *last.tokens) == whole.tokens
+    with pytest.raises(ValueError, match="only a language model's state"):
+        GraphedModel(make_model("additive", "gru", 29), RecordingCapture()).initial_state(1)
 
 
 # ---------------------------------------------------------------- shapes

@@ -171,6 +171,7 @@ def test_float32_is_float32_on_a_gpu(monkeypatch: pytest.MonkeyPatch, device: st
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     monkeypatch.setattr(loading, "resolve_device", lambda _: torch.device(device))
     monkeypatch.setattr(loading, "CudaCapture", lambda _: None)
+    monkeypatch.setattr(loading, "describe_arithmetic", lambda _: "")
     loaded = load_engine(EngineSpec((), device, "float32", 1, 16))
     assert loaded.device == device
     inexact = device == "cpu"

@@ -22,6 +22,8 @@ from app.engine.request import (
     EndEvent,
     EndReason,
     FinishReason,
+    SavedState,
+    StateReturn,
     StepReport,
     TokensEvent,
 )
@@ -42,6 +44,7 @@ PARAMS = st.one_of(
         seed=st.integers(0, MAX_SEED),
         num_outputs=st.integers(1, 16),
         return_attention=st.booleans(),
+        return_state=st.sampled_from(StateReturn),
     ),
     st.builds(
         DecodingParams,
@@ -52,7 +55,8 @@ PARAMS = st.one_of(
         return_beam_trace=st.booleans(),
     ),
 )
-REQUESTS = st.builds(DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans())
+STATES = st.none() | st.builds(SavedState, st.binary(max_size=40), TOKENS, IDS)
+REQUESTS = st.builds(DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans(), STATES)
 TOKENS_EVENTS = st.builds(
     TokensEvent,
     IDS,
@@ -61,6 +65,7 @@ TOKENS_EVENTS = st.builds(
     st.lists(FLOATS, max_size=5).map(tuple),
     st.none() | st.sampled_from(FinishReason),
     st.none() | st.lists(st.lists(FLOATS, max_size=3).map(tuple), max_size=3).map(tuple),
+    STATES,
 )
 KEPT = st.builds(
     KeptCandidate,
@@ -80,7 +85,7 @@ ENDS = st.builds(
     st.text(),
     st.none() | TRACES,
 )
-STEPS = st.builds(StepReport, st.text(), IDS, SECONDS, IDS, IDS)
+STEPS = st.builds(StepReport, st.text(), IDS, SECONDS, IDS, IDS, IDS, IDS, IDS, IDS)
 
 
 def tuples(of: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...]]:
@@ -95,7 +100,7 @@ def test_orders_arrive_as_they_are(orders: Orders) -> None:
 @given(
     st.one_of(
         st.builds(Hello, st.text()),
-        st.builds(Loaded, st.text(), st.text(), st.dictionaries(st.text(), SECONDS)),
+        st.builds(Loaded, st.text(), st.text(), st.dictionaries(st.text(), SECONDS), st.text()),
         st.builds(NotLoaded, st.text()),
         st.builds(
             Turn,

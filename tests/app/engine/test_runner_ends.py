@@ -10,10 +10,12 @@ from app.engine.request import (
     EndEvent,
     EndReason,
     Event,
+    SavedState,
     TokensEvent,
 )
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.step import PIECES_PER_STEP
+from models.tokenizers import BOS_ID
 from tests.app.engine.scripted_models import (
     BROKEN,
     FIRST,
@@ -27,6 +29,7 @@ from tests.app.engine.scripted_models import (
     run_to_end,
     tokens_of,
 )
+from tests.models.decoding.toy_models import random_language_model
 
 SAMPLED = DecodingParams(max_new_tokens=9, temperature=1.5, seed=7, num_outputs=3)
 BEAM = DecodingParams(max_new_tokens=9, beam_size=4, num_outputs=2)
@@ -268,3 +271,19 @@ def test_a_beam_with_one_row_without_probabilities_fails() -> None:
         2: EndReason.FINISHED,
         3: EndReason.FINISHED,
     }
+
+
+def test_a_state_that_does_not_fit_fails_its_own_request_and_no_other() -> None:
+    """The engine takes no state on trust: a wrong one would break the step of all rows."""
+    model = random_language_model()
+    runner = make_runner(model)
+    good = DecodeRequest(1, "model", (BOS_ID, 5), DecodingParams(3))
+    broken = SavedState(b"\0" * 8, (5,), 3)
+    runner.submit(good)
+    runner.submit(DecodeRequest(2, "model", (5,), DecodingParams(3), resume=broken))
+    events = run_to_end(runner)
+    ends = ends_of(events)
+    assert ends[2].reason is EndReason.FAILED
+    assert ends[2].message == "the state is that of another model"
+    assert ends[1].reason is EndReason.FINISHED
+    assert tokens_of(events, 1) == tokens_of(run_alone(good, model), 1)

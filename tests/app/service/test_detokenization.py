@@ -149,3 +149,29 @@ def test_time_grows_with_the_tokens_not_with_their_square(name: str, text: str) 
 
 def byte_tokens_or(name: str, content: bytes, otherwise: list[int]) -> list[int]:
     return byte_tokens(TOKENIZERS[name], content) if name in PIECES else otherwise
+
+
+@given(
+    data=st.data(),
+    name=st.sampled_from(list(TOKENIZERS)),
+    cut=st.integers(1, 30),
+    window=st.integers(4, 40),
+)
+def test_a_text_that_goes_on_elsewhere_is_the_same_text(
+    data: st.DataObject, name: str, cut: int, window: int
+) -> None:
+    """Cut behind any token, in the middle of a character, too."""
+    tokenizer = TOKENIZERS[name]
+    tokens = [token for token in data.draw(token_lists(name)) if token > EOS_ID]
+    prompt = data.draw(st.sampled_from(["", " ", "the ", "é"]))
+    before = [BOS_ID, *tokenizer.encode(prompt)]
+    whole = Detokenizer(tokenizer, before)
+    first = whole.add(tokens[:cut], last=False)
+    resumed = Detokenizer.resumed(
+        tokenizer, [*before, *tokens[:cut]][-window:], whole.held, has_text=whole.has_text
+    )
+    assert (resumed.held, resumed.held_text) == (whole.held, whole.held_text)
+    for token in tokens[cut:]:
+        assert resumed.add([token], last=False) == whole.add([token], last=False)
+    assert resumed.add((), last=True) == whole.add((), last=True)
+    assert continuation(tokenizer, before, tokens).startswith(first)

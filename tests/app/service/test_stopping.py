@@ -70,3 +70,42 @@ def test_time_grows_with_the_text_whatever_the_stop_strings() -> None:
     # Comparing each string with each place would take some 16 million comparisons.
     assert time.process_time() - started_at < 1
     assert ("".join(shown), found) == ("a" * 5_000, False)
+
+
+@given(
+    pieces=st.lists(st.text(LETTERS, max_size=5), max_size=12),
+    stops=st.lists(st.text(LETTERS, min_size=1, max_size=6), max_size=4),
+)
+def test_what_is_not_shown_is_a_stop_string_and_the_rest(
+    pieces: list[str], stops: list[str]
+) -> None:
+    finder, shown, text = StopFinder(stops), "", ""
+    for piece in pieces:
+        text += piece
+        more, found = finder.add(piece, last=False)
+        shown += more
+        if found:
+            middle = text[len(shown) : len(text) - len(finder.rest)]
+            assert text == shown + middle + finder.rest
+            assert middle in stops
+            return
+    assert shown + finder.rest == text
+
+
+@given(
+    pieces=st.lists(st.text(LETTERS, max_size=5), max_size=12),
+    stops=st.lists(st.text(LETTERS, min_size=1, max_size=6), max_size=4),
+    place=st.integers(0, 11),
+)
+def test_a_search_may_go_on_elsewhere(pieces: list[str], stops: list[str], place: int) -> None:
+    """What was held back is all that another one needs to know."""
+    whole, found_whole = cut([*pieces, ""], stops)
+    finder, shown = StopFinder(stops), []
+    for position, piece in enumerate([*pieces, ""]):
+        if position == place:
+            finder, piece = StopFinder(stops), finder.rest + piece  # noqa: PLW2901
+        text, found = finder.add(piece, last=position == len(pieces))
+        shown.append(text)
+        if found:
+            break
+    assert (shown, found) == (whole, found_whole)

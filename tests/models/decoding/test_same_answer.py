@@ -113,7 +113,7 @@ def by_reference(model: StepModel, task: DecodingTask) -> list[Emission]:
 def outputs(emissions: Sequence[Emission]) -> dict[int, tuple[str, ...]]:
     """Of each output its tokens and how it ended, to the last bit: the text of a float is exact."""
     found: dict[int, tuple[str, ...]] = {}
-    for index, tokens, reason in emissions:
+    for index, tokens, reason, _ in emissions:
         end = () if reason is None else (str(reason),)
         found[index] = (*found.get(index, ()), *map(repr, tokens), *end)
     return found
