@@ -26,12 +26,14 @@ class ServedModel:
         device: where the weights are, ``cpu`` or ``cuda:N``.
         precision: what it computes in.
         load_seconds: how long loading took.
+        revision: how often it was replaced since the service started.
     """
 
     info: CheckpointInfo
     device: str
     precision: str
     load_seconds: float
+    revision: int = 0
 
     @property
     def name(self) -> str:
@@ -159,6 +161,10 @@ class Catalog:
     def models(self) -> list[ServedModel]:
         """All loaded models, by name."""
         return list(self._models.values())
+
+    def replace(self, model: ServedModel) -> None:
+        """Put a model in the place of the one that has its name, and does the same tasks."""
+        self._models[model.name] = model
 
     def defaults_of(self, name: str) -> list[str]:
         """The tasks whose default model this is."""

@@ -8,12 +8,14 @@
     |   |-- UnknownLanguagePairError  422 unknown_language_pair
     |   |-- InvalidRequestError       422 invalid_request (field, reason)
     |   |-- UnsupportedModelError     422 unsupported_model
-    |   `-- BodyTooLargeError         413 body_too_large
+    |   |-- BodyTooLargeError         413 body_too_large
+    |   `-- BodyTimeoutError          408 body_timeout
     |-- UnavailableError          try again later
     |   |-- QueueFullError            429 queue_full (Retry-After)
     |   |-- NotReadyError             503 not_ready
     |   |-- DrainingError             503 draining
     |   `-- EngineFailedError         503 engine_failed
+    |-- ReloadError               409 reload_failed
     |-- DeadlineError             504 deadline_exceeded
     `-- StartupError              the service cannot start; the message says why
 
@@ -77,6 +79,12 @@ class BodyTooLargeError(RequestError):
     code = "body_too_large"
 
 
+class BodyTimeoutError(RequestError):
+    """The body did not come to its end in time."""
+
+    code = "body_timeout"
+
+
 class UnavailableError(GatehouseError):
     """The service cannot take the request now."""
 
@@ -111,6 +119,12 @@ class EngineFailedError(UnavailableError):
     """The engine failed while it worked on the request."""
 
     code = "engine_failed"
+
+
+class ReloadError(GatehouseError):
+    """A model's folder does not hold what could take its place; the old model goes on."""
+
+    code = "reload_failed"
 
 
 class DeadlineError(GatehouseError):

@@ -6,6 +6,7 @@ from app.runtime import Runtime
 
 BODY_PROBLEMS = (
     "invalid_json",
+    "body_timeout",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",

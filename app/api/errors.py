@@ -58,6 +58,8 @@ ERROR_KINDS = {
         ErrorKind("not_found", 404, "There is no such page"),
         ErrorKind("unknown_model", 404, "No such model is loaded"),
         ErrorKind("method_not_allowed", 405, "The page does not take this method"),
+        ErrorKind("body_timeout", 408, "The body did not come in time"),
+        ErrorKind("reload_failed", 409, "The model cannot be replaced"),
         ErrorKind("body_too_large", 413, "The body is too large"),
         ErrorKind("unsupported_media_type", 415, "The body is not declared as JSON"),
         ErrorKind("invalid_request", 422, "The request breaks a rule"),

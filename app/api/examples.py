@@ -104,6 +104,9 @@ data: {"model":"en-fr","source":"en","target":"fr",\
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",
     "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
+    "body_timeout": "the body did not come to its end within 10 seconds",
+    "reload_failed": "damaged checkpoint: checkpoints/en-fr/model.safetensors: missing from the "
+    "checkpoint folder",
     "body_too_large": "the body has more than 2097152 bytes",
     "unsupported_media_type": "send JSON with the header Content-Type: application/json",
     "invalid_request": "beam_size: Input should be less than or equal to 16",

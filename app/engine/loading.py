@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,9 +11,16 @@ import torch
 from app.engine.device import resolve_device, resolve_precision
 from app.engine.engine import Engine
 from app.engine.graphs import CudaCapture, GraphedModel
+from app.engine.messages import ModelRevision
 from app.engine.runner import Runner
 from app.exceptions import StartupError
-from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    Model,
+    load_model,
+    read_checkpoint,
+)
 from models.config import LanguageModelConfig
 from models.precision import keep_float32_exact, set_precision
 from models.vocabulary import BOS_ID, EOS_ID
@@ -32,6 +39,8 @@ class EngineSpec:
         precision: the setting: ``auto`` or a :data:`models.precision.Precision`.
         num_threads: threads of one tensor operation; None: see :func:`default_threads`.
         row_budget: rows of each model that may run at once.
+        revisions: of the models that were reloaded, by name; see
+            :class:`app.engine.messages.ModelRevision`.
     """
 
     checkpoints: tuple[Path, ...]
@@ -39,6 +48,7 @@ class EngineSpec:
     precision: str
     num_threads: int | None
     row_budget: int
+    revisions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,98 @@ class LoadedEngine:
         device: where the models are.
         precision: what they compute in.
         load_seconds: how long each took to load, by name.
+        loader: loads others beside them.
     """
 
     engine: Engine
     device: str
     precision: str
     load_seconds: Mapping[str, float]
+    loader: "ModelLoader"
+
+    def prepare(self, model: ModelRevision) -> Callable[[], None]:
+        """Load another revision of a model; to be called on any thread.
+
+        Returns:
+            What has the engine serve it; to be called on the engine's own thread.
+
+        Raises:
+            StartupError: its checkpoint is damaged, or is not the one that was meant.
+        """
+        path = Path(model.path)
+        make_runner = self.loader.prepare(path, model.revision)
+        # Read again: whoever replaces files may have done it while they were being loaded.
+        if _read(path).fingerprint != model.fingerprint:
+            raise StartupError(f"checkpoint {model.name} changed while it was being loaded")
+
+        def serve() -> None:
+            runner = make_runner()
+            if runner is not None:
+                self.engine.add(runner)
+
+        return serve
+
+
+class ModelLoader:
+    """From checkpoint folders to runners on one device.
+
+    Args:
+        spec: of the engine.
+
+    Raises:
+        StartupError: the device is not there, or it cannot run the precision.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.device = resolve_device(spec.device)
+        self.precision = resolve_precision(spec.precision, self.device)
+        self._row_budget = spec.row_budget
+        self._capture: CudaCapture | None = None
+        if self.device.type == "cuda":
+            keep_float32_exact()
+            self._capture = CudaCapture(self.device)
+
+    def prepare(self, folder: Path, revision: int = 0) -> Callable[[], Runner | None]:
+        """Read, check and build a model; on any thread.
+
+        A GPU is left alone meanwhile: the engine may be recording a graph on it just now.
+
+        Args:
+            folder: of the checkpoint.
+            revision: see :class:`app.engine.messages.ModelRevision`.
+
+        Returns:
+            What gives its runner, which is warm, or None for a model with nothing to decode; to
+            be called on the engine's own thread, where it takes long on a GPU alone.
+
+        Raises:
+            StartupError: the checkpoint is damaged.
+        """
+        info = _read(folder)
+        try:
+            model = load_model(info, torch.device("cpu"))
+        except CheckpointError as error:
+            raise StartupError(f"damaged checkpoint: {error}") from error
+        if self._capture is not None:
+            return lambda: self._runner(info, model.to(self.device), revision)
+        runner = self._runner(info, model, revision)
+        return lambda: runner
+
+    def _runner(self, info: CheckpointInfo, model: Model, revision: int) -> Runner | None:
+        model = set_precision(model, self.precision)
+        if not _can_decode(info):
+            return None
+        is_language_model = isinstance(info.config, LanguageModelConfig)
+        runner = Runner(
+            info.name,
+            model if self._capture is None else GraphedModel(model, self._capture),
+            heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
+            row_budget=self._row_budget,
+            single_lane=self._capture is not None,
+            revision=revision,
+        )
+        runner.warm_up()
+        return runner
 
 
 def load_engine(spec: EngineSpec) -> LoadedEngine:
@@ -65,35 +161,20 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
         StartupError: the device is not there, it cannot run the precision, or a checkpoint is
             damaged.
     """
-    device = resolve_device(spec.device)
-    precision = resolve_precision(spec.precision, device)
-    capture = None
-    if device.type == "cuda":
-        keep_float32_exact()
-        capture = CudaCapture(device)
+    loader = ModelLoader(spec)
     torch.set_num_threads(spec.num_threads or default_threads(available_cores()))
     runners: list[Runner] = []
     load_seconds: dict[str, float] = {}
     for folder in spec.checkpoints:
         started_at = time.monotonic()
-        try:
-            info = read_checkpoint(folder)
-            model = set_precision(load_model(info, device), precision)
-        except CheckpointError as error:
-            raise StartupError(f"damaged checkpoint: {error}") from error
-        load_seconds[info.name] = time.monotonic() - started_at
-        if _can_decode(info):
-            is_language_model = isinstance(info.config, LanguageModelConfig)
-            runner = Runner(
-                info.name,
-                model if capture is None else GraphedModel(model, capture),
-                heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
-                row_budget=spec.row_budget,
-                single_lane=capture is not None,
-            )
-            runner.warm_up()
+        name = folder.resolve().name
+        runner = loader.prepare(folder, spec.revisions.get(name, 0))()
+        load_seconds[name] = time.monotonic() - started_at
+        if runner is not None:
             runners.append(runner)
-    return LoadedEngine(Engine(runners), str(device), precision, load_seconds)
+    return LoadedEngine(
+        Engine(runners), str(loader.device), loader.precision, load_seconds, loader
+    )
 
 
 def available_cores() -> int:
@@ -111,3 +192,10 @@ def default_threads(cores: int) -> int:
 def _can_decode(info: CheckpointInfo) -> bool:
     """Not a bidirectional language model, which has nothing to decode."""
     return not (isinstance(info.config, LanguageModelConfig) and info.config.bidirectional)
+
+
+def _read(folder: Path) -> CheckpointInfo:
+    try:
+        return read_checkpoint(folder)
+    except CheckpointError as error:
+        raise StartupError(f"damaged checkpoint: {error}") from error

@@ -42,6 +42,8 @@ class DecodeRequest:
         timeout_seconds: the engine drops the request when it is not finished so long after it
             was submitted.
         stream: whether tokens are wanted as they are chosen, or each output as a whole.
+        revision: which of the model's revisions the prompt was tokenized for: 0 at the start of
+            the service, one more with each reload.
     """
 
     request_id: int
@@ -50,6 +52,7 @@ class DecodeRequest:
     params: DecodingParams
     timeout_seconds: float = float("inf")
     stream: bool = False
+    revision: int = 0
 
     @property
     def rows(self) -> int:

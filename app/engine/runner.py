@@ -52,6 +52,7 @@ class Runner:
         heartbeat_prompt: the shortest prompt that it reads.
         row_budget: rows that may run at once.
         single_lane: see :class:`BatchedDecoder`.
+        revision: see :class:`app.engine.messages.ModelRevision`.
         clock: seconds that only grow.
     """
 
@@ -63,9 +64,11 @@ class Runner:
         heartbeat_prompt: Sequence[int],
         row_budget: int,
         single_lane: bool = False,
+        revision: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.revision = revision
         self._model = model
         self._heartbeat_prompt = tuple(heartbeat_prompt)
         self._clock = clock

@@ -82,6 +82,7 @@ class Decoder:
         deadline: Deadline,
         *,
         stream: bool,
+        revision: int = 0,
     ) -> DecodeRequest:
         """A decode request with an id of its own, to be submitted now.
 
@@ -91,9 +92,12 @@ class Decoder:
             params: how to choose tokens.
             deadline: of the client's request.
             stream: whether tokens are wanted one by one, or each output whole.
+            revision: of the model that the prompt was tokenized for.
         """
         timeout_seconds = deadline.remaining_seconds() + _GRACE_SECONDS
-        return DecodeRequest(next(self._ids), model, tuple(prompt), params, timeout_seconds, stream)
+        return DecodeRequest(
+            next(self._ids), model, tuple(prompt), params, timeout_seconds, stream, revision
+        )
 
     def start(
         self, model: str, requests: Sequence[DecodeRequest], deadline: Deadline

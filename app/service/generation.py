@@ -179,7 +179,9 @@ class GenerationService:
         def planned(
             prompt: Sequence[int], params: DecodingParams, prompt_index: int, index: int
         ) -> _Planned:
-            decode = self._decoder.request(model.name, prompt, params, deadline, stream=stream)
+            decode = self._decoder.request(
+                model.name, prompt, params, deadline, stream=stream, revision=model.revision
+            )
             return _Planned(decode, prompt_index, index)
 
         prompts = encode_prompts(model.source_tokenizer, request.prompts)

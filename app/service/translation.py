@@ -234,7 +234,9 @@ class TranslationService:
             return_attention=request.alignments,
             return_beam_trace=request.beam_trace,
         )
-        return self._decoder.request(model.name, prompt, params, deadline, stream=stream)
+        return self._decoder.request(
+            model.name, prompt, params, deadline, stream=stream, revision=model.revision
+        )
 
 
 class Translation:

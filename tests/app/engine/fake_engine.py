@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.engine.messages import ModelRevision
 from app.engine.request import (
     DecodeRequest,
     DecodingParams,
@@ -58,6 +59,8 @@ class FakeEngine:
         self._requests: dict[int, _Running] = {}
         self._cancelled: set[int] = set()
         self.beats = 0
+        self.served: list[tuple[str, int]] = []
+        self.retired: list[tuple[str, int]] = []
 
     @property
     def is_idle(self) -> bool:
@@ -72,6 +75,9 @@ class FakeEngine:
 
     def beat(self) -> None:
         self.beats += 1
+
+    def retire(self, name: str, revision: int) -> None:
+        self.retired.append((name, revision))
 
     def step(self) -> Progress:
         events: list[Event] = self._drop()
@@ -147,6 +153,16 @@ class FakeModels:
     device: str = DEVICE
     precision: str = PRECISION
     load_seconds: dict[str, float] = field(default_factory=lambda: dict(LOAD_SECONDS))
+
+    def prepare(self, model: ModelRevision) -> Callable[[], None]:
+        """The path says what comes of it."""
+        if model.path == "refused":
+            raise StartupError("damaged checkpoint: a file is missing")
+        if model.path == "broken":
+            raise RuntimeError("secret")
+        if model.path == "slow":
+            time.sleep(0.3)
+        return lambda: self.engine.served.append((model.name, model.revision))
 
 
 def load_fake() -> FakeModels:
