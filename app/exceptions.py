@@ -8,10 +8,10 @@
     |   |-- UnknownLanguagePairError  422 unknown_language_pair
     |   |-- InvalidRequestError       422 invalid_request (field, reason)
     |   |-- UnsupportedModelError     422 unsupported_model
-    |   |-- BodyTooLargeError         413 body_too_large
-    |   `-- BodyTimeoutError          408 body_timeout
+    |   `-- BodyTooLargeError         413 body_too_large
     |-- UnavailableError          try again later
     |   |-- QueueFullError            429 queue_full (Retry-After)
+    |   |-- TooManyConnectionsError   503 too_many_connections
     |   |-- NotReadyError             503 not_ready
     |   |-- DrainingError             503 draining
     |   `-- EngineFailedError         503 engine_failed
@@ -79,12 +79,6 @@ class BodyTooLargeError(RequestError):
     code = "body_too_large"
 
 
-class BodyTimeoutError(RequestError):
-    """The body did not come to its end in time."""
-
-    code = "body_timeout"
-
-
 class UnavailableError(GatehouseError):
     """The service cannot take the request now."""
 
@@ -101,6 +95,12 @@ class QueueFullError(UnavailableError):
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyConnectionsError(UnavailableError):
+    """The service has as many connections as it takes."""
+
+    code = "too_many_connections"
 
 
 class NotReadyError(UnavailableError):

@@ -211,6 +211,7 @@ class Runtime:
             queue_capacity=settings.queue_capacity,
             row_budget=settings.row_budget,
             on_steps=self.metrics.observe_steps,
+            hang_seconds=settings.engine_hang_seconds,
         )
 
     def _engine_load(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from app.crowding import crowd_protocol, make_room_for
 from app.exceptions import StartupError
 from app.garbage import freeze_heap
 from app.main import create_app
@@ -60,11 +61,13 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     runtime = Runtime(settings, on_startup_failure=stop, on_loaded=freeze_heap)
     config = uvicorn.Config(
         create_app(runtime=runtime),
+        http=crowd_protocol(settings.max_connections, settings.send_timeout_seconds),
         log_config=None,
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
     )
     server = DrainingServer(config, runtime)
+    make_room_for(settings.max_connections)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Gatehouse listens on {address}")

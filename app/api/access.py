@@ -6,12 +6,12 @@ from app.runtime import Runtime
 
 BODY_PROBLEMS = (
     "invalid_json",
-    "body_timeout",
     "body_too_large",
     "unsupported_media_type",
     "invalid_request",
     "queue_full",
     "internal_error",
+    "too_many_connections",
     "not_ready",
     "draining",
     "engine_failed",

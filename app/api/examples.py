@@ -104,7 +104,6 @@ data: {"model":"en-fr","source":"en","target":"fr",\
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",
     "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
-    "body_timeout": "the body did not come to its end within 10 seconds",
     "reload_failed": "damaged checkpoint: checkpoints/en-fr/model.safetensors: missing from the "
     "checkpoint folder",
     "body_too_large": "the body has more than 2097152 bytes",
@@ -114,6 +113,7 @@ PROBLEM_DETAILS = {
     "unsupported_model": "the model cannot do this; GET /models lists what each can",
     "queue_full": "the queue has no room for 2 more: 255 of 256 places are taken",
     "internal_error": "an unexpected error happened; the log has the details",
+    "too_many_connections": "the service has 2000 connections and takes no more",
     "not_ready": "the models are being loaded",
     "draining": "the service is shutting down and takes no more requests",
     "engine_failed": "the engine failed while it worked on the request",

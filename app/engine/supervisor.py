@@ -19,6 +19,7 @@ from app.engine.messages import (
     Turn,
 )
 from app.engine.request import DecodeRequest, EndReason, EngineStats, StepReport
+from app.engine.watchdog import Watchdog
 from app.exceptions import DrainingError, NotReadyError, ReloadError, StartupError
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class SupervisedEngine:
         row_budget: rows that one model can have at once.
         on_steps: is told what the models' steps did.
         backoff: pauses between the engine's death and its next life.
+        hang_seconds: an engine that has taken no step for so long is killed.
     """
 
     def __init__(
@@ -84,12 +86,15 @@ class SupervisedEngine:
         row_budget: int,
         on_steps: Callable[[Sequence[StepReport]], None] = _nobody_watches,
         backoff: Backoff | None = None,
+        hang_seconds: float = 30.0,
     ) -> None:
         self._open_link = open_link
         self._row_budget = row_budget
         self._on_steps = on_steps
         self._backoff = backoff or Backoff()
         self._books = Books(queue_capacity)
+        self._hang_seconds = hang_seconds
+        self._watchdog = Watchdog(hang_seconds, self._end_hanging_engine)
         self._all_ended = asyncio.Event()
         self._link: Link | None = None
         self._loaded: Loaded | None = None
@@ -208,6 +213,7 @@ class SupervisedEngine:
                     await self._all_ended.wait()
         self._books.end_all(EndReason.CANCELLED)
         self._give_up_loads(DrainingError("the service is shutting down"))
+        self._watchdog.stop()
         link, self._link, self._loaded, self._rows_running = self._link, None, None, {}
         if link is None:
             return
@@ -259,6 +265,7 @@ class SupervisedEngine:
         elif isinstance(message, Loaded):
             self._loaded = message
             self._loaded_at = self._last_step_at = time.monotonic()
+            self._watchdog.start()
             if not self._first_start.done():
                 self._first_start.set_result(message)
             else:
@@ -276,6 +283,7 @@ class SupervisedEngine:
     def _take_turn(self, turn: Turn) -> None:
         if turn.stepped:
             self._last_step_at = time.monotonic()
+            self._watchdog.feed()
         self._rows_running = turn.rows_running
         self._books.start(turn.started)
         for event in turn.tokens:
@@ -289,6 +297,7 @@ class SupervisedEngine:
 
     def lost(self, reason: str) -> None:
         """See :meth:`app.engine.link.LinkListener.lost`."""
+        self._watchdog.stop()
         lived_seconds = 0.0 if self._loaded is None else time.monotonic() - self._loaded_at
         self._link, self._loaded, self._rows_running = None, None, {}
         self._forget_orders()
@@ -306,6 +315,10 @@ class SupervisedEngine:
                 f" in {pause:g} seconds" if pause else "",
             )
             self._restart = self._loop.call_later(pause, self._start_again)
+
+    def _end_hanging_engine(self) -> None:
+        if self._link is not None:
+            self._link.kill(f"the engine took no step for {self._hang_seconds:g} seconds")
 
     def _start_again(self) -> None:
         self._restart = None

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ DEVICE, PRECISION, LOAD_SECONDS = "cpu", "float32", {"count": 0.25, "slow": 0.5}
 
 FAILS, DIES, HANGS = 1_001, 1_002, 1_003
 """First tokens of prompts that mean harm: to themselves alone, or to the whole engine."""
+
+RELEASED = threading.Event()
+"""Lets an engine go on that hangs on a thread of this process."""
 
 ENDLESS = 10**9
 
@@ -126,7 +130,7 @@ class FakeEngine:
         if request.prompt[0] == DIES:
             raise RuntimeError("the fake engine was told to die")
         if request.prompt[0] == HANGS:
-            time.sleep(60)
+            RELEASED.wait(60)
         if request.prompt[0] == FAILS:
             return [self._end(request.request_id, EndReason.FAILED, "told to fail")]
         each.tokens.append(request.prompt[-1] + len(each.tokens))

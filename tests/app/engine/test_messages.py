@@ -9,6 +9,9 @@ from app.engine.messages import (
     EngineMessage,
     Hello,
     Loaded,
+    ModelLoaded,
+    ModelNotLoaded,
+    ModelRevision,
     NotLoaded,
     Orders,
     Turn,
@@ -52,7 +55,8 @@ PARAMS = st.one_of(
         return_beam_trace=st.booleans(),
     ),
 )
-REQUESTS = st.builds(DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans())
+REQUESTS = st.builds(DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans(), IDS)
+MODELS = st.builds(ModelRevision, st.text(), IDS, st.text(), st.text())
 TOKENS_EVENTS = st.builds(
     TokensEvent,
     IDS,
@@ -87,7 +91,11 @@ def tuples(of: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...
     return st.lists(of, max_size=3).map(tuple)
 
 
-@given(st.builds(Orders, tuples(REQUESTS), tuples(IDS), st.booleans()))
+@given(
+    st.builds(
+        Orders, tuples(REQUESTS), tuples(IDS), tuples(MODELS), tuples(MODELS), st.booleans()
+    )
+)
 def test_orders_arrive_as_they_are(orders: Orders) -> None:
     assert decode_orders(encode(orders)) == orders
 
@@ -97,6 +105,8 @@ def test_orders_arrive_as_they_are(orders: Orders) -> None:
         st.builds(Hello, st.text()),
         st.builds(Loaded, st.text(), st.text(), st.dictionaries(st.text(), SECONDS)),
         st.builds(NotLoaded, st.text()),
+        st.builds(ModelLoaded, MODELS, SECONDS),
+        st.builds(ModelNotLoaded, MODELS, st.text()),
         st.builds(
             Turn,
             tuples(IDS),
