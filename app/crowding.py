@@ -10,10 +10,11 @@ import resource
 from typing import ClassVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.errors import problem_of, told
 from app.exceptions import TooManyConnectionsError
+from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,13 @@ class CrowdProtocol(HttpToolsProtocol):
         max_connections: further ones are answered with 503, but for the health pages.
         send_timeout_seconds: a client that takes nothing for so long, while an answer waits for
             it, is cut off.
+        drain_timeout_seconds: a request that is not here so long after the service began to shut
+            down is not waited for.
     """
 
     max_connections: ClassVar[int]
     send_timeout_seconds: ClassVar[float]
+    drain_timeout_seconds: ClassVar[float]
 
     _patience: asyncio.TimerHandle | None = None
 
@@ -69,6 +73,16 @@ class CrowdProtocol(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
+    def shutdown(self) -> None:
+        """Finish the answer, but do not wait for ever for the rest of a request."""
+        super().shutdown()
+        self.loop.call_later(self.drain_timeout_seconds, self._give_up_half)
+
+    def _give_up_half(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_started:
+            self.transport.close()
+
     def _be_patient(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
@@ -98,9 +112,10 @@ class _Refusing:
         await answer(scope, receive, send)
 
 
-def crowd_protocol(max_connections: int, send_timeout_seconds: float) -> type[CrowdProtocol]:
-    """The protocol with its limits: see :class:`CrowdProtocol`."""
-    limits = {"max_connections": max_connections, "send_timeout_seconds": send_timeout_seconds}
+def crowd_protocol(settings: Settings) -> type[CrowdProtocol]:
+    """The protocol with the limits of the settings: see :class:`CrowdProtocol`."""
+    names = ("max_connections", "send_timeout_seconds", "drain_timeout_seconds")
+    limits = {name: getattr(settings, name) for name in names}
     return type("Protocol", (CrowdProtocol,), limits)
 
 

@@ -61,7 +61,7 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     runtime = Runtime(settings, on_startup_failure=stop, on_loaded=freeze_heap)
     config = uvicorn.Config(
         create_app(runtime=runtime),
-        http=crowd_protocol(settings.max_connections, settings.send_timeout_seconds),
+        http=crowd_protocol(settings),
         log_config=None,
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
