@@ -7,9 +7,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import book, decode, serving, training
+from benchmarks import book, decode, overload, serving, soak, training
 
-BENCHMARKS = {"book": book, "decode": decode, "serving": serving, "training": training}
+BENCHMARKS = {
+    "book": book,
+    "decode": decode,
+    "overload": overload,
+    "serving": serving,
+    "soak": soak,
+    "training": training,
+}
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m benchmarks") -> int:

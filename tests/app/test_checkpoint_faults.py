@@ -18,6 +18,8 @@ from tests.app.conftest import make_settings
 from tests.app.test_reloading import ASKED, save_letters, save_translator, started
 from tests.models.checkpoint_folders import sign
 
+pytestmark = pytest.mark.chaos
+
 Fault = Callable[[Path], None]
 
 

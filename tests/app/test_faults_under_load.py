@@ -28,6 +28,8 @@ from tests.app.conftest import (
 )
 from tests.app.test_engine_deaths import LONG, Load, books_balance
 
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+
 SHORT = {"prompt": "the", "max_new_tokens": 5, "temperature": 0}
 ENDLESS_STREAM = {
     "prompt": ["the"] * 4,

@@ -34,6 +34,8 @@ from tests.app.conftest import (
 from tests.app.engine.fake_engine import until
 from tests.models.checkpoint_folders import sign
 
+pytestmark = pytest.mark.chaos
+
 BothEngines = pytest.mark.parametrize("engine", ["inline", "process"])
 PROMPTS = ("", "a", "the time", "no end")
 TEXTS = ("go", "we lost", "I am cold .")

@@ -14,6 +14,8 @@ from fastapi.testclient import TestClient
 from tests.app.conftest import Server, StartService
 from tests.app.test_reloading import save_letters, save_translator, spoil
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
