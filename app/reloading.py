@@ -128,9 +128,7 @@ class Reloader:
             return Reload(old, old)
         order = revision_of(replace(old, info=info, revision=old.revision + 1))
         loaded = await self._engine.load_model(order)
-        new = replace(
-            old, info=info, revision=order.revision, load_seconds=loaded.load_seconds
-        )
+        new = replace(old, info=info, revision=order.revision, load_seconds=loaded.load_seconds)
         # From here to the end nothing waits: no request comes between.
         self._catalog.replace(new)
         self._engine.retire_model(revision_of(old))

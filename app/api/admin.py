@@ -37,9 +37,7 @@ class ReloadAnswer(Answer):
 @router.post(
     "/models/{name}/reload",
     summary="Replace a model by what its folder holds now",
-    responses=problems(
-        "unknown_model", "reload_failed", "internal_error", "not_ready", "draining"
-    ),
+    responses=problems("unknown_model", "reload_failed", "internal_error", "not_ready", "draining"),
 )
 async def reload_model(
     request: Request,

@@ -13,7 +13,6 @@ from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY, ProblemResponse, proble
 from app.api.events import encode_problem
 from app.service.streaming import AnswerStream, Event
 
-
 _TURN_SECONDS = 0.005
 """How long a stream may send before others have their turn."""
 

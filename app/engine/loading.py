@@ -172,9 +172,7 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
         load_seconds[name] = time.monotonic() - started_at
         if runner is not None:
             runners.append(runner)
-    return LoadedEngine(
-        Engine(runners), str(loader.device), loader.precision, load_seconds, loader
-    )
+    return LoadedEngine(Engine(runners), str(loader.device), loader.precision, load_seconds, loader)
 
 
 def available_cores() -> int:

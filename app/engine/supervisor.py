@@ -174,7 +174,8 @@ class SupervisedEngine:
             raise DrainingError("the service is shutting down and loads no more models")
         if self._loaded is None:
             raise NotReadyError(str(self.not_ready_because()))
-        loading = self._loading[model] = self._loop.create_future()
+        loading: asyncio.Future[ModelLoaded] = self._loop.create_future()
+        self._loading[model] = loading
         self._new_loads.append(model)
         self._flush_soon()
         return await loading

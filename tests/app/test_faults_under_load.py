@@ -75,7 +75,9 @@ def message(body: dict[str, Any], path: str = "/generate", *, cut: int = 0) -> b
 
 
 @contextlib.contextmanager
-def connections(server: Server, count: int, *, small: bool = False) -> Iterator[list[socket.socket]]:
+def connections(
+    server: Server, count: int, *, small: bool = False
+) -> Iterator[list[socket.socket]]:
     port = int(server.address.rpartition(":")[2])
     with contextlib.ExitStack() as stack:
         made = []
@@ -94,7 +96,7 @@ def is_idle(server: Server) -> bool:
 
 
 def open_files(server: Server) -> int:
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    return sum(1 for _ in Path(f"/proc/{server.process.pid}/fd").iterdir())
 
 
 def ends_well(server: Server) -> None:

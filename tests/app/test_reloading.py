@@ -5,7 +5,7 @@ import gc
 import random
 import re
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from app.engine.process import ProcessLink
 from app.exceptions import DrainingError, NotReadyError, ReloadError, UnknownModelError
 from app.runtime import Runtime
-from app.service.generation import GenerationRequest
+from app.service.generation import GenerationRequest, GenerationResult
 from app.service.translation import TranslationRequest
 from models.checkpoint import build_model, save_checkpoint
 from models.checkpoint_schema import Languages
@@ -43,7 +43,7 @@ ALPHABETS = ("abcdefghijklmnopqrstuvwxyz ", "\n'zyxwvutsrqponmlkjihgfedcba ")
 """The same letter has another token in each: weights of the one with a tokenizer of the other
 would give a third text."""
 
-Ask = Callable[[Runtime], Awaitable[str]]
+Ask = Callable[[Runtime], Coroutine[Any, Any, str]]
 
 
 def save_letters(folder: Path, variant: int, **changes: Any) -> None:
@@ -85,7 +85,7 @@ def _save(
     )
 
 
-SAVE = {"letters": save_letters, "en-fr": save_translator}
+SAVE: dict[str, Callable[..., None]] = {"letters": save_letters, "en-fr": save_translator}
 
 
 @pytest.fixture
@@ -105,6 +105,7 @@ def generation(prompt: str, seed: int, *, stream: bool) -> Ask:
             return repr((await service.generate(request)).outputs)
         async with aclosing(service.stream_generation(request)) as events:
             result = [event async for event in events][-1]
+        assert isinstance(result, GenerationResult)
         return repr(result.outputs)
 
     return ask

@@ -11,7 +11,9 @@ from tests.benchmarks.test_overload import checkpoints, run_benchmark
 __all__ = ["checkpoints"]
 
 
-def sample(requests: int, megabytes: int = 600, files: int = 40, threads: int = 9) -> dict[str, int]:
+def sample(
+    requests: int, megabytes: int = 600, files: int = 40, threads: int = 9
+) -> dict[str, int]:
     return {
         "requests": requests,
         "resident_bytes": megabytes * 10**6,
@@ -52,7 +54,7 @@ def test_promises_that_are_kept_and_broken() -> None:
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_a_short_soak_keeps_its_promises(checkpoints: Path) -> None:  # noqa: F811  # the fixture
+def test_a_short_soak_keeps_its_promises(checkpoints: Path) -> None:  # the fixture
     figures = run_benchmark("soak", "--checkpoints", str(checkpoints), "--requests", "1500")
     assert figures["requests"] == 1_500
     for kind in KINDS:

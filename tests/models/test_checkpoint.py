@@ -1,6 +1,5 @@
 """Checkpoint folders: the round trip, and every kind of damage has its clear error."""
 
-import hashlib
 import json
 import shutil
 import struct

@@ -22,7 +22,7 @@ from models.checkpoint import (
 )
 from models.checkpoint_schema import DataSource, Languages, TrainingRecord
 from models.config import LanguageModelConfig, Seq2SeqConfig
-from models.tokenizers import CharacterTokenizer, SentencePieceTokenizer
+from models.tokenizers import CharacterTokenizer, SentencePieceTokenizer, Tokenizer
 from tests.models.checkpoint_folders import sign
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def whole(kind: str) -> Files:
         if kind == "letters":
             config = LanguageModelConfig(vocabulary_size=letters.vocabulary_size, hidden_size=7)
             model, languages = build_model(config), None
-            tokenizers = {"text": letters}
+            tokenizers: dict[str, Tokenizer] = {"text": letters}
         else:
             pieces = SentencePieceTokenizer.train(["I am cold .", "we lost"] * 20, 274)
             size = pieces.vocabulary_size
@@ -171,9 +171,7 @@ def test_swapped_files(kind: str, data: st.DataObject) -> None:
 
 @given(kind=KINDS, data=st.data())
 @settings(max_examples=300)
-def test_damage_that_has_the_right_checksum_crashes_nothing(
-    kind: str, data: st.DataObject
-) -> None:
+def test_damage_that_has_the_right_checksum_crashes_nothing(kind: str, data: st.DataObject) -> None:
     """Whoever means harm signs it: an error that names a file, or a model that can be used."""
     files = dict(whole(kind))
     name = data.draw(st.sampled_from([name for name in files if name in COVERED]))

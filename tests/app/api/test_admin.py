@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ def test_sighup_and_the_endpoint_over_a_socket_under_load(root: Path, server: Se
     def fingerprint() -> str:
         return str(server.client.get("/models/letters").json()["fingerprint"])
 
+    def differs(old: str) -> bool:
+        return fingerprint() != old
+
+    def has_answered(many: int) -> bool:
+        return len(statuses) > many
+
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -115,8 +122,8 @@ def test_sighup_and_the_endpoint_over_a_socket_under_load(root: Path, server: Se
                 assert fingerprint() != before
             else:
                 os.kill(server.process.pid, signal.SIGHUP)
-                server.wait_for(lambda old=before: fingerprint() != old)
-            server.wait_for(lambda many=answered: len(statuses) > many + 4)
+                server.wait_for(partial(differs, before))
+            server.wait_for(partial(has_answered, answered + 4))
     finally:
         is_over.set()
         for thread in threads:

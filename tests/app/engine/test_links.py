@@ -335,7 +335,9 @@ def test_another_revision_of_a_model_is_loaded_beside_it(link: LinkClass) -> Non
     async def scenario() -> None:
         async with Started(link) as engine:
             running = engine.submit([make_request(1, model="slow", tokens=300)])
-            slow, quick = (ModelRevision("count", n, path, "") for n, path in ((1, "slow"), (2, "")))
+            slow, quick = (
+                ModelRevision("count", n, path, "") for n, path in ((1, "slow"), (2, ""))
+            )
             loaded = await asyncio.gather(engine.load_model(slow), engine.load_model(quick))
             assert [message.model for message in loaded] == [slow, quick]
             assert loaded[0].load_seconds > 0.2

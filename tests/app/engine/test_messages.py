@@ -92,9 +92,7 @@ def tuples(of: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...
 
 
 @given(
-    st.builds(
-        Orders, tuples(REQUESTS), tuples(IDS), tuples(MODELS), tuples(MODELS), st.booleans()
-    )
+    st.builds(Orders, tuples(REQUESTS), tuples(IDS), tuples(MODELS), tuples(MODELS), st.booleans())
 )
 def test_orders_arrive_as_they_are(orders: Orders) -> None:
     assert decode_orders(encode(orders)) == orders
