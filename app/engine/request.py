@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from models.decoding.params import BeamTrace, DecodingParams, FinishReason
 
 __all__ = [
+    "DEADLINE_GRACE_SECONDS",
     "DEFAULT_LENGTH_PENALTY",
     "MAX_ROWS_PER_REQUEST",
     "BeamTrace",
@@ -24,6 +25,9 @@ __all__ = [
 
 MAX_ROWS_PER_REQUEST = 16
 """Widest request: rows of a batch that its beam or its outputs may take."""
+
+DEADLINE_GRACE_SECONDS = 1.0
+"""How much later than for the client a request's time is up in the engine."""
 
 DEFAULT_LENGTH_PENALTY = DecodingParams(max_new_tokens=1).length_penalty
 """Alpha of the beam score of a request that names none."""

@@ -14,6 +14,7 @@ from typing import Self
 
 from app.engine.client import EngineClient
 from app.engine.request import (
+    DEADLINE_GRACE_SECONDS,
     BeamTrace,
     DecodeRequest,
     DecodingParams,
@@ -27,9 +28,6 @@ from app.metrics import Metrics
 from app.service.deadline import Deadline
 
 logger = logging.getLogger(__name__)
-
-_GRACE_SECONDS = 1.0
-"""How much later than here a deadline comes in the engine: it is told the client from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Decoder:
             stream: whether tokens are wanted one by one, or each output whole.
             revision: of the model that the prompt was tokenized for.
         """
-        timeout_seconds = deadline.remaining_seconds() + _GRACE_SECONDS
+        timeout_seconds = deadline.remaining_seconds() + DEADLINE_GRACE_SECONDS
         return DecodeRequest(
             next(self._ids), model, tuple(prompt), params, timeout_seconds, stream, revision
         )
