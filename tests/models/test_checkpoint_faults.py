@@ -25,6 +25,8 @@ from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import CharacterTokenizer, SentencePieceTokenizer, Tokenizer
 from tests.models.checkpoint_folders import sign
 
+pytestmark = pytest.mark.chaos
+
 CPU = torch.device("cpu")
 RECORD = TrainingRecord(
     name="a-model",
