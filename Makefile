@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fix bench train clean
+.PHONY: help serve test check fix bench chaos soak train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,13 @@ ifneq ($(wildcard benchmarks/__main__.py),)
 else
 	@echo "There are no benchmarks yet."
 endif
+
+chaos: $(VENV)/dev.stamp ## break things under load, then ask for ten times what the service can do
+	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m benchmarks overload $(ARGS)
+
+soak: $(VENV)/dev.stamp ## 200,000 mixed requests: nothing grows, the books balance
+	$(BIN)/python -m benchmarks soak $(ARGS)
 
 train: $(VENV)/train.stamp ## train a model: make train PRESET=name
 ifneq ($(strip $(PRESET)$(ARGS)),)

@@ -28,6 +28,7 @@ class ServedModel:
         load_seconds: how long loading took.
         capability: what its arithmetic depends on besides: see
             :func:`app.engine.device.describe_arithmetic`.
+        revision: how often it was replaced since the service started.
     """
 
     info: CheckpointInfo
@@ -35,6 +36,7 @@ class ServedModel:
     precision: str
     load_seconds: float
     capability: str = ""
+    revision: int = 0
 
     @property
     def name(self) -> str:
@@ -162,6 +164,10 @@ class Catalog:
     def models(self) -> list[ServedModel]:
         """All loaded models, by name."""
         return list(self._models.values())
+
+    def replace(self, model: ServedModel) -> None:
+        """Put a model in the place of the one that has its name, and does the same tasks."""
+        self._models[model.name] = model
 
     def defaults_of(self, name: str) -> list[str]:
         """The tasks whose default model this is."""

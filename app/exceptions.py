@@ -16,9 +16,11 @@
     |   `-- BodyTooLargeError         413 body_too_large
     |-- UnavailableError          try again later
     |   |-- QueueFullError            429 queue_full (Retry-After)
+    |   |-- TooManyConnectionsError   503 too_many_connections
     |   |-- NotReadyError             503 not_ready
     |   |-- DrainingError             503 draining
     |   `-- EngineFailedError         503 engine_failed
+    |-- ReloadError               409 reload_failed
     |-- DeadlineError             504 deadline_exceeded
     `-- StartupError              the service cannot start; the message says why
 
@@ -138,6 +140,12 @@ class QueueFullError(UnavailableError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TooManyConnectionsError(UnavailableError):
+    """The service has as many connections as it takes."""
+
+    code = "too_many_connections"
+
+
 class NotReadyError(UnavailableError):
     """Models are still being loaded, or the engine does not answer."""
 
@@ -154,6 +162,12 @@ class EngineFailedError(UnavailableError):
     """The engine failed while it worked on the request."""
 
     code = "engine_failed"
+
+
+class ReloadError(GatehouseError):
+    """A model's folder does not hold what could take its place; the old model goes on."""
+
+    code = "reload_failed"
 
 
 class DeadlineError(GatehouseError):

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from app import VERSION
+from app.api.admin import router as admin_router
 from app.api.dialects import DialectMiddleware
 from app.api.errors import install_error_handlers
 from app.api.head import HeadMiddleware
@@ -55,6 +56,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     )
     app.state.runtime = runtime
     app.include_router(router)
+    app.include_router(admin_router)
     app.include_router(openai_router)
     app.include_router(libretranslate_router)
     app.mount("/static", page_files)

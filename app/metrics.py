@@ -16,6 +16,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.catalog import ServedModel
 from app.engine.request import EngineStats, StepReport
 
 # When a counter was made helps nobody here, and would double the number of series.
@@ -145,6 +146,21 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.model_reloads = self._counter(
+            "gatehouse_model_reloads",
+            "Reloads of a model, by outcome: changed, unchanged or failed.",
+            ["model", "outcome"],
+        )
+
+    def describe_model(self, model: ServedModel) -> None:
+        """Export what a loaded model is."""
+        self.model_info.labels(*_identity(model)).set(1)
+        self.model_load_seconds.labels(model.name).set(model.load_seconds)
+
+    def forget_model(self, model: ServedModel) -> None:
+        """Take back what a model that was replaced is; its counters go on."""
+        self.model_info.remove(*_identity(model))
+
     def watch_engine(self, stats: Callable[[], EngineStats]) -> None:
         """Export the engine's books, read at every scrape."""
         self.registry.register(_EngineCollector(stats))
@@ -167,6 +183,12 @@ class Metrics:
 
     def _per_model(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, documentation, ["model"], buckets=buckets, registry=self.registry)
+
+
+def _identity(model: ServedModel) -> tuple[str, ...]:
+    """Values of the labels of ``gatehouse_model_info``."""
+    kind, fingerprint = model.info.config.kind, model.info.fingerprint
+    return model.name, kind, model.precision, model.device, fingerprint
 
 
 class _EngineCollector(Collector):

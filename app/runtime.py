@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from app.catalog import (
@@ -13,8 +13,9 @@ from app.catalog import (
     choose_default,
     read_checkpoints,
 )
+from app.engine.host import EngineLoad
 from app.engine.inline import InlineLink
-from app.engine.link import LinkFactory
+from app.engine.link import Link, LinkListener
 from app.engine.loading import EngineSpec, load_engine
 from app.engine.messages import Loaded
 from app.engine.process import ProcessLink
@@ -23,6 +24,7 @@ from app.engine.unchanged import EngineLoader, load_unchanged
 from app.exceptions import DrainingError, NotReadyError, StartupError
 from app.logs import resolve_format
 from app.metrics import Metrics
+from app.reloading import Reloader
 from app.service.service import Service
 from app.settings import Settings
 from models.checkpoint import CheckpointInfo
@@ -38,7 +40,7 @@ class Runtime:
         engine_loader: loads weights, in the engine's own process or thread; for a process it
             must be picklable, as a function of a module is.
         on_startup_failure: called when loading failed, after :attr:`failure` is set.
-        on_loaded: called once the models are loaded.
+        on_loaded: called once the models are loaded, and again when one was reloaded.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Runtime:
         self._on_startup_failure = on_startup_failure
         self._on_loaded = on_loaded
         self._service: Service | None = None
+        self._reloader: Reloader | None = None
         self._engine: SupervisedEngine | None = None
         self._loading: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
@@ -83,6 +86,24 @@ class Runtime:
         if self._service is None:
             raise NotReadyError(self.not_ready_because() or "the models are being loaded")
         return self._service
+
+    def reloader(self) -> Reloader:
+        """What replaces models, once they are loaded.
+
+        Raises:
+            NotReadyError: they are not loaded, or never will be.
+            DrainingError: the service shuts down.
+        """
+        self.service()
+        assert self._reloader is not None
+        return self._reloader
+
+    def begin_reload(self) -> None:
+        """Reload every model in the background; without loaded models, do nothing."""
+        try:
+            self.reloader().begin_reload_all()
+        except (NotReadyError, DrainingError) as error:
+            logger.warning("nothing is reloaded: %s", error)
 
     def not_ready_because(self) -> str | None:
         """Why requests would be turned away now; None when they would not."""
@@ -168,6 +189,35 @@ class Runtime:
 
     def _make_engine(self, checkpoints: Sequence[CheckpointInfo]) -> SupervisedEngine:
         settings = self.settings
+
+        def open_link(listener: LinkListener) -> Link:
+            """For an engine that comes back with the models that serve now."""
+            serving = self.catalog.models if self.catalog is not None else ()
+            load = self._engine_load(
+                [model.info for model in serving] or checkpoints,
+                {model.name: model.revision for model in serving},
+            )
+            if settings.engine == "inline":
+                return InlineLink(load, listener)
+            return ProcessLink(
+                load,
+                listener,
+                log_level=settings.log_level,
+                log_format=resolve_format(settings.log_format),
+            )
+
+        return SupervisedEngine(
+            open_link,
+            queue_capacity=settings.queue_capacity,
+            row_budget=settings.row_budget,
+            on_steps=self.metrics.observe_steps,
+            hang_seconds=settings.engine_hang_seconds,
+        )
+
+    def _engine_load(
+        self, checkpoints: Sequence[CheckpointInfo], revisions: Mapping[str, int]
+    ) -> EngineLoad:
+        settings = self.settings
         spec = EngineSpec(
             checkpoints=tuple(info.path for info in checkpoints),
             device=settings.device,
@@ -175,24 +225,10 @@ class Runtime:
             num_threads=settings.num_threads,
             row_budget=settings.row_budget,
             prefix_cache_bytes=settings.prefix_cache_bytes,
+            revisions=revisions,
         )
         fingerprints = {info.name: info.fingerprint for info in checkpoints}
-        load = partial(load_unchanged, self._engine_loader, spec, fingerprints)
-        links: dict[str, LinkFactory] = {
-            "process": partial(
-                ProcessLink,
-                load,
-                log_level=settings.log_level,
-                log_format=resolve_format(settings.log_format),
-            ),
-            "inline": partial(InlineLink, load),
-        }
-        return SupervisedEngine(
-            links[settings.engine],
-            queue_capacity=settings.queue_capacity,
-            row_budget=settings.row_budget,
-            on_steps=self.metrics.observe_steps,
-        )
+        return partial(load_unchanged, self._engine_loader, spec, fingerprints)
 
     def _serve(
         self, checkpoints: Sequence[CheckpointInfo], loaded: Loaded, engine: SupervisedEngine
@@ -212,19 +248,10 @@ class Runtime:
             default_translate=self.settings.default_translate_model,
         )
         for model in catalog.models:
-            self._describe(model)
+            self.metrics.describe_model(model)
         self.metrics.watch_engine(engine.stats)
         self._service = Service(self.settings, catalog, engine, self.metrics)
+        self._reloader = Reloader(catalog, engine, self.metrics, self._on_loaded)
         logger.info("ready: %s", ", ".join(model.name for model in catalog.models))
         if self._on_loaded is not None:
             self._on_loaded()
-
-    def _describe(self, model: ServedModel) -> None:
-        self.metrics.model_info.labels(
-            model.name,
-            model.info.config.kind,
-            model.precision,
-            model.device,
-            model.info.fingerprint,
-        ).set(1)
-        self.metrics.model_load_seconds.labels(model.name).set(model.load_seconds)

@@ -1,5 +1,6 @@
-"""The server process, and its shutdown in good order."""
+"""The server process, its reload on a signal, and its shutdown in good order."""
 
+import asyncio
 import math
 import signal
 import socket
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from app.crowding import crowd_protocol, make_room_for
 from app.exceptions import StartupError
 from app.garbage import freeze_heap
 from app.main import create_app
@@ -27,6 +29,13 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
         self._runtime = runtime
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does; from now on SIGHUP reloads the models."""
+        await super().startup(sockets)
+        if hasattr(signal, "SIGHUP"):
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, self._runtime.begin_reload)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to drain, and go on as uvicorn does."""
@@ -52,11 +61,13 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     runtime = Runtime(settings, on_startup_failure=stop, on_loaded=freeze_heap)
     config = uvicorn.Config(
         create_app(runtime=runtime),
+        http=crowd_protocol(settings),
         log_config=None,
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
     )
     server = DrainingServer(config, runtime)
+    make_room_for(settings.max_connections)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Gatehouse listens on {address}")
@@ -66,6 +77,9 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     # that were there before: ours, so that the process ends with status 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    if hasattr(signal, "SIGHUP"):
+        # Too early for a reload is no reason to die of it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server.run(sockets=[listener])
     if runtime.failure is not None:
         raise StartupError(runtime.failure)

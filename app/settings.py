@@ -121,6 +121,18 @@ class Settings(BaseSettings):
         description="Memory of each language model for the states of prompts that it has read, in "
         "int8; 0: none is kept.",
     )
+    max_connections: int = Field(
+        2_000,
+        ge=1,
+        le=100_000,
+        description="Connections that are served at once; requests on further ones get 503.",
+    )
+    send_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3_600,
+        description="A client that takes nothing of its answer for so long is cut off.",
+    )
     request_timeout_seconds: float = Field(
         60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."
     )
@@ -139,6 +151,13 @@ class Settings(BaseSettings):
         ge=2,
         le=3_600,
         description="/health/ready answers 503 when the engine's last step is older than this.",
+    )
+    engine_hang_seconds: float = Field(
+        30.0,
+        ge=2,
+        le=3_600,
+        description="An engine whose last step is older than this is killed and started again; "
+        "what it decoded gets 503.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level of log lines that are written."
@@ -167,6 +186,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_texts_per_request ({self.max_texts_per_request}) is above queue_capacity "
                 f"({self.queue_capacity}): such a request could never be accepted"
+            )
+        if self.engine_hang_seconds < self.max_step_age_seconds:
+            raise ValueError(
+                f"engine_hang_seconds ({self.engine_hang_seconds:g}) is below "
+                f"max_step_age_seconds ({self.max_step_age_seconds:g}): an engine would be killed "
+                "while it counts as ready"
             )
         if self.default_max_new_tokens > self.max_new_tokens_limit:
             raise ValueError(

@@ -7,13 +7,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import book, compilers, decode, serving, training
+from benchmarks import book, compilers, decode, overload, serving, soak, training
 
 BENCHMARKS = {
     "book": book,
     "compilers": compilers,
     "decode": decode,
+    "overload": overload,
     "serving": serving,
+    "soak": soak,
     "training": training,
 }
 

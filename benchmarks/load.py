@@ -25,6 +25,7 @@ import httptools
 import uvloop
 
 MAX_CONNECTIONS = 256
+_REFUSALS = (429, 503)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Outcome:
         cpu_seconds: processor time of this process for all of them.
         process_seconds: its processor time in all, starting included.
         lags_ms: how late this process was to look at a request that was due.
+        refused_after_ms: of answers with status 429 or 503, from the moment at which the request
+            was sent, since it may have waited for a connection before.
     """
 
     latencies_ms: list[float] = field(default_factory=list)
@@ -86,6 +89,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     process_seconds: float = 0.0
     lags_ms: list[float] = field(default_factory=list)
+    refused_after_ms: list[float] = field(default_factory=list)
 
 
 def poisson_schedule(plan: Plan) -> list[float]:
@@ -155,6 +159,9 @@ class Generator:
                 self.outcome.latencies_ms.append((now - self._due[request]) * 1e3)
         else:
             self._fail(request, str(status))
+            if status in _REFUSALS and self._counts(request):
+                elapsed = now - (connection.sent_at - self._started_at)
+                self.outcome.refused_after_ms.append(elapsed * 1e3)
         self._open_requests -= 1
         if self._waiting:
             connection.send(self._waiting.popleft())
@@ -267,12 +274,14 @@ class _Connection(asyncio.Protocol):
         self._answers = 0
         self._heard = False
         self.request: int | None = None
+        self.sent_at = 0.0
 
     def send(self, request: int) -> None:
         """Send a request on a free connection."""
         assert self._transport is not None
         self.request = request
         self._heard = False
+        self.sent_at = time.perf_counter()
         self._transport.write(self._generator.message(request))
 
     def close(self) -> None:

@@ -115,14 +115,15 @@ def read_checkpoint(path: Path) -> CheckpointInfo:
     """
     config = _read_config(path / CONFIG_FILE)
     training = _parse(TrainingRecord, path / TRAINING_FILE, _read_json(path / TRAINING_FILE))
-    tokenizers = _read_tokenizers(path, config)
-    parameter_count = _count_parameters(path / WEIGHTS_FILE)
+    # Before anything is made of their contents: what reads them need not expect the worst.
     for name in (WEIGHTS_FILE, *(entry.file for entry in config.tokenizers.values())):
         if _checksum(path / name) != config.sha256.get(name):
             raise CheckpointError(
                 f"{path / name}: is not the file that {CONFIG_FILE} was written for: "
                 "its SHA-256 differs"
             )
+    tokenizers = _read_tokenizers(path, config)
+    parameter_count = _count_parameters(path / WEIGHTS_FILE)
     return CheckpointInfo(
         path=path,
         name=path.resolve().name,

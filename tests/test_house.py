@@ -21,7 +21,7 @@ from training.preset import available_presets
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-TARGETS = ("serve", "test", "check", "fix", "bench", "train")
+TARGETS = ("serve", "test", "check", "fix", "bench", "chaos", "soak", "train")
 
 
 def _read(name: str) -> str:
@@ -172,6 +172,9 @@ def test_the_targets_run_what_they_say() -> None:
     assert "gatehouse serve --port 8001" in _recipe("serve", "ARGS=--port 8001")
     assert "gatehouse train some-preset" in _recipe("train", "PRESET=some-preset")
     assert "-m pytest" in _recipe("test")
+    assert "-m pytest -m chaos" in _recipe("chaos")
+    assert "-m benchmarks overload --seconds 5" in _recipe("chaos", "ARGS=--seconds 5")
+    assert "-m benchmarks soak --requests 9" in _recipe("soak", "ARGS=--requests 9")
     check = _recipe("check")
     for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports"):
         assert command in check

@@ -11,6 +11,7 @@ BODY_PROBLEMS = (
     "invalid_request",
     "queue_full",
     "internal_error",
+    "too_many_connections",
     "not_ready",
     "draining",
     "engine_failed",

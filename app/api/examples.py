@@ -104,6 +104,8 @@ data: {"model":"en-fr","source":"en","target":"fr",\
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",
     "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
+    "reload_failed": "damaged checkpoint: checkpoints/en-fr/model.safetensors: missing from the "
+    "checkpoint folder",
     "body_too_large": "the body has more than 2097152 bytes",
     "unsupported_media_type": "send JSON with the header Content-Type: application/json",
     "invalid_request": "beam_size: Input should be less than or equal to 16",
@@ -115,6 +117,7 @@ PROBLEM_DETAILS = {
     "state_foreign": "state: the state is of float32; here it is int8",
     "queue_full": "the queue has no room for 2 more: 255 of 256 places are taken",
     "internal_error": "an unexpected error happened; the log has the details",
+    "too_many_connections": "the service has 2000 connections and takes no more",
     "not_ready": "the models are being loaded",
     "draining": "the service is shutting down and takes no more requests",
     "engine_failed": "the engine failed while it worked on the request",

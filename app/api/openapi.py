@@ -194,7 +194,8 @@ def install_openapi(app: FastAPI, runtime: Runtime) -> None:
         _replace_fastapi_errors(schema)
         if runtime.catalog is not None:
             models = runtime.catalog.models
-            _set_model_example(schema, "/models/{name}", models[0].name)
+            for path in ("/models/{name}", "/admin/models/{name}/reload"):
+                _set_model_example(schema, path, models[0].name)
             for model in models:
                 if GENERATE in model.tasks:
                     _set_model_example(schema, "/v1/models/{name}", model.name)
@@ -236,6 +237,7 @@ def _fill_in_limits(node: Any, settings: Settings) -> None:
 
 
 def _set_model_example(schema: dict[str, Any], path: str, name: str) -> None:
-    for parameter in schema["paths"][path]["get"]["parameters"]:
-        if parameter["name"] == "name":
-            parameter["example"] = name
+    for operation in schema["paths"][path].values():
+        for parameter in operation["parameters"]:
+            if parameter["name"] == "name":
+                parameter["example"] = name

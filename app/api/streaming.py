@@ -13,6 +13,9 @@ from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY, ProblemResponse, proble
 from app.api.events import encode_problem
 from app.service.streaming import AnswerStream, Event
 
+_TURN_SECONDS = 0.005
+"""How long a stream may send before others have their turn."""
+
 
 class EventStreamResponse(EventSourceResponse, Generic[Event]):
     """Server-sent events for what a stream of the service gives.
@@ -79,13 +82,18 @@ class _Body:
         self._keepalive_seconds = keepalive_seconds
         self._sending = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
-        self._sent_at = self._loop.time()
+        self._sent_at = self._yielded_at = self._loop.time()
         self._pinger = asyncio.ensure_future(self._ping())
 
     async def send(self, chunk: bytes) -> None:
         async with self._sending:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         self._sent_at = self._loop.time()
+        if self._sent_at - self._yielded_at > _TURN_SECONDS:
+            # Sending need not wait, nor need what is sent: a stream that was held up, or whose
+            # client is gone, would otherwise stop everybody else until it has caught up.
+            await asyncio.sleep(0)
+            self._yielded_at = self._loop.time()
 
     def close(self) -> None:
         self._pinger.cancel()

@@ -6,12 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from app.engine.client import EventStream
-from app.engine.request import DecodeRequest, EndEvent, EndReason, TokensEvent
+from app.engine.request import (
+    DEADLINE_GRACE_SECONDS,
+    DecodeRequest,
+    EndEvent,
+    EndReason,
+    TokensEvent,
+)
 from app.exceptions import QueueFullError
 
 _MAX_RETRY_AFTER_SECONDS = 60
 _FIRST_GUESS_SECONDS = 0.1
 _MEAN_WEIGHT = 0.1
+_USABLE_SHARE = 0.7
+"""Of a request's time that it may be expected to take: an expectation is no promise."""
+_ENOUGH_TO_JUDGE_BY = 20
+"""So many requests have to have finished before any is refused for its time."""
 
 
 @dataclass(slots=True)
@@ -44,6 +54,7 @@ class Books:
         self._open: dict[int, _OpenRequest] = {}
         self._ended: Counter[EndReason] = Counter()
         self._mean_running_seconds = _FIRST_GUESS_SECONDS
+        self._mean_running_together = 1.0
         self.accepted = 0
         self.running = 0
 
@@ -83,7 +94,8 @@ class Books:
             Where their events will come.
 
         Raises:
-            QueueFullError: the queue has no room for all of them.
+            QueueFullError: the queue has no room for all of them, or is so long that their
+                time would be up before they came to their end.
             ValueError: an id is in use.
         """
         if self.waiting + len(requests) > self._queue_capacity:
@@ -92,6 +104,7 @@ class Books:
                 f"{self._queue_capacity} places are taken",
                 retry_after_seconds=self._retry_after_seconds(),
             )
+        self._check_time(requests)
         ids = {request.request_id for request in requests}
         if len(ids) < len(requests) or not self._open.keys().isdisjoint(ids):
             raise ValueError("a request's id is already in use")
@@ -123,10 +136,12 @@ class Books:
         if request is None:
             return
         if request.started_at is not None:
-            self.running -= 1
+            together, self.running = self.running, self.running - 1
             if event.reason is EndReason.FINISHED:
                 seconds = self._clock() - request.started_at
                 self._mean_running_seconds += _MEAN_WEIGHT * (seconds - self._mean_running_seconds)
+                more = together - self._mean_running_together
+                self._mean_running_together += _MEAN_WEIGHT * more
         self._ended[event.reason] += 1
         request.stream.deliver(event)
 
@@ -139,7 +154,27 @@ class Books:
             self.end(EndEvent(request_id, reason, begun_at - request.submitted_at, None, message))
         return len(left)
 
-    def _retry_after_seconds(self) -> int:
+    def _check_time(self, requests: Sequence[DecodeRequest]) -> None:
+        """Refuse what would be begun too late, and would keep others from their time for nothing.
+
+        Where nobody waits, all are accepted: so the expectation cannot lock everybody out.
+        """
+        if self.waiting == 0 or self.finished < _ENOUGH_TO_JUDGE_BY:
+            return
+        expected_seconds = self._queue_seconds() + self._mean_running_seconds
+        seconds = min(request.timeout_seconds for request in requests) - DEADLINE_GRACE_SECONDS
+        if expected_seconds > _USABLE_SHARE * seconds:
+            raise QueueFullError(
+                f"the queue is {expected_seconds:.1f} seconds long, too long for the "
+                f"{max(0.0, seconds):.1f} seconds that the request has",
+                retry_after_seconds=self._retry_after_seconds(),
+            )
+
+    def _queue_seconds(self) -> float:
         """When the queue will have been worked off: Little's law over the requests that run."""
-        seconds = self.waiting * self._mean_running_seconds / max(1, self.running)
-        return min(_MAX_RETRY_AFTER_SECONDS, max(1, round(seconds)))
+        # Of a burst into an idle engine, none runs yet.
+        together = max(1.0, self.running, self._mean_running_together)
+        return self.waiting * self._mean_running_seconds / together
+
+    def _retry_after_seconds(self) -> int:
+        return min(_MAX_RETRY_AFTER_SECONDS, max(1, round(self._queue_seconds())))

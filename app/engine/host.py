@@ -4,7 +4,15 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from app.engine.messages import EngineMessage, Loaded, NotLoaded, Orders, Turn
+from app.engine.background import BackgroundLoads
+from app.engine.messages import (
+    EngineMessage,
+    Loaded,
+    ModelRevision,
+    NotLoaded,
+    Orders,
+    Turn,
+)
 from app.engine.request import DecodeRequest, EndEvent, Progress, StepReport, TokensEvent
 from app.exceptions import StartupError
 
@@ -13,6 +21,7 @@ HEARTBEAT_SECONDS = 1.0
 
 _MAX_SILENCE_SECONDS = 0.05
 _MAX_REPORTS = 256
+_LOAD_CHECK_SECONDS = 0.02
 
 
 class SteppingEngine(Protocol):
@@ -24,6 +33,10 @@ class SteppingEngine(Protocol):
 
     def cancel(self, request_ids: Collection[int]) -> None:
         """Drop requests; each still gets its end with the next step."""
+        ...
+
+    def retire(self, name: str, revision: int) -> None:
+        """Drop a revision of a model when its last request is over."""
         ...
 
     def step(self) -> Progress:
@@ -66,6 +79,10 @@ class LoadedModels(Protocol):
     @property
     def capability(self) -> str:
         """What their arithmetic depends on besides."""
+        ...
+
+    def prepare(self, model: ModelRevision) -> Callable[[], None]:
+        """Load another revision of a model; see :class:`app.engine.loading.LoadedEngine`."""
         ...
 
 
@@ -118,21 +135,31 @@ def host_engine(
     channel.send(
         Loaded(loaded.device, loaded.precision, dict(loaded.load_seconds), loaded.capability)
     )
-    _take_turns(loaded.engine, channel, heartbeat_seconds)
+    loads = BackgroundLoads(loaded.prepare)
+    try:
+        _take_turns(loaded.engine, loads, channel, heartbeat_seconds)
+    finally:
+        loads.close()
 
 
-def _take_turns(engine: SteppingEngine, channel: EngineChannel, heartbeat_seconds: float) -> None:
+def _take_turns(
+    engine: SteppingEngine,
+    loads: BackgroundLoads,
+    channel: EngineChannel,
+    heartbeat_seconds: float,
+) -> None:
     reporter = _Reporter(channel)
     next_beat_at = time.monotonic() + heartbeat_seconds
     while True:
         seconds = max(0.0, next_beat_at - time.monotonic()) if engine.is_idle else 0.0
+        if loads.is_busy:
+            seconds = min(seconds, _LOAD_CHECK_SECONDS)
         for orders in channel.receive(seconds):
             if orders.stop:
                 return
-            if orders.requests:
-                engine.submit(orders.requests)
-            if orders.cancelled:
-                engine.cancel(orders.cancelled)
+            _follow(orders, engine, loads)
+        for message in loads.finished() if loads.is_busy else ():
+            channel.send(message)
         if not engine.is_idle:
             progress = engine.step()
             if progress.steps:
@@ -142,6 +169,17 @@ def _take_turns(engine: SteppingEngine, channel: EngineChannel, heartbeat_second
             engine.beat()
             next_beat_at = time.monotonic() + heartbeat_seconds
             channel.send(Turn(stepped=True))
+
+
+def _follow(orders: Orders, engine: SteppingEngine, loads: BackgroundLoads) -> None:
+    if orders.requests:
+        engine.submit(orders.requests)
+    if orders.cancelled:
+        engine.cancel(orders.cancelled)
+    for model in orders.loads:
+        loads.begin(model)
+    for model in orders.retired:
+        engine.retire(model.name, model.revision)
 
 
 class _Reporter:

@@ -49,6 +49,16 @@ class InlineLink:
         """See :meth:`app.engine.link.Link.send`."""
         self._orders.put(orders)
 
+    def kill(self, reason: str) -> None:
+        """See :meth:`app.engine.link.Link.kill`.
+
+        A thread cannot be ended: it is left behind, and leaves by itself if it ever goes on.
+        """
+        if not self._is_over:
+            self._is_over = True
+            self._orders.put(Orders(stop=True))
+            self._loop.call_soon(self._listener.lost, f"{reason}; its thread is left behind")
+
     async def close(self) -> None:
         """See :meth:`app.engine.link.Link.close`; a thread that loads has to be waited for."""
         self._is_over = True

@@ -47,6 +47,14 @@ class Link(Protocol):
         """
         ...
 
+    def kill(self, reason: str) -> None:
+        """End an engine that does not answer any more; its listener hears that it is lost.
+
+        Args:
+            reason: why, as a sentence for a person.
+        """
+        ...
+
     async def close(self) -> None:
         """End the engine, by force where it does not leave by itself; a second call does nothing.
 

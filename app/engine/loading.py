@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,9 +11,16 @@ import torch
 from app.engine.device import describe_arithmetic, resolve_device, resolve_precision
 from app.engine.engine import Engine
 from app.engine.graphs import CudaCapture, GraphedModel
+from app.engine.messages import ModelRevision
 from app.engine.runner import Runner
 from app.exceptions import StartupError
-from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    Model,
+    load_model,
+    read_checkpoint,
+)
 from models.config import LanguageModelConfig
 from models.precision import keep_float32_exact, set_precision
 from models.vocabulary import BOS_ID, EOS_ID
@@ -33,6 +40,8 @@ class EngineSpec:
         num_threads: threads of one tensor operation; None: see :func:`default_threads`.
         row_budget: rows of each model that may run at once.
         prefix_cache_bytes: memory for states of prompts that each language model has read.
+        revisions: of the models that were reloaded, by name; see
+            :class:`app.engine.messages.ModelRevision`.
     """
 
     checkpoints: tuple[Path, ...]
@@ -41,6 +50,7 @@ class EngineSpec:
     num_threads: int | None
     row_budget: int
     prefix_cache_bytes: int = 0
+    revisions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class LoadedEngine:
         precision: what they compute in.
         load_seconds: how long each took to load, by name.
         capability: what their arithmetic depends on besides.
+        loader: loads others beside them.
     """
 
     engine: Engine
@@ -60,6 +71,94 @@ class LoadedEngine:
     precision: str
     load_seconds: Mapping[str, float]
     capability: str
+    loader: "ModelLoader"
+
+    def prepare(self, model: ModelRevision) -> Callable[[], None]:
+        """Load another revision of a model; to be called on any thread.
+
+        Returns:
+            What has the engine serve it; to be called on the engine's own thread.
+
+        Raises:
+            StartupError: its checkpoint is damaged, or is not the one that was meant.
+        """
+        path = Path(model.path)
+        make_runner = self.loader.prepare(path, model.revision)
+        # Read again: whoever replaces files may have done it while they were being loaded.
+        if _read(path).fingerprint != model.fingerprint:
+            raise StartupError(f"checkpoint {model.name} changed while it was being loaded")
+
+        def serve() -> None:
+            runner = make_runner()
+            if runner is not None:
+                self.engine.add(runner)
+
+        return serve
+
+
+class ModelLoader:
+    """From checkpoint folders to runners on one device.
+
+    Args:
+        spec: of the engine.
+
+    Raises:
+        StartupError: the device is not there, or it cannot run the precision.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.device = resolve_device(spec.device)
+        self.precision = resolve_precision(spec.precision, self.device)
+        self._row_budget = spec.row_budget
+        # Only in int8 does a prompt read in parts give the same bits as read at once.
+        self._prefix_bytes = spec.prefix_cache_bytes if self.precision == "int8" else 0
+        self._capture: CudaCapture | None = None
+        if self.device.type == "cuda":
+            keep_float32_exact()
+            self._capture = CudaCapture(self.device)
+
+    def prepare(self, folder: Path, revision: int = 0) -> Callable[[], Runner | None]:
+        """Read, check and build a model; on any thread.
+
+        A GPU is left alone meanwhile: the engine may be recording a graph on it just now.
+
+        Args:
+            folder: of the checkpoint.
+            revision: see :class:`app.engine.messages.ModelRevision`.
+
+        Returns:
+            What gives its runner, which is warm, or None for a model with nothing to decode; to
+            be called on the engine's own thread, where it takes long on a GPU alone.
+
+        Raises:
+            StartupError: the checkpoint is damaged.
+        """
+        info = _read(folder)
+        try:
+            model = load_model(info, torch.device("cpu"))
+        except CheckpointError as error:
+            raise StartupError(f"damaged checkpoint: {error}") from error
+        if self._capture is not None:
+            return lambda: self._runner(info, model.to(self.device), revision)
+        runner = self._runner(info, model, revision)
+        return lambda: runner
+
+    def _runner(self, info: CheckpointInfo, model: Model, revision: int) -> Runner | None:
+        model = set_precision(model, self.precision)
+        if not _can_decode(info):
+            return None
+        is_language_model = isinstance(info.config, LanguageModelConfig)
+        runner = Runner(
+            info.name,
+            model if self._capture is None else GraphedModel(model, self._capture),
+            heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
+            row_budget=self._row_budget,
+            single_lane=self._capture is not None,
+            prefix_bytes=self._prefix_bytes if is_language_model else 0,
+            revision=revision,
+        )
+        runner.warm_up()
+        return runner
 
 
 def load_engine(spec: EngineSpec) -> LoadedEngine:
@@ -69,40 +168,25 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
         StartupError: the device is not there, it cannot run the precision, or a checkpoint is
             damaged.
     """
-    device = resolve_device(spec.device)
-    precision = resolve_precision(spec.precision, device)
-    capture = None
-    if device.type == "cuda":
-        keep_float32_exact()
-        capture = CudaCapture(device)
+    loader = ModelLoader(spec)
     torch.set_num_threads(spec.num_threads or default_threads(available_cores()))
     runners: list[Runner] = []
     load_seconds: dict[str, float] = {}
     for folder in spec.checkpoints:
         started_at = time.monotonic()
-        try:
-            info = read_checkpoint(folder)
-            model = set_precision(load_model(info, device), precision)
-        except CheckpointError as error:
-            raise StartupError(f"damaged checkpoint: {error}") from error
-        load_seconds[info.name] = time.monotonic() - started_at
-        if _can_decode(info):
-            is_language_model = isinstance(info.config, LanguageModelConfig)
-            runner = Runner(
-                info.name,
-                model if capture is None else GraphedModel(model, capture),
-                heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
-                row_budget=spec.row_budget,
-                single_lane=capture is not None,
-                # Only in int8 does a prompt read in parts give the same bits as read at once.
-                prefix_bytes=spec.prefix_cache_bytes
-                if is_language_model and precision == "int8"
-                else 0,
-            )
-            runner.warm_up()
+        name = folder.resolve().name
+        runner = loader.prepare(folder, spec.revisions.get(name, 0))()
+        load_seconds[name] = time.monotonic() - started_at
+        if runner is not None:
             runners.append(runner)
-    capability = describe_arithmetic(device)
-    return LoadedEngine(Engine(runners), str(device), precision, load_seconds, capability)
+    return LoadedEngine(
+        Engine(runners),
+        str(loader.device),
+        loader.precision,
+        load_seconds,
+        describe_arithmetic(loader.device),
+        loader,
+    )
 
 
 def available_cores() -> int:
@@ -120,3 +204,10 @@ def default_threads(cores: int) -> int:
 def _can_decode(info: CheckpointInfo) -> bool:
     """Not a bidirectional language model, which has nothing to decode."""
     return not (isinstance(info.config, LanguageModelConfig) and info.config.bidirectional)
+
+
+def _read(folder: Path) -> CheckpointInfo:
+    try:
+        return read_checkpoint(folder)
+    except CheckpointError as error:
+        raise StartupError(f"damaged checkpoint: {error}") from error

@@ -1,13 +1,30 @@
 """What the two sides of the engine tell each other, and its form on the wire (MessagePack).
 
 The HTTP side sends :class:`Orders`; the engine's side sends :class:`Hello`, then
-:class:`Loaded` or :class:`NotLoaded`, then :class:`Turn` after :class:`Turn`. What they carry
-are the data of :mod:`app.engine.request` themselves.
+:class:`Loaded` or :class:`NotLoaded`, then :class:`Turn` after :class:`Turn`, and between them
+what became of models that were ordered. What they carry are the data of
+:mod:`app.engine.request` themselves.
 """
 
 import msgspec
 
 from app.engine.request import DecodeRequest, EndEvent, StepReport, TokensEvent
+
+
+class ModelRevision(msgspec.Struct, frozen=True, array_like=True):
+    """One state of a model whose checkpoint may be replaced while it serves.
+
+    Attributes:
+        name: of the model.
+        revision: 0 at the start of the service, one more with each reload.
+        path: the checkpoint's folder.
+        fingerprint: what the checkpoint must have.
+    """
+
+    name: str
+    revision: int
+    path: str
+    fingerprint: str
 
 
 class Orders(msgspec.Struct, frozen=True, array_like=True):
@@ -16,11 +33,15 @@ class Orders(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         requests: to be submitted.
         cancelled: ids of requests to be dropped.
+        loads: models to be loaded beside those that run.
+        retired: models that get no more requests: dropped when their last request has ended.
         stop: whether to leave.
     """
 
     requests: tuple[DecodeRequest, ...] = ()
     cancelled: tuple[int, ...] = ()
+    loads: tuple[ModelRevision, ...] = ()
+    retired: tuple[ModelRevision, ...] = ()
     stop: bool = False
 
 
@@ -61,6 +82,30 @@ class NotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
     reason: str
 
 
+class ModelLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A model that was ordered serves beside the others.
+
+    Attributes:
+        model: which one.
+        load_seconds: how long it took.
+    """
+
+    model: ModelRevision
+    load_seconds: float
+
+
+class ModelNotLoaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A model that was ordered cannot be loaded; the others go on.
+
+    Attributes:
+        model: which one.
+        reason: one clear sentence for a person.
+    """
+
+    model: ModelRevision
+    reason: str
+
+
 class Turn(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What one or several turns of the engine brought.
 
@@ -84,7 +129,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, tag=True):
     stepped: bool = False
 
 
-EngineMessage = Hello | Loaded | NotLoaded | Turn
+EngineMessage = Hello | Loaded | NotLoaded | ModelLoaded | ModelNotLoaded | Turn
 """What the engine's side sends."""
 
 _encoder = msgspec.msgpack.Encoder()

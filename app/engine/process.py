@@ -115,6 +115,11 @@ class ProcessLink:
         # Sending may have taken up the sign that something came: see below.
         self._receive()
 
+    def kill(self, reason: str) -> None:
+        """See :meth:`app.engine.link.Link.kill`; SIGKILL ends a process that is stopped, too."""
+        self._failure = reason
+        self._end_by_force()
+
     async def close(self) -> None:
         """See :meth:`app.engine.link.Link.close`."""
         self._is_over = True

@@ -13,6 +13,7 @@ from models.decoding.params import (
 )
 
 __all__ = [
+    "DEADLINE_GRACE_SECONDS",
     "DEFAULT_LENGTH_PENALTY",
     "MAX_ROWS_PER_REQUEST",
     "BeamTrace",
@@ -33,6 +34,9 @@ __all__ = [
 MAX_ROWS_PER_REQUEST = 16
 """Widest request: rows of a batch that its beam or its outputs may take."""
 
+DEADLINE_GRACE_SECONDS = 1.0
+"""How much later than for the client a request's time is up in the engine."""
+
 DEFAULT_LENGTH_PENALTY = DecodingParams(max_new_tokens=1).length_penalty
 """Alpha of the beam score of a request that names none."""
 
@@ -52,6 +56,8 @@ class DecodeRequest:
             was submitted.
         stream: whether tokens are wanted as they are chosen, or each output as a whole.
         resume: the state that a language model goes on from; None begins with no text.
+        revision: which of the model's revisions the prompt was tokenized for: 0 at the start of
+            the service, one more with each reload.
     """
 
     request_id: int
@@ -61,6 +67,7 @@ class DecodeRequest:
     timeout_seconds: float = float("inf")
     stream: bool = False
     resume: SavedState | None = None
+    revision: int = 0
 
     @property
     def rows(self) -> int:

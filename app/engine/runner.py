@@ -53,6 +53,7 @@ class Runner:
         row_budget: rows that may run at once.
         single_lane: see :class:`BatchedDecoder`.
         prefix_bytes: see :class:`BatchedDecoder`.
+        revision: see :class:`app.engine.messages.ModelRevision`.
         clock: seconds that only grow.
     """
 
@@ -65,9 +66,11 @@ class Runner:
         row_budget: int,
         single_lane: bool = False,
         prefix_bytes: int = 0,
+        revision: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.revision = revision
         self._model = model
         self._heartbeat_prompt = tuple(heartbeat_prompt)
         self._clock = clock

@@ -9,9 +9,18 @@ from contextlib import suppress
 from app.engine.books import Books
 from app.engine.client import EventStream
 from app.engine.link import Link, LinkFactory
-from app.engine.messages import EngineMessage, Loaded, Orders, Turn
+from app.engine.messages import (
+    EngineMessage,
+    Loaded,
+    ModelLoaded,
+    ModelNotLoaded,
+    ModelRevision,
+    Orders,
+    Turn,
+)
 from app.engine.request import DecodeRequest, EndReason, EngineStats, StepReport
-from app.exceptions import DrainingError, NotReadyError, StartupError
+from app.engine.watchdog import Watchdog
+from app.exceptions import DrainingError, NotReadyError, ReloadError, StartupError
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +75,7 @@ class SupervisedEngine:
         row_budget: rows that one model can have at once.
         on_steps: is told what the models' steps did.
         backoff: pauses between the engine's death and its next life.
+        hang_seconds: an engine that has taken no step for so long is killed.
     """
 
     def __init__(
@@ -76,12 +86,15 @@ class SupervisedEngine:
         row_budget: int,
         on_steps: Callable[[Sequence[StepReport]], None] = _nobody_watches,
         backoff: Backoff | None = None,
+        hang_seconds: float = 30.0,
     ) -> None:
         self._open_link = open_link
         self._row_budget = row_budget
         self._on_steps = on_steps
         self._backoff = backoff or Backoff()
         self._books = Books(queue_capacity)
+        self._hang_seconds = hang_seconds
+        self._watchdog = Watchdog(hang_seconds, self._end_hanging_engine)
         self._all_ended = asyncio.Event()
         self._link: Link | None = None
         self._loaded: Loaded | None = None
@@ -94,6 +107,9 @@ class SupervisedEngine:
         # What this turn of the event loop has for the engine.
         self._new_requests: list[DecodeRequest] = []
         self._new_cancels: list[int] = []
+        self._new_loads: list[ModelRevision] = []
+        self._newly_retired: list[ModelRevision] = []
+        self._loading: dict[ModelRevision, asyncio.Future[ModelLoaded]] = {}
         self._flush_is_due = False
 
     async def start(self) -> Loaded:
@@ -146,6 +162,29 @@ class SupervisedEngine:
             self._new_cancels.extend(dropped)
             self._flush_soon()
 
+    async def load_model(self, model: ModelRevision) -> ModelLoaded:
+        """Load another revision of a model beside the one that serves.
+
+        Raises:
+            ReloadError: it cannot be loaded; nothing has changed.
+            NotReadyError: the engine is not running, or died meanwhile.
+            DrainingError: the service shuts down.
+        """
+        if self._draining:
+            raise DrainingError("the service is shutting down and loads no more models")
+        if self._loaded is None:
+            raise NotReadyError(str(self.not_ready_because()))
+        loading: asyncio.Future[ModelLoaded] = self._loop.create_future()
+        self._loading[model] = loading
+        self._new_loads.append(model)
+        self._flush_soon()
+        return await loading
+
+    def retire_model(self, model: ModelRevision) -> None:
+        """Drop a revision of a model when the requests that were submitted for it are over."""
+        self._newly_retired.append(model)
+        self._flush_soon()
+
     def stats(self) -> EngineStats:
         """See :meth:`app.engine.client.EngineClient.stats`."""
         names = self._loaded.load_seconds if self._loaded is not None else {}
@@ -174,6 +213,8 @@ class SupervisedEngine:
                 async with asyncio.timeout(timeout_seconds):
                     await self._all_ended.wait()
         self._books.end_all(EndReason.CANCELLED)
+        self._give_up_loads(DrainingError("the service is shutting down"))
+        self._watchdog.stop()
         link, self._link, self._loaded, self._rows_running = self._link, None, None, {}
         if link is None:
             return
@@ -191,11 +232,30 @@ class SupervisedEngine:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        orders = Orders(tuple(self._new_requests), tuple(self._new_cancels))
-        self._new_requests.clear()
-        self._new_cancels.clear()
+        orders = Orders(
+            tuple(self._new_requests),
+            tuple(self._new_cancels),
+            tuple(self._new_loads),
+            tuple(self._newly_retired),
+        )
+        self._forget_orders()
         if self._loaded is not None and self._link is not None:
             self._link.send(orders)
+
+    def _forget_orders(self) -> None:
+        for orders in (
+            self._new_requests,
+            self._new_cancels,
+            self._new_loads,
+            self._newly_retired,
+        ):
+            orders.clear()
+
+    def _give_up_loads(self, error: Exception) -> None:
+        for loading in self._loading.values():
+            if not loading.done():
+                loading.set_exception(error)
+        self._loading.clear()
 
     # ---- from the engine ----
 
@@ -206,14 +266,25 @@ class SupervisedEngine:
         elif isinstance(message, Loaded):
             self._loaded = message
             self._loaded_at = self._last_step_at = time.monotonic()
+            self._watchdog.start()
             if not self._first_start.done():
                 self._first_start.set_result(message)
             else:
                 logger.warning("the engine is back")
 
+        elif isinstance(message, ModelLoaded | ModelNotLoaded):
+            loading = self._loading.pop(message.model, None)
+            if loading is None or loading.done():
+                return
+            if isinstance(message, ModelLoaded):
+                loading.set_result(message)
+            else:
+                loading.set_exception(ReloadError(message.reason))
+
     def _take_turn(self, turn: Turn) -> None:
         if turn.stepped:
             self._last_step_at = time.monotonic()
+            self._watchdog.feed()
         self._rows_running = turn.rows_running
         self._books.start(turn.started)
         for event in turn.tokens:
@@ -227,10 +298,11 @@ class SupervisedEngine:
 
     def lost(self, reason: str) -> None:
         """See :meth:`app.engine.link.LinkListener.lost`."""
+        self._watchdog.stop()
         lived_seconds = 0.0 if self._loaded is None else time.monotonic() - self._loaded_at
         self._link, self._loaded, self._rows_running = None, None, {}
-        self._new_requests.clear()
-        self._new_cancels.clear()
+        self._forget_orders()
+        self._give_up_loads(NotReadyError("the engine died while it loaded the model"))
         failed = self._books.end_all(EndReason.FAILED, _DIED_MESSAGE)
         self._all_ended.set()
         if not self._first_start.done():
@@ -244,6 +316,10 @@ class SupervisedEngine:
                 f" in {pause:g} seconds" if pause else "",
             )
             self._restart = self._loop.call_later(pause, self._start_again)
+
+    def _end_hanging_engine(self) -> None:
+        if self._link is not None:
+            self._link.kill(f"the engine took no step for {self._hang_seconds:g} seconds")
 
     def _start_again(self) -> None:
         self._restart = None

@@ -14,6 +14,7 @@ from typing import Self
 
 from app.engine.client import EngineClient
 from app.engine.request import (
+    DEADLINE_GRACE_SECONDS,
     BeamTrace,
     DecodeRequest,
     DecodingParams,
@@ -28,9 +29,6 @@ from app.metrics import Metrics
 from app.service.deadline import Deadline
 
 logger = logging.getLogger(__name__)
-
-_GRACE_SECONDS = 1.0
-"""How much later than here a deadline comes in the engine: it is told the client from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,7 @@ class Decoder:
         *,
         stream: bool,
         resume: SavedState | None = None,
+        revision: int = 0,
     ) -> DecodeRequest:
         """A decode request with an id of its own, to be submitted now.
 
@@ -94,10 +93,18 @@ class Decoder:
             deadline: of the client's request.
             stream: whether tokens are wanted one by one, or each output whole.
             resume: the state before the prompt; None is that of no text.
+            revision: of the model that the prompt was tokenized for.
         """
-        timeout_seconds = deadline.remaining_seconds() + _GRACE_SECONDS
+        timeout_seconds = deadline.remaining_seconds() + DEADLINE_GRACE_SECONDS
         return DecodeRequest(
-            next(self._ids), model, tuple(prompt), params, timeout_seconds, stream, resume
+            next(self._ids),
+            model,
+            tuple(prompt),
+            params,
+            timeout_seconds,
+            stream,
+            resume,
+            revision,
         )
 
     def start(

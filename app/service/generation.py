@@ -207,6 +207,7 @@ class GenerationService:
                 deadline,
                 stream=stream,
                 resume=beginning.resume,
+                revision=model.revision,
             )
             return _Planned(decode, beginning, prompt_index, index)
 

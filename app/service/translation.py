@@ -240,7 +240,9 @@ class TranslationService:
             return_attention=request.alignments,
             return_beam_trace=request.beam_trace,
         )
-        return self._decoder.request(model.name, prompt, params, deadline, stream=stream)
+        return self._decoder.request(
+            model.name, prompt, params, deadline, stream=stream, revision=model.revision
+        )
 
     def _with_alignments(
         self, plan: Sequence[DecodeRequest | None], aligned: Set[int]

@@ -289,6 +289,12 @@ def start_server(checkpoints_dir: Path, tmp_path: Path) -> Iterator[StartServer]
         yield start
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that nobody has waited for yet counts as dead."""
     try:

@@ -95,7 +95,18 @@ def test_metrics() -> None:
         assert meaning, name
 
 
-UNITS = {"requests", "texts", "tokens", "rows", "positions", "restarts", "seconds", "0 or 1", "1"}
+UNITS = {
+    "requests",
+    "texts",
+    "tokens",
+    "rows",
+    "positions",
+    "reloads",
+    "restarts",
+    "seconds",
+    "0 or 1",
+    "1",
+}
 
 
 def _labels(metrics: Metrics, family: Metric) -> tuple[str, ...]:
@@ -184,6 +195,7 @@ def page_of(title: str) -> str:
         ),
         ("POST /bleu", "BleuBody", "BleuAnswer", {"scores.*": "ScoreAnswer"}),
         ("GET /models and GET /models/{name}", None, "ModelAnswer", {}),
+        ("POST /admin/models/{name}/reload", None, "ReloadAnswer", {}),
     ],
 )
 def test_fields(
@@ -205,6 +217,28 @@ def test_fields(
     if "token" in nested:
         expected |= {"token", "finish", "done", "error"}
     assert set(rows(after)) == expected
+
+
+def test_every_fault_names_tests_that_exist() -> None:
+    tables = section(page("reliability.md"), "Faults")
+    lines = [line for line in tables.splitlines() if line.startswith("| ")][1:]
+    named = [line.split("|")[-2] for line in lines if not line.startswith("| ---")]
+    assert len(named) > 25
+    for cell in named:
+        found = re.findall(r"`([\w/]+\.py)::(\w+)`", cell)
+        assert found, cell
+        for path, function in found:
+            source = (PROJECT_DIR / "tests" / path).read_text(encoding="utf-8")
+            assert re.search(rf"^def {function}\(", source, re.MULTILINE), f"{path}::{function}"
+
+
+def test_every_test_of_chaos_is_in_the_table() -> None:
+    text = page("reliability.md")
+    for path in (PROJECT_DIR / "tests" / "app").glob("test_*.py"):
+        source = path.read_text(encoding="utf-8")
+        if re.search(r"^pytestmark = .*pytest\.mark\.chaos", source, re.MULTILINE):
+            for function in re.findall(r"^def (test_\w+)\(", source, re.MULTILINE):
+                assert f"`app/{path.name}::{function}`" in text, function
 
 
 def test_defaults_of_request_fields(client: TestClient) -> None:

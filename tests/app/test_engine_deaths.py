@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 
 import httpx2 as httpx
+import pytest
 
 from tests.app.conftest import Server, StartServer, is_alive
+
+pytestmark = pytest.mark.chaos
 
 LONG = {"prompt": ["the"] * 2, "n": 4, "max_new_tokens": 500, "temperature": 1}
 

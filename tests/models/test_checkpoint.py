@@ -1,6 +1,5 @@
 """Checkpoint folders: the round trip, and every kind of damage has its clear error."""
 
-import hashlib
 import json
 import shutil
 import struct
@@ -24,6 +23,7 @@ from models.checkpoint import (
 from models.checkpoint_schema import DataSource, Languages, TrainingRecord
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
+from tests.models.checkpoint_folders import sign
 
 CPU = torch.device("cpu")
 RECORD = TrainingRecord(
@@ -77,15 +77,6 @@ def _change_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None
     data = json.loads(file.read_text())
     change(data)
     file.write_text(json.dumps(data))
-
-
-def _sign(folder: Path) -> None:
-    """Make the checksums right, so that what lies behind them is what is tested."""
-    config = json.loads((folder / "config.json").read_text())
-    config["sha256"] = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in config["sha256"]
-    }
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_a_language_model_comes_back_rounded_to_float16(folder: Path) -> None:
@@ -179,9 +170,11 @@ def test_cut_weights_are_named(folder: Path) -> None:
     content = file.read_bytes()
     for size in (4, 100, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:size])
+        sign(folder)
         with pytest.raises(CheckpointError, match=r"model\.safetensors"):
             load_model(read_checkpoint(folder), CPU)
     file.write_bytes(content + b"\0")
+    sign(folder)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load_model(read_checkpoint(folder), CPU)
 
@@ -196,6 +189,7 @@ def test_no_flipped_byte_of_the_header_passes_or_escapes(folder: Path) -> None:
             spoilt = bytearray(content)
             spoilt[place] ^= flip
             file.write_bytes(spoilt)
+            sign(folder)
             with pytest.raises(CheckpointError, match=r"model\.safetensors"):
                 load_model(read_checkpoint(folder), CPU)
 
@@ -223,7 +217,7 @@ def test_weights_that_do_not_fit_are_named(
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"model\.safetensors: .* its SHA-256 differs"):
         read_checkpoint(folder)
-    _sign(folder)
+    sign(folder)
     with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{message}"):
         load_model(read_checkpoint(folder), CPU)
 
@@ -236,6 +230,9 @@ def test_a_pickle_in_disguise_is_not_run(folder: Path) -> None:
             return (Path.touch, (sprung,))
 
     torch.save({"output.bias": Trap()}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .* its SHA-256 differs"):
+        read_checkpoint(folder)
+    sign(folder)  # as whoever means harm would
     with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors"):
         read_checkpoint(folder)
     assert not sprung.exists()
@@ -282,6 +279,7 @@ def test_an_unknown_kind_of_tokenizer_is_named(folder: Path) -> None:
 
 def test_a_tokenizer_of_another_size_is_named(folder: Path) -> None:
     CharacterTokenizer.train("ab").save(folder / "tokenizer.json")
+    sign(folder)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: has 6 tokens, but config\.json"):
         read_checkpoint(folder)
 
@@ -321,7 +319,7 @@ def test_the_fingerprint_covers_what_decides_the_answers(folder: Path, name: str
     else:
         content += b"\n"
     (folder / name).write_bytes(content)
-    _sign(folder)
+    sign(folder)
     assert read_checkpoint(folder).fingerprint != before
 
 

@@ -7,12 +7,14 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.engine.messages import ModelRevision
 from app.engine.request import (
     DecodeRequest,
     DecodingParams,
@@ -36,6 +38,9 @@ DEVICE, PRECISION, LOAD_SECONDS = "cpu", "float32", {"count": 0.25, "slow": 0.5}
 FAILS, DIES, HANGS = 1_001, 1_002, 1_003
 """First tokens of prompts that mean harm: to themselves alone, or to the whole engine."""
 
+RELEASED = threading.Event()
+"""Lets an engine go on that hangs on a thread of this process."""
+
 ENDLESS = 10**9
 
 
@@ -58,6 +63,8 @@ class FakeEngine:
         self._requests: dict[int, _Running] = {}
         self._cancelled: set[int] = set()
         self.beats = 0
+        self.served: list[tuple[str, int]] = []
+        self.retired: list[tuple[str, int]] = []
 
     @property
     def is_idle(self) -> bool:
@@ -72,6 +79,9 @@ class FakeEngine:
 
     def beat(self) -> None:
         self.beats += 1
+
+    def retire(self, name: str, revision: int) -> None:
+        self.retired.append((name, revision))
 
     def step(self) -> Progress:
         events: list[Event] = self._drop()
@@ -120,7 +130,7 @@ class FakeEngine:
         if request.prompt[0] == DIES:
             raise RuntimeError("the fake engine was told to die")
         if request.prompt[0] == HANGS:
-            time.sleep(60)
+            RELEASED.wait(60)
         if request.prompt[0] == FAILS:
             return [self._end(request.request_id, EndReason.FAILED, "told to fail")]
         each.tokens.append(request.prompt[-1] + len(each.tokens))
@@ -148,6 +158,16 @@ class FakeModels:
     precision: str = PRECISION
     load_seconds: dict[str, float] = field(default_factory=lambda: dict(LOAD_SECONDS))
     capability: str = ""
+
+    def prepare(self, model: ModelRevision) -> Callable[[], None]:
+        """The path says what comes of it."""
+        if model.path == "refused":
+            raise StartupError("damaged checkpoint: a file is missing")
+        if model.path == "broken":
+            raise RuntimeError("secret")
+        if model.path == "slow":
+            time.sleep(0.3)
+        return lambda: self.engine.served.append((model.name, model.revision))
 
 
 def load_fake() -> FakeModels:

@@ -120,3 +120,40 @@ def test_retry_after_grows_with_the_queue_and_shrinks_with_what_runs(
         books.accept([make_request(9_999)])
     expected = min(60, max(1, round(2 * waiting / max(1, running))))
     assert caught.value.retry_after_seconds == expected
+
+
+def test_what_could_not_be_begun_in_time_is_refused_at_once() -> None:
+    """Under overload, a queue of requests whose time is up before their turn serves nobody."""
+    now = 0.0
+    books = Books(100, clock=lambda: now)
+    hurried, patient = 2.0 + 1.0, 600.0
+
+    def finish(count: int, first: int) -> None:
+        nonlocal now
+        for request_id in range(first, first + count):
+            books.accept([make_request(request_id, timeout_seconds=hurried)])
+            books.start([request_id])
+            now += 0.5
+            books.end(EndEvent(request_id, EndReason.FINISHED, 0.0))
+
+    # Nothing is known yet: all that fit are accepted.
+    books.accept([make_request(i, timeout_seconds=hurried) for i in range(1_000, 1_050)])
+    books.end_all(EndReason.CANCELLED)
+    finish(60, first=0)
+    # One at a time, each half a second.
+    books.accept([make_request(2_000)])
+    books.start([2_000])
+    books.accept([make_request(2_001, timeout_seconds=hurried)])  # nobody waits
+    for _ in range(40):
+        books.accept([make_request(3_000 + books.accepted, timeout_seconds=patient)])
+    with pytest.raises(
+        QueueFullError, match=r"seconds long, too long for the 2\.0 seconds"
+    ) as caught:
+        books.accept([make_request(9_000, timeout_seconds=hurried)])
+    assert 15 <= caught.value.retry_after_seconds <= 25
+    books.accept([make_request(9_001, timeout_seconds=patient)])
+    books.accept([make_request(9_002)])
+    books.end_all(EndReason.CANCELLED)
+    # When nobody waits any more, nothing of that is left.
+    books.accept([make_request(9_003, timeout_seconds=1.1)])
+    assert books.accepted == books.finished + books.cancelled + books.waiting

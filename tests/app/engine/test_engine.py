@@ -3,6 +3,7 @@
 import functools
 import itertools
 import random
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -98,6 +99,37 @@ def test_an_idle_engine_has_nothing_to_tell() -> None:
     assert engine.is_idle
 
 
+def test_a_revision_that_is_retired_ends_with_its_last_request() -> None:
+    old, new, clock = CountingModel(), CountingModel(), ManualClock()
+    engine = make_engine({"model": old}, clock=clock)
+    engine.submit([counting_request(1, 4), replace(counting_request(2, 4), revision=1)])
+    assert ends_of(engine.step().events)[2].reason is EndReason.FAILED  # it is not there yet
+    engine.add(
+        Runner("model", new, heartbeat_prompt=(FIRST,), row_budget=16, clock=clock, revision=1)
+    )
+    engine.submit([replace(counting_request(3, 9), revision=1)])
+    engine.retire("model", 0)
+    engine.retire("model", 7)
+    progress = engine.step()
+    assert progress.rows_running == {"model": 2}
+    assert [step.model for step in progress.steps] == ["model", "model"]
+    alive = weakref.ref(old)
+    del old
+    events = list(progress.events)
+    while 1 not in ends_of(events):
+        assert alive() is not None
+        events += engine.step().events
+    assert ends_of(events)[1].reason is EndReason.FINISHED
+    assert alive() is None
+    engine.submit([counting_request(4)])
+    events += run_to_end(engine)
+    assert ends_of(events)[3].reason is EndReason.FINISHED
+    assert ends_of(events)[4].message == "the engine has no model 'model' (revision 0)"
+    assert tokens_of(events, 3) == {0: list(range(5, 14))}
+    engine.retire("model", 1)
+    assert engine.step().rows_running == {}
+
+
 def test_a_request_for_an_unknown_model_fails_alone() -> None:
     engine = make_engine({"model": CountingModel()})
     engine.submit([counting_request(1, model="modle"), counting_request(2)])
@@ -105,7 +137,7 @@ def test_a_request_for_an_unknown_model_fails_alone() -> None:
     ends = ends_of(events)
     assert (ends[1].reason, ends[1].message) == (
         EndReason.FAILED,
-        "the engine has no model 'modle'",
+        "the engine has no model 'modle' (revision 0)",
     )
     assert tokens_of(events, 2) == {0: [5, 6, 7]}
     engine.submit([counting_request(3, model="modle")])

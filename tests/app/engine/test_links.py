@@ -12,15 +12,23 @@ import pytest
 from app.engine.client import EngineClient, EventStream
 from app.engine.host import EngineLoad
 from app.engine.inline import InlineLink
+from app.engine.messages import ModelRevision
 from app.engine.process import ProcessLink
 from app.engine.request import EndEvent, EndReason, TokensEvent
 from app.engine.supervisor import Backoff, SupervisedEngine
-from app.exceptions import DrainingError, NotReadyError, QueueFullError, StartupError
+from app.exceptions import (
+    DrainingError,
+    NotReadyError,
+    QueueFullError,
+    ReloadError,
+    StartupError,
+)
 from tests.app.engine.fake_engine import (
     DIES,
     ENDLESS,
     FAILS,
     HANGS,
+    RELEASED,
     ROW_BUDGET,
     books_add_up,
     collect,
@@ -39,10 +47,16 @@ BothLinks = pytest.mark.parametrize("link", [InlineLink, ProcessLink])
 LinkClass = Callable[..., Any]
 
 
-def make_engine(open_link: Callable[..., Any], queue_capacity: int = 8) -> SupervisedEngine:
+def make_engine(
+    open_link: Callable[..., Any], queue_capacity: int = 8, hang_seconds: float = 30
+) -> SupervisedEngine:
     backoff = Backoff(first_pause_seconds=0.01, longest_pause_seconds=0.02, stable_after_seconds=60)
     return SupervisedEngine(
-        open_link, queue_capacity=queue_capacity, row_budget=ROW_BUDGET, backoff=backoff
+        open_link,
+        queue_capacity=queue_capacity,
+        row_budget=ROW_BUDGET,
+        backoff=backoff,
+        hang_seconds=hang_seconds,
     )
 
 
@@ -290,6 +304,74 @@ def test_drain_ends_a_process_that_hangs() -> None:
             async with asyncio.timeout(5):
                 await engine.drain(0)
             assert await ends_of(stream) == {1: EndReason.CANCELLED}
+
+    asyncio.run(scenario())
+
+
+@BothLinks
+def test_an_engine_that_hangs_is_replaced(link: LinkClass, caplog: Any) -> None:
+    async def scenario() -> None:
+        RELEASED.clear()
+        async with Started(link, hang_seconds=0.5) as engine:
+            ends = await ends_of(
+                engine.submit([make_request(1, prompt=(HANGS,)), make_request(2, tokens=ENDLESS)])
+            )
+            assert ends == {1: EndReason.FAILED, 2: EndReason.FAILED}
+            await until(lambda: engine.not_ready_because() is None)
+            assert engine.stats().restarts == 1
+            # The one that was left behind on its thread goes on, and is not heard any more.
+            RELEASED.set()
+            assert await ends_of(engine.submit([make_request(3)])) == {3: EndReason.FINISHED}
+            await asyncio.sleep(1)
+            assert engine.stats().restarts == 1, "an engine that beats does not hang"
+            assert books_add_up(engine)
+
+    asyncio.run(scenario())
+    assert "the engine took no step for 0.5 seconds" in caplog.text
+
+
+@BothLinks
+def test_another_revision_of_a_model_is_loaded_beside_it(link: LinkClass) -> None:
+    async def scenario() -> None:
+        async with Started(link) as engine:
+            running = engine.submit([make_request(1, model="slow", tokens=300)])
+            slow, quick = (
+                ModelRevision("count", n, path, "") for n, path in ((1, "slow"), (2, ""))
+            )
+            loaded = await asyncio.gather(engine.load_model(slow), engine.load_model(quick))
+            assert [message.model for message in loaded] == [slow, quick]
+            assert loaded[0].load_seconds > 0.2
+            engine.retire_model(slow)
+            for path, complaint in (("refused", "a file is missing"), ("broken", "the log has")):
+                with pytest.raises(ReloadError, match=complaint) as caught:
+                    await engine.load_model(ModelRevision("count", 3, path, ""))
+                assert "secret" not in str(caught.value)
+            assert await ends_of(running) == {1: EndReason.FINISHED}
+            assert engine.stats().restarts == 0
+
+    asyncio.run(scenario())
+
+
+@BothLinks
+def test_a_load_ends_with_the_engine(link: LinkClass) -> None:
+    async def scenario() -> None:
+        async with Started(link) as engine:
+            slow = ModelRevision("count", 1, "slow", "")
+            loading = asyncio.create_task(engine.load_model(slow))
+            await asyncio.sleep(0.05)
+            await ends_of(engine.submit([make_request(1, prompt=(DIES,))]))
+            with pytest.raises(NotReadyError, match="died while it loaded"):
+                await loading
+            with pytest.raises(NotReadyError):
+                await engine.load_model(slow)
+            await until(lambda: engine.not_ready_because() is None)
+            loading = asyncio.create_task(engine.load_model(slow))
+            await asyncio.sleep(0.05)
+            await engine.drain(0)
+            with pytest.raises(DrainingError):
+                await loading
+            with pytest.raises(DrainingError):
+                await engine.load_model(slow)
 
     asyncio.run(scenario())
 

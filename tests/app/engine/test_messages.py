@@ -9,6 +9,9 @@ from app.engine.messages import (
     EngineMessage,
     Hello,
     Loaded,
+    ModelLoaded,
+    ModelNotLoaded,
+    ModelRevision,
     NotLoaded,
     Orders,
     Turn,
@@ -56,7 +59,10 @@ PARAMS = st.one_of(
     ),
 )
 STATES = st.none() | st.builds(SavedState, st.binary(max_size=40), TOKENS, IDS)
-REQUESTS = st.builds(DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans(), STATES)
+REQUESTS = st.builds(
+    DecodeRequest, IDS, st.text(), TOKENS, PARAMS, SECONDS, st.booleans(), STATES, IDS
+)
+MODELS = st.builds(ModelRevision, st.text(), IDS, st.text(), st.text())
 TOKENS_EVENTS = st.builds(
     TokensEvent,
     IDS,
@@ -92,7 +98,9 @@ def tuples(of: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...
     return st.lists(of, max_size=3).map(tuple)
 
 
-@given(st.builds(Orders, tuples(REQUESTS), tuples(IDS), st.booleans()))
+@given(
+    st.builds(Orders, tuples(REQUESTS), tuples(IDS), tuples(MODELS), tuples(MODELS), st.booleans())
+)
 def test_orders_arrive_as_they_are(orders: Orders) -> None:
     assert decode_orders(encode(orders)) == orders
 
@@ -102,6 +110,8 @@ def test_orders_arrive_as_they_are(orders: Orders) -> None:
         st.builds(Hello, st.text()),
         st.builds(Loaded, st.text(), st.text(), st.dictionaries(st.text(), SECONDS), st.text()),
         st.builds(NotLoaded, st.text()),
+        st.builds(ModelLoaded, MODELS, SECONDS),
+        st.builds(ModelNotLoaded, MODELS, st.text()),
         st.builds(
             Turn,
             tuples(IDS),

@@ -41,6 +41,9 @@ class HandLink:
     def send(self, orders: Orders) -> None:
         self.sent.append(orders)
 
+    def kill(self, reason: str) -> None:
+        self.listener.lost(reason)
+
     async def close(self) -> None:
         self.is_closed = True
 

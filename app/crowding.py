@@ -1,0 +1,136 @@
+"""Clients that take more than their share: too many connections, answers that nobody reads.
+
+uvicorn's own limit on connections answers in plain text, and it waits for ever for a client that
+does not read.
+"""
+
+import asyncio
+import logging
+import resource
+from typing import ClassVar
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.api.errors import problem_of, told
+from app.exceptions import TooManyConnectionsError
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_REFUSED_AT_ONCE = 200
+"""So many connections beyond the limit are told why they are not served; others are cut off."""
+_OTHER_FILES = 200
+"""Files that a service has open beside its connections, more than ever were counted."""
+_HEALTH = "/health/"
+
+
+class CrowdProtocol(HttpToolsProtocol):
+    """HTTP/1.1 as uvicorn speaks it, for clients of whom none can crowd out the others.
+
+    Attributes:
+        max_connections: further ones are answered with 503, but for the health pages.
+        send_timeout_seconds: a client that takes nothing for so long, while an answer waits for
+            it, is cut off.
+        drain_timeout_seconds: a request that is not here so long after the service began to shut
+            down is not waited for.
+    """
+
+    max_connections: ClassVar[int]
+    send_timeout_seconds: ClassVar[float]
+    drain_timeout_seconds: ClassVar[float]
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Serve the connection, refuse its requests, or cut it off."""
+        super().connection_made(transport)
+        excess = len(self.connections) - self.max_connections
+        if excess > _REFUSED_AT_ONCE:
+            transport.abort()
+        elif excess > 0:
+            self.app = _Refusing(self.app, self.max_connections)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """More of an answer waits than the transport likes to keep."""
+        super().pause_writing()
+        self._patience = self.loop.call_later(self.send_timeout_seconds, self._cut_off)
+
+    def resume_writing(self) -> None:
+        """The client has taken what waited."""
+        self._be_patient()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; one that has not taken its answer would never close."""
+        if not self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._cut_off()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        """Finish the answer, but do not wait for ever for the rest of a request."""
+        super().shutdown()
+        self.loop.call_later(self.drain_timeout_seconds, self._give_up_half)
+
+    def _give_up_half(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_started:
+            self.transport.close()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _cut_off(self) -> None:
+        self._patience = None
+        self.transport.abort()
+
+
+class _Refusing:
+    """Answers every request with 503, but those for the health pages."""
+
+    def __init__(self, app: ASGIApp, max_connections: int) -> None:
+        self._app = app
+        self._max_connections = max_connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(_HEALTH):
+            await self._app(scope, receive, send)
+            return
+        error = TooManyConnectionsError(
+            f"the service has {self._max_connections} connections and takes no more"
+        )
+        answer = told(scope, problem_of(error))
+        answer.headers["Connection"] = "close"
+        await answer(scope, receive, send)
+
+
+def crowd_protocol(settings: Settings) -> type[CrowdProtocol]:
+    """The protocol with the limits of the settings: see :class:`CrowdProtocol`."""
+    names = ("max_connections", "send_timeout_seconds", "drain_timeout_seconds")
+    limits = {name: getattr(settings, name) for name in names}
+    return type("Protocol", (CrowdProtocol,), limits)
+
+
+def make_room_for(max_connections: int) -> None:
+    """Have this process open as many files as so many connections need, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max_connections + _REFUSED_AT_ONCE + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            logger.warning(
+                "%d connections need %d open files, and this process may have %d: raise its "
+                "limit (ulimit -n)",
+                max_connections,
+                needed,
+                allowed,
+            )
