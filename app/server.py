@@ -1,5 +1,6 @@
 """The server process, and its shutdown in good order."""
 
+import logging
 import math
 import signal
 import socket
@@ -7,14 +8,20 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from app.connection import limited_protocol
 from app.exceptions import StartupError
 from app.garbage import freeze_heap
+from app.keys import is_loopback
 from app.main import create_app
 from app.runtime import Runtime
-from app.settings import Settings
+from app.settings import Settings, variable_name
+
+logger = logging.getLogger(__name__)
 
 _SECONDS_TO_ANSWER = 5
 """Time after the drain limit in which requests that it cut off are told so."""
+_PATH_ARGUMENT = 2
+"""Which argument of a line of uvicorn's access log is the path."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -53,15 +60,24 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     config = uvicorn.Config(
         create_app(runtime=runtime),
         log_config=None,
+        http=limited_protocol(settings.receive_timeout_seconds),
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
     )
     server = DrainingServer(config, runtime)
+    # A path's query is the client's, and may hold what belongs into no log.
+    logging.getLogger("uvicorn.access").addFilter(_without_query)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Gatehouse listens on {address}")
     print(f"Try it:  {address}/")
     print(f"Models:  {', '.join(names)}", flush=True)
+    if settings.allow_anonymous and not is_loopback(settings.host):
+        logger.warning(
+            "whoever reaches %s may use the service without a key: %s is set",
+            address,
+            variable_name("allow_anonymous"),
+        )
     # uvicorn ends in good order on these signals, and then raises them again for the handlers
     # that were there before: ours, so that the process ends with status 0.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,3 +85,12 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     server.run(sockets=[listener])
     if runtime.failure is not None:
         raise StartupError(runtime.failure)
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Cuts the query off the path in a line of uvicorn's access log."""
+    if isinstance(record.args, tuple) and len(record.args) > _PATH_ARGUMENT:
+        arguments = list(record.args)
+        arguments[_PATH_ARGUMENT] = str(arguments[_PATH_ARGUMENT]).partition("?")[0]
+        record.args = tuple(arguments)
+    return True

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from app.api.admission import admission_of
 from app.api.disconnect import ClientGoneError
 from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 from app.exceptions import InvalidRequestError
@@ -21,6 +22,7 @@ from app.exceptions import InvalidRequestError
 _MAX_FIELD_CHARACTERS = 100
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _MAX_FORM_FIELDS = 1_000
+_KEY_FIELD = "api_key"
 
 
 class StrictBody(BaseModel):
@@ -75,6 +77,9 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
         RequestValidationError: it does not fit the schema.
         InvalidRequestError: an object has a field twice, or it is no form.
         BodyTooLargeError: it is too large.
+        SlowRequestError: it did not arrive in time.
+        AccessError: it needs a key, which it does not hold.
+        RateLimitError: its key has had what it may ask for.
         ClientGoneError: the client did not send it to its end.
     """
     try:
@@ -83,7 +88,9 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
         raise ClientGoneError from None
     forms = [schema for schema in schemas if schema.is_form_too]
     if forms and is_form(request.headers):
-        return _checked(forms[0], await _read_form(request), strict=False)
+        fields = await _read_form(request)
+        await _admit(request, forms[0], fields)
+        return _checked(forms[0], fields, strict=False)
     if not _is_json(request.headers.get("content-type", "")):
         raise HTTPException(415)
     try:
@@ -96,7 +103,16 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
     schema = next((s for s in schemas if s.selected_by in data), schemas[0])
     if schema.dialect_error is not None:
         request.scope[ERROR_SHAPE_SCOPE_KEY] = schema.dialect_error
+    await _admit(request, schema, data)
     return _checked(schema, data, strict=True)
+
+
+async def _admit(request: Request, schema: type[StrictBody], data: dict[str, Any]) -> None:
+    """Let a request in by the key in its body, where its header had none."""
+    admission = admission_of(request.scope)
+    if not admission.is_granted:
+        secret = data.get(_KEY_FIELD) if _KEY_FIELD in schema.model_fields else None
+        await admission.decide(secret if isinstance(secret, str) and secret else None)
 
 
 async def _read_form(request: Request) -> dict[str, Any]:

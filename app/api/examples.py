@@ -103,13 +103,20 @@ data: {"model":"en-fr","source":"en","target":"fr",\
 
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",
+    "missing_api_key": "send an API key in the header Authorization: Bearer KEY",
+    "invalid_api_key": "the API key is none of this service's",
+    "admin_key_required": "the API key is a user's; this needs an admin's",
+    "admin_disabled": "no admin key is configured, so that nobody may do this",
     "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
+    "request_timeout": "the request did not arrive within 30 seconds",
     "body_too_large": "the body has more than 2097152 bytes",
     "unsupported_media_type": "send JSON with the header Content-Type: application/json",
     "invalid_request": "beam_size: Input should be less than or equal to 16",
     "unknown_language_pair": "this language pair is not translated; there is: en to fr",
     "unsupported_model": "the model cannot do this; GET /models lists what each can",
     "queue_full": "the queue has no room for 2 more: 255 of 256 places are taken",
+    "rate_limit_exceeded": "this key has had its 60 requests for this minute; "
+    "try again in 20 seconds",
     "internal_error": "an unexpected error happened; the log has the details",
     "not_ready": "the models are being loaded",
     "draining": "the service is shutting down and takes no more requests",
