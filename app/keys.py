@@ -98,6 +98,9 @@ def make_key(name: str, kind: KeyKind) -> tuple[str, ApiKey]:
 def read_keys(settings: Settings) -> KeyRing:
     """The keys that the settings list.
 
+    Requests without a key are served as long as there is no user's key, on an address that only
+    this machine can reach, or where the settings say so. An admin's key alone closes ``/admin``.
+
     Raises:
         StartupError: an entry is wrong, the file cannot be read, or others than this machine
             could use the service without a key, and nobody said that they may.
@@ -110,21 +113,31 @@ def read_keys(settings: Settings) -> KeyRing:
     if settings.api_keys_file is not None:
         keys += read_key_file(settings.api_keys_file, file_setting)
     _refuse_twins(keys)
-    waiver = variable_name("allow_anonymous")
-    if not keys and not settings.allow_anonymous:
-        if settings.api_key is not None:
-            raise StartupError(
-                f"{variable_name('api_key')} is the key that a client sends, and protects nothing "
-                f"here: list keys in {setting} or {file_setting} (gatehouse keys makes them), or "
-                f"set {waiver}=true to serve without"
-            )
-        if not is_loopback(settings.host):
-            raise StartupError(
-                f"listening on {settings.host}, which others may reach, needs API keys: list them "
-                f"in {setting} or {file_setting} (gatehouse keys makes them), or set "
-                f"{waiver}=true where everyone who reaches it may use it"
-            )
-    return KeyRing(keys, allows_anonymous=settings.allow_anonymous or not keys)
+    if not keys:
+        _refuse_unguarded(settings)
+    has_users = any(key.kind == "user" for key in keys)
+    may_be_open = settings.allow_anonymous or is_loopback(settings.host)
+    return KeyRing(keys, allows_anonymous=may_be_open and not has_users)
+
+
+def _refuse_unguarded(settings: Settings) -> None:
+    """Refuse to serve without any key what looks as if it should have one."""
+    if settings.allow_anonymous:
+        return
+    how = (
+        f"list keys in {variable_name('api_keys')} or {variable_name('api_keys_file')} (gatehouse "
+        f"keys makes them), or set {variable_name('allow_anonymous')}=true"
+    )
+    if settings.api_key is not None:
+        raise StartupError(
+            f"{variable_name('api_key')} is the key that a client sends, and protects nothing "
+            f"here: {how} to serve without"
+        )
+    if not is_loopback(settings.host):
+        raise StartupError(
+            f"others may reach {settings.host}, so that listening there needs API keys: {how} "
+            "where everyone who reaches it may use it"
+        )
 
 
 def read_key_file(path: Path, name: str = "the file of keys") -> list[ApiKey]:

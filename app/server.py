@@ -57,9 +57,11 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
         server.should_exit = True
 
     runtime = Runtime(settings, on_startup_failure=stop, on_loaded=freeze_heap)
+    app = create_app(runtime=runtime)
     config = uvicorn.Config(
-        create_app(runtime=runtime),
+        app,
         log_config=None,
+        ws="none",
         http=limited_protocol(settings.receive_timeout_seconds),
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
@@ -72,7 +74,7 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     print(f"Gatehouse listens on {address}")
     print(f"Try it:  {address}/")
     print(f"Models:  {', '.join(names)}", flush=True)
-    if settings.allow_anonymous and not is_loopback(settings.host):
+    if app.state.keys.allows_anonymous and not is_loopback(settings.host):
         logger.warning(
             "whoever reaches %s may use the service without a key: %s is set",
             address,

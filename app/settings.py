@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     )
     allow_anonymous: bool = Field(
         False,
-        description="True: requests without a key are served, whoever can reach the service. "
-        "Without any key this machine is served anyway, and listening beyond it needs this.",
+        description="True: without user keys, whoever can reach the service may use it. On this "
+        "machine's own addresses that holds anyway; listening on others without keys needs this.",
     )
     key_requests_per_minute: int | None = Field(
         None,
