@@ -143,9 +143,12 @@ def test_a_limit_is_the_clients_rate_limit(checkpoints_dir: Path, tmp_path: Path
             openai.completions.create(model="letters", prompt="a", max_tokens=1)
             with pytest.raises(RateLimitError):
                 openai.completions.create(model="letters", prompt="a", max_tokens=1)
-        with Client(server.address, api_key=ALICE, retries=Retries(attempts=1)) as client:
-            with pytest.raises(AnswerError) as refused:
-                client.generate("a")
+        once = Retries(attempts=1)
+        with (
+            Client(server.address, api_key=ALICE, retries=once) as client,
+            pytest.raises(AnswerError) as refused,
+        ):
+            client.generate("a")
         assert refused.value.code == "rate_limit_exceeded"
         assert 0 < (refused.value.retry_after_seconds or 0) <= 60
     finally:
@@ -202,8 +205,8 @@ def test_no_key_is_in_the_log_whatever_goes_wrong(keyed: Server) -> None:
     assert "/models" in log  # the access log is on
     assert '"key_name":"alice"' in log
     assert "an admin request was refused: admin_key_required" in log
-    for key in (ALICES, BOBS, ROOTS):
-        assert key.digest.hex() not in log
+    for stored in (ALICES, BOBS, ROOTS):
+        assert stored.digest.hex() not in log
     for secret in (ALICE, BOB, ROOT, WRONG):
         assert secret not in log
         assert secret.removeprefix("gth_") not in log

@@ -363,7 +363,7 @@ def test_what_an_admin_does_is_not_limited(checkpoints_dir: Any) -> None:
 def test_the_description_says_where_a_key_is_needed(keyed: TestClient, client: TestClient) -> None:
     described = keyed.get("/openapi.json").json()
     assert described["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
-    needed = [{"ApiKey": []}]
+    needed: list[Any] = [{"ApiKey": []}]
     for path, operations in described["paths"].items():
         for operation in operations.values():
             assert operation.get("security", []) == ([] if path in OPEN_PATHS else needed), path

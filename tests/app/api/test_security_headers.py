@@ -110,7 +110,7 @@ def test_errors_too_can_be_read_by_a_listed_origin(start_service: Start) -> None
 )
 def test_what_is_no_origin_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEHOUSE_CORS_ORIGINS", value)
-    with pytest.raises(StartupError, match="GATEHOUSE_CORS_ORIGINS: .* is no origin"):
+    with pytest.raises(StartupError, match=r"GATEHOUSE_CORS_ORIGINS: .* is no origin"):
         load_settings(env_file=None)
 
 
