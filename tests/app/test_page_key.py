@@ -1,4 +1,4 @@
-"""The pages in a real browser, where the server asks for a key, and what their policies keep out."""
+"""The pages in a browser, where the server asks for a key, and what their policies keep out."""
 
 import re
 from collections.abc import Iterator
