@@ -19,7 +19,7 @@ def promises(page: str) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(promise, TEST.findall(tests)) for promise, tests in cells]
 
 
-def tests_in(path: Path) -> set[str]:
+def functions_in(path: Path) -> set[str]:
     if not path.is_file():
         return set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def tests_in(path: Path) -> set[str]:
 def test_every_promise_names_tests_that_exist(promise: str, tests: list[tuple[str, str]]) -> None:
     assert tests, f"no test is named for: {promise}"
     for file, name in tests:
-        assert name in tests_in(ROOT / file), f"{file}::{name}"
+        assert name in functions_in(ROOT / file), f"{file}::{name}"
 
 
 def test_there_are_promises_and_limits_to_them() -> None:
@@ -48,4 +48,4 @@ def test_a_test_that_is_not_there_is_noticed() -> None:
         "| Nothing | `tests/test_house.py::test_nothing` |\n"
     )
     assert promise == ("Nothing", [("tests/test_house.py", "test_nothing")])
-    assert "test_nothing" not in tests_in(ROOT / "tests" / "test_house.py")
+    assert "test_nothing" not in functions_in(ROOT / "tests" / "test_house.py")
