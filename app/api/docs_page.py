@@ -48,7 +48,7 @@ def _policy(page: str) -> str:
         (
             "default-src 'none'",
             f"script-src 'self' {' '.join(hashes)}",
-            "style-src 'self' 'unsafe-inline'",
+            "style-src 'self'",
             "connect-src 'self'",
             "img-src 'self' data:",
             "base-uri 'none'",
