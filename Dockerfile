@@ -1,6 +1,7 @@
 # The service, its models and nothing else. For a GPU host:
 #   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130 -t gatehouse:gpu .
-#   docker run --gpus all -p 8000:8000 gatehouse:gpu
+#   docker run --gpus all -p 8000:8000 -e GATEHOUSE_API_KEYS=... gatehouse:gpu
+# Without API keys it serves only where GATEHOUSE_ALLOW_ANONYMOUS=true: see docs/security.md.
 FROM python:3.11.15-slim-trixie
 
 # Where torch comes from, and only torch: the CPU build unless asked otherwise.

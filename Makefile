@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check fix bench chaos soak train clean
+.PHONY: help serve test check audit fix bench chaos soak train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,17 @@ check: $(VENV)/dev.stamp ## lint, formatting, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+# Asked first, since without an answer there is nothing to check, nor to install for it.
+ADVISORIES := https://pypi.org/pypi/pip/json
+
+audit: | $(BIN)/python ## look for known vulnerabilities in the pinned packages
+	@if $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(ADVISORIES)", timeout=10)' 2>/dev/null; then \
+		$(MAKE) --no-print-directory $(VENV)/audit.stamp && \
+		$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS); \
+	else \
+		echo "Not audited: the advisories at $(ADVISORIES) cannot be reached from here."; \
+	fi
 
 fix: $(VENV)/dev.stamp ## mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
@@ -102,7 +113,8 @@ $(VENV)/torch.stamp: constraints.txt | $(BIN)/python
 $(VENV)/train.stamp: EXTRAS := [train]
 $(VENV)/dev.stamp: EXTRAS := [train,dev]
 $(VENV)/bench.stamp: EXTRAS := [train,bench]
-$(VENV)/serve.stamp $(VENV)/train.stamp $(VENV)/dev.stamp $(VENV)/bench.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+$(VENV)/audit.stamp: EXTRAS := [audit]
+$(VENV)/serve.stamp $(VENV)/train.stamp $(VENV)/dev.stamp $(VENV)/bench.stamp $(VENV)/audit.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "Installing gatehouse$(EXTRAS) ..."
 	@$(PIP) --quiet install --constraint constraints.txt --editable '.$(EXTRAS)'
 	@touch $@

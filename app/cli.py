@@ -1,4 +1,4 @@
-"""The command line: ``gatehouse serve | models | generate | translate | bleu`` and more.
+"""The command line: ``gatehouse serve | models | generate | translate | bleu | keys`` and more.
 
 ``train``, ``evaluate``, ``import`` and ``bench`` are handed on to those who do that.
 
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_translate(commands)
     _add_bleu(commands)
+    _add_keys(commands)
     commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
     commands.add_parser("evaluate", help="measure a checkpoint: see 'gatehouse evaluate --help'")
     commands.add_parser("import", help="import other weights: see 'gatehouse import --help'")
@@ -167,7 +168,10 @@ def _add_translate(commands: "_Commands") -> None:
         "--length-penalty", type=float, metavar="ALPHA", help="of the beam's scores (default 0.75)"
     )
     parser.add_argument(
-        "--server", metavar="URL", help="ask this running server instead of loading models"
+        "--server",
+        metavar="URL",
+        help="ask this running server instead of loading models, with the API key in "
+        "GATEHOUSE_API_KEY where it needs one",
     )
     _add_model_options(parser)
     parser.set_defaults(run=_translate)
@@ -188,9 +192,26 @@ def _add_bleu(commands: "_Commands") -> None:
     parser.set_defaults(run=_bleu)
 
 
+def _add_keys(commands: "_Commands") -> None:
+    parser = commands.add_parser(
+        "keys",
+        help="make an API key",
+        description="Make an API key. It is shown this once; the server stores its SHA-256 alone, "
+        "in the entry that is shown with it: for GATEHOUSE_API_KEYS, or appended to a file for "
+        "GATEHOUSE_API_KEYS_FILE. A server that runs must be started again. See docs/security.md.",
+    )
+    parser.add_argument("name", help="of whoever gets it: lower-case letters, digits, . _ -")
+    parser.add_argument("--admin", action="store_true", help="it opens what is below /admin, too")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="append its entry to this file")
+    parser.set_defaults(run=_make_key)
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, host=arguments.host, port=arguments.port)
     configure_logging(settings.log_level, resolve_format(settings.log_format))
+    from app.keys import read_keys
+
+    read_keys(settings)
     # What can be known to fail is tried before anything slow is loaded: first the port.
     with _listen(settings) as listener:
         from app.catalog import read_checkpoints
@@ -263,7 +284,9 @@ def _translate(arguments: argparse.Namespace) -> int:
     names = ("text", "source", "target", "model", "beam_size", "length_penalty")
     body = _checked(TranslateBody, arguments, names)
     if arguments.server:
-        return asyncio.run(_translate_by_server(arguments.server, body))
+        key = _settings(arguments).api_key
+        secret = None if key is None else key.get_secret_value()
+        return asyncio.run(_translate_by_server(arguments.server, secret, body))
 
     async def work(service: "Service") -> int:
         async def translate(line: str) -> str:
@@ -277,11 +300,15 @@ def _translate(arguments: argparse.Namespace) -> int:
     return _offline(settings, work)
 
 
-async def _translate_by_server(address: str, body: "TranslateBody") -> int:
+async def _translate_by_server(address: str, api_key: str | None, body: "TranslateBody") -> int:
     from gatehouse_client import AsyncClient, ClientError
 
     options: Any = body.model_dump(exclude_unset=True, exclude={"text"})
-    async with AsyncClient(address) as client:
+    try:
+        connected = AsyncClient(address, api_key=api_key)
+    except ValueError as error:
+        raise StartupError(f"GATEHOUSE_API_KEY: {error}") from None
+    async with connected as client:
 
         async def translate(line: str) -> str:
             try:
@@ -336,6 +363,17 @@ def _bleu(arguments: argparse.Namespace) -> int:
     )
     for name, score in compute_scores(request).items():
         print(f"{name} {score.score:.4f}" + (f"  {score.signature}" if score.signature else ""))
+    return OK
+
+
+def _make_key(arguments: argparse.Namespace) -> int:
+    from app.keys import append_key, make_key
+
+    secret, key = make_key(arguments.name, "admin" if arguments.admin else "user")
+    if arguments.file is not None:
+        append_key(arguments.file, key)
+    print(f"key    {secret}")
+    print(f"entry  {key.entry}")
     return OK
 
 

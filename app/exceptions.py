@@ -13,9 +13,16 @@
     |   |   |-- ForgedStateError          422 state_forged
     |   |   |-- OutdatedStateError        422 state_outdated
     |   |   `-- ForeignStateError         422 state_foreign
-    |   `-- BodyTooLargeError         413 body_too_large
+    |   |-- BodyTooLargeError         413 body_too_large
+    |   `-- SlowRequestError          408 request_timeout
+    |-- AccessError               the client may not do this
+    |   |-- MissingKeyError           401 missing_api_key
+    |   |-- InvalidKeyError           401 invalid_api_key
+    |   |-- AdminKeyRequiredError     403 admin_key_required
+    |   `-- AdminDisabledError        403 admin_disabled
     |-- UnavailableError          try again later
     |   |-- QueueFullError            429 queue_full (Retry-After)
+    |   |-- RateLimitError            429 rate_limit_exceeded (Retry-After)
     |   |-- TooManyConnectionsError   503 too_many_connections
     |   |-- NotReadyError             503 not_ready
     |   |-- DrainingError             503 draining
@@ -122,6 +129,40 @@ class BodyTooLargeError(RequestError):
     code = "body_too_large"
 
 
+class SlowRequestError(RequestError):
+    """The request did not arrive within the time that it has for that."""
+
+    code = "request_timeout"
+
+
+class AccessError(GatehouseError):
+    """The client may not do this."""
+
+
+class MissingKeyError(AccessError):
+    """A key is needed, and none was sent."""
+
+    code = "missing_api_key"
+
+
+class InvalidKeyError(AccessError):
+    """The key that was sent is none of this service's."""
+
+    code = "invalid_api_key"
+
+
+class AdminKeyRequiredError(AccessError):
+    """The key that was sent is a user's, and what was asked for needs an admin's."""
+
+    code = "admin_key_required"
+
+
+class AdminDisabledError(AccessError):
+    """What was asked for needs an admin key, and the service has none."""
+
+    code = "admin_disabled"
+
+
 class UnavailableError(GatehouseError):
     """The service cannot take the request now."""
 
@@ -144,6 +185,20 @@ class TooManyConnectionsError(UnavailableError):
     """The service has as many connections as it takes."""
 
     code = "too_many_connections"
+
+
+class RateLimitError(UnavailableError):
+    """A key has had what it may ask for, for now.
+
+    Args:
+        retry_after_seconds: when to try again.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotReadyError(UnavailableError):

@@ -99,3 +99,10 @@ def note(**facts: float) -> None:
     present = _FACTS.get()
     if present is not None:
         present.update(facts)
+
+
+def noted(fact: str) -> float:
+    """What :func:`note` was told of the present request; 0 where it was told nothing."""
+    value = (_FACTS.get() or {}).get(fact, 0)
+    assert isinstance(value, int | float)
+    return value

@@ -6,6 +6,7 @@ prefix ``GATEHOUSE_``, a line of the file ``.env`` in the working folder, the de
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from app.engine.request import MAX_ROWS_PER_REQUEST
 from app.exceptions import StartupError
 
 ENV_PREFIX = "GATEHOUSE_"
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +38,42 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes any free one.")
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Keys that may use the service: entries NAME:KIND:SHA256 as gatehouse keys "
+        "writes them, separated by commas.",
+        repr=False,
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File with more such entries, one a line; # begins a comment."
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="True: without user keys, whoever can reach the service may use it. On this "
+        "machine's own addresses that holds anyway; listening on others without keys needs this.",
+    )
+    key_requests_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Most requests of one key in a minute; unset: no limit. All requests without "
+        "a key count as one key's.",
+    )
+    key_tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens read and written for one key in a minute; unset: no limit. They "
+        "are counted when a request is over.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins whose pages may use the service from a browser, as in "
+        "https://example.org, separated by commas; *: all.",
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="Key that the command line sends to a server (--server). The service itself "
+        "has no use for it.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
@@ -86,6 +124,12 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         2 * 1024 * 1024, ge=1024, description="Largest request body, in bytes."
+    )
+    receive_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3_600,
+        description="Longest time for a request's head to arrive, and then for its body.",
     )
     max_texts_per_request: int = Field(
         64, ge=1, description="Most prompts or texts in one request to be decoded."
@@ -168,12 +212,20 @@ class Settings(BaseSettings):
         "else json.",
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "api_keys", "cors_origins", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin} is no origin, as in https://example.org:8443")
+        return origins
 
     @field_validator("log_level", "log_format", mode="before")
     @classmethod

@@ -16,7 +16,14 @@ from gatehouse_client.answers import (
     TranslateAnswer,
 )
 from gatehouse_client.errors import ClientError
-from gatehouse_client.exchange import EventReader, body_of, read_answer, read_error, unreachable
+from gatehouse_client.exchange import (
+    EventReader,
+    authorization,
+    body_of,
+    read_answer,
+    read_error,
+    unreachable,
+)
 from gatehouse_client.options import BleuOptions, GenerateOptions, TranslateOptions
 from gatehouse_client.retries import Retries
 from gatehouse_client.synchronous import DEFAULT_TIMEOUT_SECONDS, JSON
@@ -29,6 +36,7 @@ class AsyncClient:
 
     Args:
         address: of the server, as in ``http://127.0.0.1:8000``.
+        api_key: for a server that asks for one.
         timeout_seconds: for the next piece of an answer, not for all of it.
         retries: when to try again.
         transport: in the place of the network, for tests.
@@ -38,6 +46,7 @@ class AsyncClient:
         self,
         address: str = "http://127.0.0.1:8000",
         *,
+        api_key: str | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         retries: Retries | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
@@ -45,7 +54,10 @@ class AsyncClient:
         self._address = address
         self._retries = retries or Retries()
         self._http = httpx2.AsyncClient(
-            base_url=address, timeout=timeout_seconds, transport=transport
+            base_url=address,
+            headers=authorization(api_key),
+            timeout=timeout_seconds,
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:

@@ -130,6 +130,20 @@ def body_of(main: str, value: object, options: Mapping[str, Any], *, stream: boo
     return msgspec.json.encode({main: value, **options, **({"stream": True} if stream else {})})
 
 
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The headers that an API key needs (RFC 6750, section 2.1); none without one.
+
+    Raises:
+        ValueError: it cannot be one: a header holds visible ASCII characters alone.
+    """
+    if api_key is None:
+        return {}
+    if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
+        # Not shown: nearly the right key must not end up in a log.
+        raise ValueError("an API key has visible ASCII characters and no spaces")
+    return {"authorization": f"Bearer {api_key}"}
+
+
 def unreachable(address: str, error: Exception) -> ServerUnreachableError:
     """What to say of a connection that failed."""
     return ServerUnreachableError(f"{address}: {str(error) or type(error).__name__}")

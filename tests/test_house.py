@@ -21,7 +21,7 @@ from training.preset import available_presets
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-TARGETS = ("serve", "test", "check", "fix", "bench", "chaos", "soak", "train")
+TARGETS = ("serve", "test", "check", "audit", "fix", "bench", "chaos", "soak", "train")
 
 
 def _read(name: str) -> str:

@@ -20,15 +20,19 @@ class _SmoothedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, consistency: float
     ) -> tuple[Tensor, Tensor]:
+        logits = logits.contiguous()
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         objective = torch.zeros((), dtype=wide, device=logits.device)
         likelihood = torch.zeros_like(objective)
         gradient = torch.empty_like(logits)
         passes = 2 if consistency else 1
-        by_pass = (logits.unflatten(0, (passes, -1)), gradient.unflatten(0, (passes, -1)))
+        by_pass = (
+            logits.view(passes, -1, logits.shape[1]),
+            gradient.view(passes, -1, logits.shape[1]),
+        )
         for rows, wanted, given in zip(
-            *(tensor.split(CHUNK_ROWS, dim=1) for tensor in by_pass),
-            targets.split(CHUNK_ROWS),
+            *(torch.split(tensor, CHUNK_ROWS, dim=1) for tensor in by_pass),
+            torch.split(targets, CHUNK_ROWS),
             strict=True,
         ):
             logprobs = torch.log_softmax(rows, dim=-1, dtype=wide)

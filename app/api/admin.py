@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
-from app.api.access import runtime_of
+from app.api.access import ADMIN_PROBLEMS, runtime_of
 from app.api.openapi import problems
 from app.api.responses import Answer
 from app.reloading import Reload
@@ -37,7 +37,9 @@ class ReloadAnswer(Answer):
 @router.post(
     "/models/{name}/reload",
     summary="Replace a model by what its folder holds now",
-    responses=problems("unknown_model", "reload_failed", "internal_error", "not_ready", "draining"),
+    responses=problems(
+        *ADMIN_PROBLEMS, "unknown_model", "reload_failed", "internal_error", "not_ready", "draining"
+    ),
 )
 async def reload_model(
     request: Request,

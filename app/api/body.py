@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from app.api.admission import admission_of
 from app.api.disconnect import ClientGoneError
 from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 from app.exceptions import InvalidRequestError
@@ -22,6 +23,7 @@ from app.exceptions import InvalidRequestError
 _MAX_FIELD_CHARACTERS = 100
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _MAX_FORM_FIELDS = 1_000
+_KEY_FIELD = "api_key"
 
 
 class StrictBody(BaseModel):
@@ -76,6 +78,9 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
         RequestValidationError: it does not fit the schema.
         InvalidRequestError: an object has a field twice, or it is no form.
         BodyTooLargeError: it is too large.
+        SlowRequestError: it did not arrive in time.
+        AccessError: it needs a key, which it does not hold.
+        RateLimitError: its key has had what it may ask for.
         ClientGoneError: the client did not send it to its end.
     """
     try:
@@ -84,7 +89,9 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
         raise ClientGoneError from None
     forms = [schema for schema in schemas if schema.is_form_too]
     if forms and is_form(request.headers):
-        return _checked(forms[0], await _read_form(request), strict=False)
+        fields = await _read_form(request)
+        await _admit(request, forms[0], fields)
+        return _checked(forms[0], fields, strict=False)
     try:
         data = _read_json(request, content)
     except (HTTPException, InvalidRequestError):
@@ -95,6 +102,7 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
         raise RequestValidationError([{"type": "dict_type", "loc": ("body",), "msg": message}])
     schema = next((s for s in schemas if s.selected_by in data), schemas[0])
     _set_error_shape(request, schema)
+    await _admit(request, schema, data)
     return _checked(schema, data, strict=True)
 
 
@@ -121,6 +129,14 @@ def _set_error_shape(request: Request, schema: type[StrictBody]) -> None:
     """Have errors told in the dialect of a body, where its path did not decide already."""
     if schema.dialect_error is not None:
         request.scope[ERROR_SHAPE_SCOPE_KEY] = schema.dialect_error
+
+
+async def _admit(request: Request, schema: type[StrictBody], data: dict[str, Any]) -> None:
+    """Let a request in by the key in its body, where its header had none."""
+    admission = admission_of(request.scope)
+    if not admission.is_granted:
+        secret = data.get(_KEY_FIELD) if _KEY_FIELD in schema.model_fields else None
+        await admission.decide(secret if isinstance(secret, str) and secret else None)
 
 
 async def _read_form(request: Request) -> dict[str, Any]:

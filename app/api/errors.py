@@ -26,6 +26,7 @@ from app.exceptions import (
     GatehouseError,
     InvalidRequestError,
     QueueFullError,
+    RateLimitError,
     StateTokenError,
     UnavailableError,
 )
@@ -39,6 +40,7 @@ CANCELLED = "cancelled"
 """What is left there when the client went away: nobody is there to be told an error."""
 
 _DEFAULT_RETRY_AFTER_SECONDS = 1
+_UNAUTHORIZED = 401
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
 _MAX_FIELD_ERRORS = 20
 
@@ -56,9 +58,14 @@ ERROR_KINDS = {
     kind.code: kind
     for kind in (
         ErrorKind("invalid_json", 400, "The body is not valid JSON"),
+        ErrorKind("missing_api_key", 401, "An API key is needed"),
+        ErrorKind("invalid_api_key", 401, "The API key is not known here"),
+        ErrorKind("admin_key_required", 403, "This needs an admin key"),
+        ErrorKind("admin_disabled", 403, "The service has no admin key"),
         ErrorKind("not_found", 404, "There is no such page"),
         ErrorKind("unknown_model", 404, "No such model is loaded"),
         ErrorKind("method_not_allowed", 405, "The page does not take this method"),
+        ErrorKind("request_timeout", 408, "The request did not arrive in time"),
         ErrorKind("reload_failed", 409, "The model cannot be replaced"),
         ErrorKind("body_too_large", 413, "The body is too large"),
         ErrorKind("unsupported_media_type", 415, "The body is not declared as JSON"),
@@ -70,6 +77,7 @@ ERROR_KINDS = {
         ErrorKind("state_outdated", 422, "The state is of another version"),
         ErrorKind("state_foreign", 422, "The state belongs to another model or machine"),
         ErrorKind("queue_full", 429, "The queue is full"),
+        ErrorKind("rate_limit_exceeded", 429, "The key has had what it may ask for"),
         ErrorKind("internal_error", 500, "Something unexpected went wrong"),
         ErrorKind("too_many_connections", 503, "The service has too many connections"),
         ErrorKind("not_ready", 503, "The service is not ready"),
@@ -200,9 +208,11 @@ def problem_of(error: Exception) -> ProblemResponse:
     headers = {}
     if isinstance(error, UnavailableError):
         seconds = _DEFAULT_RETRY_AFTER_SECONDS
-        if isinstance(error, QueueFullError):
+        if isinstance(error, QueueFullError | RateLimitError):
             seconds = error.retry_after_seconds
         headers["Retry-After"] = str(seconds)
+    if ERROR_KINDS[code].status == _UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 6750, section 3
     errors = []
     if isinstance(error, InvalidRequestError | StateTokenError):
         errors.append(FieldError(field=error.field, message=error.reason))

@@ -103,7 +103,12 @@ data: {"model":"en-fr","source":"en","target":"fr",\
 
 PROBLEM_DETAILS = {
     "invalid_json": "the body cannot be read as JSON in UTF-8",
+    "missing_api_key": "send an API key in the header Authorization: Bearer KEY",
+    "invalid_api_key": "the API key is none of this service's",
+    "admin_key_required": "the API key is a user's; this needs an admin's",
+    "admin_disabled": "no admin key is configured, so that nobody may do this",
     "unknown_model": "no such model is loaded; loaded models: en-fr, letters",
+    "request_timeout": "the request did not arrive within 30 seconds",
     "reload_failed": "damaged checkpoint: checkpoints/en-fr/model.safetensors: missing from the "
     "checkpoint folder",
     "body_too_large": "the body has more than 2097152 bytes",
@@ -116,6 +121,8 @@ PROBLEM_DETAILS = {
     "state_outdated": "state: the state is of version 0; this service takes 1",
     "state_foreign": "state: the state is of float32; here it is int8",
     "queue_full": "the queue has no room for 2 more: 255 of 256 places are taken",
+    "rate_limit_exceeded": "this key has had its 60 requests for this minute; "
+    "try again in 20 seconds",
     "internal_error": "an unexpected error happened; the log has the details",
     "too_many_connections": "the service has 2000 connections and takes no more",
     "not_ready": "the models are being loaded",

@@ -6,6 +6,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.admission import key_name
 from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY
 from app.logs import gathered_facts
 from app.metrics import NO_MODEL, Metrics
@@ -23,7 +24,7 @@ COUNTED_PATHS = {
     "/v1/completions": "completions",
     "/detect": "detect",
 }
-_REJECTIONS = frozenset({"queue_full", "draining", "not_ready"})
+_REJECTIONS = frozenset({"queue_full", "rate_limit_exceeded", "draining", "not_ready"})
 
 
 class ObservationMiddleware:
@@ -68,6 +69,8 @@ class ObservationMiddleware:
                 self._count(endpoint, model, outcome)
                 self._metrics.request_seconds.labels(endpoint).observe(seconds)
                 told = {"endpoint": endpoint, "model": model, "outcome": outcome, "status": status}
+                if (name := key_name(scope)) is not None:
+                    told["key_name"] = name
                 times = {"total_ms": round(1000 * seconds, 3)}
                 logger.info("request", extra=told | times | facts)
 

@@ -9,12 +9,14 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.api.authorization import is_admin, is_open
 from app.api.errors import ERROR_KINDS, ErrorShape, FieldError, Problem, ProblemResponse, problem
 from app.api.events import ERROR, GENERATE_EVENTS, TRANSLATE_EVENTS
 from app.api.examples import PROBLEM_DETAILS, PROBLEM_FIELD_ERRORS
 from app.api.libretranslate.errors import LibreTranslateError
 from app.api.openai.errors import OpenAIError
 from app.catalog import GENERATE
+from app.keys import KeyRing
 from app.runtime import Runtime
 from app.settings import Settings
 
@@ -192,6 +194,7 @@ def install_openapi(app: FastAPI, runtime: Runtime) -> None:
         )
         _fill_in_limits(schema, runtime.settings)
         _replace_fastapi_errors(schema)
+        _describe_keys(schema, app.state.keys)
         if runtime.catalog is not None:
             models = runtime.catalog.models
             for path in ("/models/{name}", "/admin/models/{name}/reload"):
@@ -205,6 +208,25 @@ def install_openapi(app: FastAPI, runtime: Runtime) -> None:
 
     # FastAPI's documented way to change the description is to replace this method.
     setattr(app, "openapi", describe)  # noqa: B010
+
+
+def _describe_keys(schema: dict[str, Any], keys: KeyRing) -> None:
+    """Say where a key is needed, where the service has any."""
+    if not len(keys):
+        return
+    schema["components"]["securitySchemes"] = {
+        "ApiKey": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A key as `gatehouse keys` makes it.",
+        }
+    }
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if not is_open(path):
+                needed: list[dict[str, list[str]]] = [{"ApiKey": []}]
+                free = keys.allows_anonymous and not is_admin(path)
+                operation["security"] = [{}, *needed] if free else needed
 
 
 def _replace_fastapi_errors(schema: dict[str, Any]) -> None:

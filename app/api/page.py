@@ -26,8 +26,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     # Asked for again each time, which costs a 304, so that no page mixes two versions.
     "Cache-Control": "no-cache",
 }

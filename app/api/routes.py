@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.api.access import BODY_PROBLEMS, STATE_PROBLEMS, runtime_of
+from app.api.access import BODY_PROBLEMS, READING_PROBLEMS, STATE_PROBLEMS, runtime_of
 from app.api.bleu_request import BleuBody
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
@@ -143,7 +143,7 @@ async def bleu(
     "/models",
     tags=["models"],
     summary="List the loaded models",
-    responses=problems("not_ready", "draining", "internal_error"),
+    responses=problems(*READING_PROBLEMS),
 )
 async def models(request: Request) -> ModelsAnswer:
     """Every loaded model: what it can do, where it runs, how good it is, whose data it saw."""
@@ -155,7 +155,7 @@ async def models(request: Request) -> ModelsAnswer:
     "/models/{name}",
     tags=["models"],
     summary="Describe a loaded model",
-    responses=problems("unknown_model", "not_ready", "draining", "internal_error"),
+    responses=problems("unknown_model", *READING_PROBLEMS),
 )
 async def model(
     request: Request,
@@ -191,7 +191,10 @@ async def ready(request: Request) -> HealthAnswer:
     tags=["operation"],
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **problems("missing_api_key", "invalid_api_key"),
+    },
 )
 async def metrics(request: Request) -> Response:
     """All metrics in Prometheus' text format; docs/metrics.md describes them."""

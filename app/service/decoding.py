@@ -158,6 +158,7 @@ class Decoding:
         self._first_token_seconds: list[float] = []
         self._interval_seconds = metrics.token_interval_seconds.labels(model)
         self._last_token_at: dict[tuple[int, int], float] = {}
+        self._output_tokens = 0
         if requests:
             self._events = aiter(client.submit(requests))
             input_tokens = sum(len(request.prompt) for request in requests)
@@ -206,6 +207,9 @@ class Decoding:
             if isinstance(event, EndEvent):
                 self._close(event)
             elif event.request_id not in self._released:
+                # Told at once: the client may go away, and never hear of a whole answer.
+                self._output_tokens += len(event.tokens)
+                note(output_tokens=self._output_tokens)
                 if event.request_id in self._streamed:
                     self._observe_interval(event)
                 return event

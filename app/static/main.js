@@ -1,9 +1,10 @@
 /** Puts the page together: tabs, panels, the models there are, and whether the server is there. */
 
+import { access, KeyForm } from "./access.js";
 import { BleuPanel } from "./bleu.js";
 import { byId } from "./dom.js";
 import { GeneratePanel } from "./generate.js";
-import { forgetAbsence } from "./problems.js";
+import { clearProblem, forgetAbsence } from "./problems.js";
 import { connection, getJson, Problem, ServerAway } from "./server.js";
 import { StatusPanel } from "./status.js";
 import { Tabs } from "./tabs.js";
@@ -16,6 +17,7 @@ const WORDS = {
   away: "not reachable",
 };
 
+new KeyForm();
 const tabs = new Tabs(document.querySelector('[role="tablist"]'));
 const status = new StatusPanel();
 const panels = [new TranslatePanel(), new GeneratePanel(), new BleuPanel(), status];
@@ -41,12 +43,16 @@ async function loadModels() {
       panel.useModels(models);
     }
   } catch (error) {
-    // The connection notices, and comes back here.
+    // The connection notices, or a key is asked for; either comes back here.
     if (!(error instanceof Problem || error instanceof ServerAway)) throw error;
   }
 }
 
 tabs.addEventListener("open", () => status.setVisible(tabs.opened === "status"));
 connection.addEventListener("change", showConnection);
+access.addEventListener("change", () => {
+  for (const { panel } of panels) clearProblem(panel);
+  loadModels();
+});
 tabs.openFromAddress();
 connection.watch();

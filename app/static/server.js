@@ -1,5 +1,6 @@
 /** Talks to the server: answers, streams, its errors, and whether it is there at all. */
 
+import { access } from "./access.js";
 import { readEvents } from "./events.js";
 
 /** The server's own words for what went wrong (application/problem+json). */
@@ -19,6 +20,8 @@ export class Problem extends Error {
 /** Nobody answers, or an answer broke off. */
 export class ServerAway extends Error {}
 
+/** Codes of errors that another key would mend. */
+export const KEY_CODES = ["missing_api_key", "invalid_api_key"];
 const NO_ANSWER = "The server does not answer.";
 const BROKEN_OFF = "The server broke off in the middle of its answer.";
 
@@ -151,7 +154,9 @@ function posted(body, signal) {
 }
 
 async function ask(path, options) {
-  const response = await whileThere(() => fetch(path, { cache: "no-store", ...options }), NO_ANSWER);
+  const headers = { ...access.headers, ...options.headers };
+  const sent = { cache: "no-store", ...options, headers };
+  const response = await whileThere(() => fetch(path, sent), NO_ANSWER);
   if (response.ok) {
     if (connection.state === "away" && path !== READY_PATH) connection.watch();
     return response;
@@ -160,7 +165,9 @@ async function ask(path, options) {
   if (!type.startsWith("application/problem+json")) {
     throw away(`Something between here and the server answered ${response.status}.`);
   }
-  throw new Problem(await whileThere(() => response.json(), BROKEN_OFF));
+  const problem = await whileThere(() => response.json(), BROKEN_OFF);
+  if (KEY_CODES.includes(problem.code)) access.refuse();
+  throw new Problem(problem);
 }
 
 async function whileThere(action, message) {

@@ -6,7 +6,7 @@ import { showHeatMap } from "./heat_map.js";
 import { offerModels } from "./model_choice.js";
 import { clearProblem, showProblem } from "./problems.js";
 import { cutSentences } from "./sentences.js";
-import { isAbort, postJson, Problem, ServerAway } from "./server.js";
+import { isAbort, KEY_CODES, postJson, Problem, ServerAway } from "./server.js";
 
 const PAUSE_MILLISECONDS = 300;
 const FIRST_TEXT = { en: "The little boy is afraid of dogs.", fr: "J'ai besoin d'aide." };
@@ -90,7 +90,7 @@ export class TranslatePanel {
       this.show(sentences, answer, options);
     } catch (error) {
       if (isAbort(error)) return;
-      this.missed = error instanceof ServerAway || UNAVAILABLE.includes(error.code);
+      this.missed = error instanceof ServerAway || [...UNAVAILABLE, ...KEY_CODES].includes(error.code);
       const isStale = this.sentences.length > 0;
       byId("translate-note").textContent = isStale ? "From before, not of what stands there now." : "";
       showProblem(this.panel, error);

@@ -42,7 +42,7 @@ def test_consistency_of_two_passes_is_r_drop(smoothing: float, dtype: torch.dtyp
     logits.grad = None
     wide = logits.float() if dtype == torch.bfloat16 else logits
     twice = targets.repeat(2)
-    one, two = torch.log_softmax(wide, -1).split(rows)
+    one, two = torch.log_softmax(wide, -1).chunk(2)
     apart = (one.exp() * (one - two)).sum() + (two.exp() * (two - one)).sum()
     smoothed = functional.cross_entropy(wide, twice, label_smoothing=smoothing, reduction="sum")
     expected = smoothed + 5.0 * apart / 2

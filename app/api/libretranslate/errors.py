@@ -7,6 +7,13 @@ from app.api.errors import ERROR_KINDS, ProblemResponse
 
 _BAD_REQUEST = 400
 _UNPROCESSABLE = 422
+_STATUSES = {"missing_api_key": 400, "invalid_api_key": 403}
+"""Statuses by which these clients know what is the matter with a key."""
+_WORDS = {
+    "missing_api_key": "Please contact the server operator to get an API key",
+    "invalid_api_key": "Invalid API key",
+}
+"""LibreTranslate's own words, which some of its clients look for."""
 
 
 class LibreTranslateError(BaseModel):
@@ -18,18 +25,18 @@ class LibreTranslateError(BaseModel):
 
 
 def libretranslate_status(code: str) -> int:
-    """The status with which this dialect answers an error: 400 where ours is 422.
+    """The status with which this dialect answers an error: 400 where ours is 422, for instance.
 
     Args:
         code: of :data:`app.api.errors.ERROR_KINDS`.
     """
-    status = ERROR_KINDS[code].status
+    status = _STATUSES.get(code, ERROR_KINDS[code].status)
     return _BAD_REQUEST if status == _UNPROCESSABLE else status
 
 
 def libretranslate_error(answer: ProblemResponse) -> JSONResponse:
     """The answer for a problem in this dialect, its headers included."""
-    kept = {"retry-after", "allow"}
+    kept = {"retry-after", "allow", "www-authenticate"}
     headers = {name: value for name, value in answer.headers.items() if name in kept}
-    body = LibreTranslateError(error=answer.problem.detail)
+    body = LibreTranslateError(error=_WORDS.get(answer.code, answer.problem.detail))
     return JSONResponse(body.model_dump(), libretranslate_status(answer.code), headers)

@@ -22,7 +22,9 @@ class _LibreTranslateBody(StrictBody):
     dialect_error: ClassVar[Any] = staticmethod(libretranslate_error)
 
     api_key: str | None = Field(
-        default=None, description="Taken, and used for nothing: no key is asked for."
+        default=None,
+        description="API key, where the service asks for one; the header Authorization: Bearer "
+        "will do as well.",
     )
 
 

@@ -65,11 +65,11 @@ class DefaultLanguages(Answer):
 class SettingsAnswer(_CamelCaseAnswer):
     """What a page for people needs to know."""
 
-    api_keys: bool = Field(description="Always false: there are none.")
+    api_keys: bool = Field(description="Whether there are API keys.")
     char_limit: int = Field(description="Most characters of all texts of a request.")
     files_translation: bool = Field(description="Always false: files are not read.")
     frontend_timeout: int = Field(description="Milliseconds that a page waits for more typing.")
-    key_required: bool = Field(description="Always false.")
+    key_required: bool = Field(description="Whether every request needs one.")
     language: DefaultLanguages
     suggestions: bool = Field(description="Always false: none are taken.")
     supported_files_format: list[str] = Field(description="Always empty.")

@@ -21,6 +21,7 @@ from app.api.libretranslate.responses import (
     named,
 )
 from app.api.openapi import described_errors, form_too
+from app.keys import KeyRing
 
 _FRONTEND_TIMEOUT_MILLISECONDS = 500
 
@@ -68,14 +69,15 @@ async def languages(request: Request) -> list[LanguageAnswer]:
 async def frontend_settings(request: Request) -> SettingsAnswer:
     """Limits, the default languages, and what there is not."""
     service = runtime_of(request).service()
+    keys: KeyRing = request.app.state.keys
     model = service.catalog.for_translation(None, None, None)
     source, target = model.languages or ("", "")
     return SettingsAnswer(
-        api_keys=False,
+        api_keys=len(keys) > 0,
         char_limit=service.limits.max_document_characters,
         files_translation=False,
         frontend_timeout=_FRONTEND_TIMEOUT_MILLISECONDS,
-        key_required=False,
+        key_required=not keys.allows_anonymous,
         language=DefaultLanguages(source=named(source), target=named(target)),
         suggestions=False,
         supported_files_format=[],

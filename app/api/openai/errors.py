@@ -66,7 +66,7 @@ def openai_error_body(answer: ProblemResponse) -> OpenAIError:
 
 def openai_error(answer: ProblemResponse) -> JSONResponse:
     """The answer for a problem in this dialect, its headers included."""
-    kept = {"retry-after", "allow"}
+    kept = {"retry-after", "allow", "www-authenticate"}
     headers = {name: value for name, value in answer.headers.items() if name in kept}
     body = openai_error_body(answer).model_dump()
     return JSONResponse(body, status_of(answer.code), headers)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Request
 from fastapi.responses import Response
 
-from app.api.access import BODY_PROBLEMS, runtime_of
+from app.api.access import BODY_PROBLEMS, READING_PROBLEMS, runtime_of
 from app.api.body import StrictBodyRoute
 from app.api.disconnect import while_connected
 from app.api.observation import MODEL_SCOPE_KEY
@@ -66,7 +66,7 @@ async def completions(
 @router.get(
     "/models",
     summary="List the models that complete, as the OpenAI API does",
-    responses=openai_errors("not_ready", "draining", "internal_error"),
+    responses=openai_errors(*READING_PROBLEMS),
 )
 async def openai_models(request: Request) -> OpenAIModels:
     """Every loaded model that continues texts; translation models are not among them."""
@@ -78,7 +78,7 @@ async def openai_models(request: Request) -> OpenAIModels:
 @router.get(
     "/models/{name}",
     summary="Describe a model that completes, as the OpenAI API does",
-    responses=openai_errors("unknown_model", "not_ready", "draining", "internal_error"),
+    responses=openai_errors("unknown_model", *READING_PROBLEMS),
 )
 async def openai_model(
     request: Request,

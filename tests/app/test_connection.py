@@ -1,0 +1,161 @@
+"""A request's way in over a real socket: bounded heads, and bounded time for heads and bodies."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from app.connection import MAX_HEAD_BYTES
+from tests.app.conftest import TIMEOUT_SECONDS, Server
+
+LIMIT_SECONDS = 1.0
+BODY = b'{"prompt": "a", "max_new_tokens": 2}'
+HEAD = (
+    b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+)
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("hasty")
+    settings = {"GATEHOUSE_RECEIVE_TIMEOUT_SECONDS": str(LIMIT_SECONDS)}
+    server = Server(checkpoints_dir, folder, **settings)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[socket.socket]:
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    with closing(socket.create_connection((host, int(port)), TIMEOUT_SECONDS)) as connection:
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """All that the server sends until it closes the connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(65_536):
+            received += piece
+    return received
+
+
+def read_answers(connection: socket.socket, count: int) -> bytes:
+    """So many answers with bodies that end in a brace."""
+    received = b""
+    while received.count(b"HTTP/1.1 ") < count or not received.endswith(b"}"):
+        piece = connection.recv(65_536)
+        assert piece, received
+        received += piece
+    return received
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", GET[:-2], b"\r\n"])
+def test_a_head_that_does_not_come_gets_408(connection: socket.socket, sent: bytes) -> None:
+    started_at = time.monotonic()
+    connection.sendall(sent)
+    answer = read_to_end(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - started_at >= 0.9 * LIMIT_SECONDS
+
+
+def test_dribbling_buys_no_time(connection: socket.socket) -> None:
+    connection.sendall(GET[:-2])
+    connection.settimeout(0.05)
+    answer, number = b"", 0
+    while not answer:
+        try:
+            connection.sendall(b"X-%d: 1\r\n" % number)
+            answer = connection.recv(65_536)
+        except TimeoutError:
+            number += 1
+        assert number < TIMEOUT_SECONDS / 0.05
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_nor_does_it_between_two_requests(connection: socket.socket) -> None:
+    connection.sendall(GET)
+    read_answers(connection, 1)
+    connection.sendall(b"\r\n")
+    assert read_to_end(connection).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("part", [b"", BODY[:5]])
+def test_a_body_that_does_not_come_gets_408_and_then_the_connection_ends(
+    connection: socket.socket, part: bytes, server: Server
+) -> None:
+    connection.sendall(HEAD + part)
+    answer = read_to_end(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["code"] == "request_timeout"
+    assert 'outcome="request_timeout"' in server.client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 2 * MAX_HEAD_BYTES,
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * (MAX_HEAD_BYTES // 5),
+        b"GET /" + b"a" * 2 * MAX_HEAD_BYTES,
+        # Complete, and sent in one piece.
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n",
+        HEAD[:-2] + b"X-Long: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n" + BODY,
+    ],
+    ids=["a long header", "many headers", "a long path", "a whole request", "with a body"],
+)
+def test_a_head_that_is_too_large_gets_431(connection: socket.socket, sent: bytes) -> None:
+    with suppress(ConnectionResetError, BrokenPipeError):  # it may be refused on the way
+        connection.sendall(sent)
+    answer = read_to_end(connection)
+    assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
+    assert answer.count(b"HTTP/1.1") <= 1
+
+
+def test_a_head_of_almost_that_size_is_read(connection: socket.socket) -> None:
+    head = GET[:-2] + b"X-Long: " + b"a" * (MAX_HEAD_BYTES - 200) + b"\r\n\r\n"
+    for _ in range(2):
+        connection.sendall(head)
+        assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_answer_may_take_longer_than_its_request(connection: socket.socket) -> None:
+    texts = json.dumps({"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000})
+    body = texts.encode()
+    head = HEAD.replace(b"Length: %d" % len(BODY), b"Length: %d" % len(body))
+    head = head.replace(b"/generate", b"/translate")
+    started_at = time.monotonic()
+    # The next one's head begins meanwhile, and comes to its end when the answer is there.
+    connection.sendall(head + body + GET[:10])
+    assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
+    assert time.monotonic() - started_at > LIMIT_SECONDS
+    connection.sendall(GET[10:])
+    assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
+
+
+def test_requests_in_pieces_and_behind_one_another_are_answered(connection: socket.socket) -> None:
+    for byte in HEAD + BODY:
+        connection.sendall(bytes([byte]))
+    assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
+    connection.sendall((HEAD + BODY) * 3 + GET)
+    assert read_answers(connection, 4).count(b"HTTP/1.1 200 ") == 4
+
+
+def test_an_idle_connection_is_closed(connection: socket.socket) -> None:
+    connection.sendall(GET)
+    assert read_to_end(connection).count(b"HTTP/1.1") == 1
+
+
+def test_others_are_served_meanwhile(server: Server, connection: socket.socket) -> None:
+    connection.sendall(HEAD)
+    assert server.client.post("/generate", json={"prompt": "a"}).status_code == 200
