@@ -38,12 +38,15 @@ check: $(VENV)/dev.stamp ## lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
+# Under another name, for make --dry-run would run the line that names MAKE itself.
+AGAIN := $(MAKE)
+
 # Asked first, since without an answer there is nothing to check, nor to install for it.
 ADVISORIES := https://pypi.org/pypi/pip/json
 
 audit: | $(BIN)/python ## look for known vulnerabilities in the pinned packages
 	@if $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(ADVISORIES)", timeout=10)' 2>/dev/null; then \
-		$(MAKE) --no-print-directory $(VENV)/audit.stamp && \
+		$(AGAIN) --no-print-directory $(VENV)/audit.stamp && \
 		$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS); \
 	else \
 		echo "Not audited: the advisories at $(ADVISORIES) cannot be reached from here."; \

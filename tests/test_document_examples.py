@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from app.keys import make_key
 from tests.app.conftest import Server
 from tests.markdown_pages import ROOT, Block, blocks
 
@@ -47,6 +48,7 @@ COMMANDS: dict[str, list[str]] = {
     "python": [sys.executable, "-c"],
     "js": ["node", "--input-type=module", "-e"],
 }
+ADMIN_SECRET, ADMIN_KEY = make_key("root", "admin")
 OUTPUTS = ("", "json", "text")
 LANGUAGES = ("sh", "python", "js")
 
@@ -63,7 +65,8 @@ EXAMPLES = list(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with_server = Server(ROOT / "checkpoints", tmp_path_factory.mktemp("server"))
+    folder = tmp_path_factory.mktemp("server")
+    with_server = Server(ROOT / "checkpoints", folder, GATEHOUSE_API_KEYS=ADMIN_KEY.entry)
     try:
         with_server.wait_until_ready()
         yield with_server
@@ -154,6 +157,7 @@ class Runner:
         self._environment = environment | {
             "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{environment['PATH']}",
             "PYTHONPATH": str(ROOT),
+            "ADMIN_KEY": ADMIN_SECRET,
             "GATEHOUSE_DEVICE": "cpu",
             "GATEHOUSE_NUM_THREADS": "1",
         }

@@ -12,10 +12,13 @@ import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from app.keys import make_key
 from tests.app.conftest import Server, StartService
 from tests.app.test_reloading import save_letters, save_translator, spoil
 
 pytestmark = pytest.mark.chaos
+
+SECRET, KEY = make_key("root", "admin")
 
 
 @pytest.fixture
@@ -26,13 +29,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def reload(client: TestClient | httpx.Client, name: str = "letters") -> Any:
-    return client.post(f"/admin/models/{name}/reload")
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    return client.post(f"/admin/models/{name}/reload", headers=headers)
 
 
 def test_models_and_metrics_tell_the_new_fingerprint(
     root: Path, start_service: StartService
 ) -> None:
-    client = start_service(checkpoints_dir=root)
+    client = start_service(checkpoints_dir=root, api_keys=(KEY.entry,))
     before = client.get("/models/letters").json()
     assert reload(client).json() == {
         "name": "letters",
@@ -58,7 +62,7 @@ def test_models_and_metrics_tell_the_new_fingerprint(
 def test_a_broken_folder_is_a_problem_that_names_the_file(
     root: Path, start_service: StartService
 ) -> None:
-    client = start_service(checkpoints_dir=root)
+    client = start_service(checkpoints_dir=root, api_keys=(KEY.entry,))
     spoil(root / "letters", "cut")
     response = reload(client)
     assert response.status_code == 409
@@ -69,19 +73,26 @@ def test_a_broken_folder_is_a_problem_that_names_the_file(
     assert client.get("/health/ready").status_code == 200
     unknown = reload(client, "nobody")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
-    assert client.get("/admin/models/letters/reload").status_code == 405
+    own = {"Authorization": f"Bearer {SECRET}"}
+    assert client.get("/admin/models/letters/reload", headers=own).status_code == 405
+
+
+def test_only_an_admin_reloads(root: Path, start_service: StartService) -> None:
+    client = start_service(checkpoints_dir=root, api_keys=(KEY.entry,))
+    refused = client.post("/admin/models/letters/reload")
+    assert (refused.status_code, refused.json()["code"]) == (401, "missing_api_key")
 
 
 def test_a_service_that_never_loads_reloads_nothing(
     tmp_path: Path, start_service: StartService
 ) -> None:
-    response = reload(start_service(checkpoints_dir=tmp_path, ready=False))
+    response = reload(start_service(checkpoints_dir=tmp_path, ready=False, api_keys=(KEY.entry,)))
     assert (response.status_code, response.json()["code"]) == (503, "not_ready")
 
 
 @pytest.fixture
 def server(root: Path, tmp_path: Path) -> Iterator[Server]:
-    server = Server(root, tmp_path)
+    server = Server(root, tmp_path, GATEHOUSE_API_KEYS=KEY.entry)
     yield server
     server.close()
 

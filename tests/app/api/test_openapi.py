@@ -10,9 +10,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.errors import ERROR_KINDS, MEDIA_TYPE
+from app.keys import make_key
 from app.settings import PROJECT_DIR
 from tests.app.api.exchange import read_events
 from tests.app.conftest import wait_until_ready
+
+SECRET, KEY = make_key("root", "admin")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,8 @@ def try_examples(client: TestClient) -> int:
             bodies = [example["value"] for example in examples.values()]
         names = {p["name"]: p["example"] for p in operation.get("parameters", [])}
         for body in bodies:
-            response = client.request(method, path.format(**names), json=body)
+            headers = {"Authorization": f"Bearer {SECRET}"} if path.startswith("/admin") else {}
+            response = client.request(method, path.format(**names), json=body, headers=headers)
             assert response.status_code == 200, f"{path} {body}: {response.text}"
             content = operation["responses"]["200"]["content"]
             media_type = response.headers["content-type"].partition(";")[0]
@@ -82,8 +86,8 @@ def check_chunks(schema: dict[str, Any], content: dict[str, Any], text: str) -> 
         check(schema, described, json.loads(chunk.removeprefix("data: ")))
 
 
-def test_every_example_answers_as_described(client: TestClient) -> None:
-    assert try_examples(client) >= 14
+def test_every_example_answers_as_described(start_service: Callable[..., TestClient]) -> None:
+    assert try_examples(start_service(api_keys=(KEY.entry,))) >= 14
 
 
 def test_described_streams_are_such_streams(schema: dict[str, Any]) -> None:
@@ -101,7 +105,9 @@ def test_every_example_answers_with_the_shipped_models(
     kinds = [path.read_text() for path in checkpoints.glob("*/config.json")]
     assert '"language_model"' in "".join(kinds)
     assert '"seq2seq"' in "".join(kinds)
-    client = start_service(checkpoints_dir=checkpoints, num_threads=None, ready=False)
+    client = start_service(
+        checkpoints_dir=checkpoints, num_threads=None, ready=False, api_keys=(KEY.entry,)
+    )
     wait_until_ready(client, timeout_seconds=60)
     assert try_examples(client) >= 14
 
