@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import book, compilers, decode, overload, serving, soak, training
+from benchmarks import book, compilers, decode, overload, serving, sizing, soak, training
 
 BENCHMARKS = {
     "book": book,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "decode": decode,
     "overload": overload,
     "serving": serving,
+    "sizing": sizing,
     "soak": soak,
     "training": training,
 }

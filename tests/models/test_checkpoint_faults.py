@@ -121,8 +121,9 @@ def test_a_flipped_bit_of_any_byte_of_any_file(kind: str, data: st.DataObject) -
         if name in COVERED:
             assert name in reason
         elif reason:
-            # Such a bit of config.json may ask for other shapes, or for another checksum.
-            assert any(other in reason for other in (name, *files)), reason
+            # Such a bit of config.json may ask for other shapes, another checksum, another file.
+            is_named = any(other in reason for other in (name, *files))
+            assert is_named or "missing from the checkpoint folder" in reason, reason
             assert name != "README.md"
         else:
             # What no checksum covers can change a label, but never a weight nor a token.
