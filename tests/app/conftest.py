@@ -67,7 +67,7 @@ def save_language_model(
         hidden_size=hidden_size,
         bidirectional=bidirectional,
     )
-    _save(folder, config, {"text": tokenizer}, None)
+    save_random_model(folder, config, {"text": tokenizer}, None)
 
 
 def save_translator(
@@ -91,15 +91,16 @@ def save_translator(
         hidden_size=hidden_size,
         decoder=decoder,
     )
-    _save(folder, config, tokenizers, Languages(source=source, target=target))
+    save_random_model(folder, config, tokenizers, Languages(source=source, target=target))
 
 
-def _save(
+def save_random_model(
     folder: Path,
     config: LanguageModelConfig | Seq2SeqConfig,
     tokenizers: dict[str, Tokenizer],
     languages: Languages | None,
 ) -> None:
+    """Write a checkpoint of a model that has learnt nothing."""
     save_checkpoint(
         folder,
         build_model(config),
@@ -118,7 +119,7 @@ def save_odd_models(root: Path) -> None:
     pieces = SentencePieceTokenizer.train(ENGLISH * 20, 281, normalization="nmt_nfkc")
     for name, tokenizer in (("four-letters", letters), ("words", words)):
         config = LanguageModelConfig(vocabulary_size=tokenizer.vocabulary_size, hidden_size=8)
-        _save(root / name, config, {"text": tokenizer}, None)
+        save_random_model(root / name, config, {"text": tokenizer}, None)
     translator = Seq2SeqConfig(
         source_vocabulary_size=pieces.vocabulary_size,
         target_vocabulary_size=letters.vocabulary_size,
@@ -127,7 +128,7 @@ def save_odd_models(root: Path) -> None:
         decoder="attention",
     )
     languages = Languages(source="en", target="abc")
-    _save(root / "pieces", translator, {"source": pieces, "target": letters}, languages)
+    save_random_model(root / "pieces", translator, {"source": pieces, "target": letters}, languages)
 
 
 @pytest.fixture(scope="session", autouse=True)

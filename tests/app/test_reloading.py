@@ -19,17 +19,16 @@ from app.exceptions import DrainingError, NotReadyError, ReloadError, UnknownMod
 from app.runtime import Runtime
 from app.service.generation import GenerationRequest, GenerationResult
 from app.service.translation import TranslationRequest
-from models.checkpoint import build_model, save_checkpoint
 from models.checkpoint_schema import Languages
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.params import DecodingParams
 from models.language_model import LanguageModel
-from models.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
+from models.tokenizers import CharacterTokenizer, WordTokenizer
 from tests.app.conftest import (
     ENGLISH,
     FRENCH,
     make_settings,
-    training_record,
+    save_random_model,
 )
 from tests.app.engine.fake_engine import until
 from tests.models.checkpoint_folders import sign
@@ -51,7 +50,7 @@ def save_letters(folder: Path, variant: int, **changes: Any) -> None:
     tokenizer = CharacterTokenizer.train(ALPHABETS[variant])
     options: dict[str, Any] = {"hidden_size": 12 + 8 * variant, **changes}
     config = LanguageModelConfig(vocabulary_size=tokenizer.vocabulary_size, **options)
-    _save(folder, config, {"text": tokenizer}, None)
+    save_random_model(folder, config, {"text": tokenizer}, None)
 
 
 def save_translator(folder: Path, variant: int, target: str = "fr") -> None:
@@ -66,23 +65,7 @@ def save_translator(folder: Path, variant: int, target: str = "fr") -> None:
         decoder="attention",
     )
     languages = Languages(source="en", target=target)
-    _save(folder, config, {"source": source, "target": wanted}, languages)
-
-
-def _save(
-    folder: Path,
-    config: LanguageModelConfig | Seq2SeqConfig,
-    tokenizers: dict[str, Tokenizer],
-    languages: Languages | None,
-) -> None:
-    save_checkpoint(
-        folder,
-        build_model(config),
-        tokenizers=tokenizers,
-        languages=languages,
-        training=training_record(folder.name),
-        card="# A random model\n",
-    )
+    save_random_model(folder, config, {"source": source, "target": wanted}, languages)
 
 
 SAVE: dict[str, Callable[..., None]] = {"letters": save_letters, "en-fr": save_translator}
