@@ -48,6 +48,14 @@ def _padded_rows(count: int) -> int:
     return -(-count // 128) * 128
 
 
+def _as_int8(values: Tensor) -> Tensor:
+    """Rows ``[M, I]`` as kernels take them, with more rows behind that nobody looks at."""
+    count, size = values.shape
+    rows = torch.empty(_padded_rows(count), size, dtype=torch.int8)
+    rows[:count] = values
+    return rows
+
+
 class PackedWeight:
     """A weight as oneDNN's int8 kernel likes it best.
 
@@ -67,16 +75,13 @@ class PackedWeight:
 
     def multiply(self, values: Tensor) -> Tensor:
         """``[M, I]`` float32 holding integers, to ``[M, O]`` float32, scaled."""
-        count, size = values.shape
-        rows = torch.empty(_padded_rows(count), size, dtype=torch.int8)
-        rows[:count] = values  # what follows is never looked at
-        unsigned = rows.view(torch.uint8).bitwise_xor_(_ZERO_POINT)
+        unsigned = _as_int8(values).view(torch.uint8).bitwise_xor_(_ZERO_POINT)
         # Then: scale and zero point of what comes out, its type, and nothing applied to it.
         products: Tensor = self._kernel(
             unsigned, 1.0, _ZERO_POINT, self._packed, self._scales, self._zero_points,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        return products[:count]
+        return products[: len(values)]
 
 
 class PlainWeight:
@@ -95,10 +100,11 @@ class PlainWeight:
 
     def multiply(self, values: Tensor) -> Tensor:
         """``[M, I]`` float32 holding integers, to ``[M, O]`` float32, scaled."""
-        count, size = values.shape
-        rows = torch.empty(_padded_rows(count), size, dtype=torch.int8)
-        rows[:count] = values  # what follows is never looked at
-        return torch._int_mm(rows, self._transposed)[:count].float().mul_(self._scales)
+        return (
+            torch._int_mm(_as_int8(values), self._transposed)[: len(values)]
+            .float()
+            .mul_(self._scales)
+        )
 
 
 class FloatWeight:
