@@ -294,19 +294,26 @@ def test_the_queue_at_its_limit_for_a_while(start_server: StartServer) -> None:
 def test_kill_9_in_the_middle_of_streams(start_server: StartServer) -> None:
     server = start_server()
     endings: list[str] = []
+    all_stream = threading.Barrier(4)
 
     def read() -> None:
-        body = {**ENDLESS_STREAM, "logprobs": False}
+        # A third of the rows for each, or the third would wait for the first to end.
+        body = {**ENDLESS_STREAM, "prompt": "the", "logprobs": False}
         with httpx.stream("POST", f"{server.address}/generate", json=body, timeout=30) as answer:
-            endings.append("".join(answer.iter_text()).rstrip("\n").rpartition("\n\n")[2])
+            pieces = answer.iter_text()
+            received = [next(pieces)]
+            all_stream.wait(20)
+            received.extend(pieces)
+            endings.append("".join(received).rstrip("\n").rpartition("\n\n")[2])
 
     threads = [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    server.wait_for(lambda: server.metric("gatehouse_texts_running") >= 4)
+    all_stream.wait(20)
     os.kill(server.engine_pid(), signal.SIGKILL)
     for thread in threads:
         thread.join()
+    assert len(endings) == len(threads)
     assert all(ending.startswith("event: error\n") for ending in endings)
     codes = {json.loads(ending.partition("data: ")[2])["code"] for ending in endings}
     assert codes == {"engine_failed"}
