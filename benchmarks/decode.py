@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from models.cells import RecurrentCell
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput
-from models.integer_products import LEVELS, fastest_kind, store_weight
+from models.kernels.products import LEVELS, multiply, pack_weight, round_rows
 from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
 from models.seq2seq import Seq2Seq
@@ -193,11 +194,7 @@ def step_weights(model: LanguageModel | Seq2Seq) -> list[Tensor]:
             shapes += [weight.shape for weight, _ in module.products()]
         elif isinstance(module, nn.Linear) and module not in other:
             shapes.append(module.weight.shape)
-    return [_random_integers(*shape) for shape in shapes]
-
-
-def _random_integers(*shape: int) -> Tensor:
-    return torch.randint(-LEVELS, LEVELS + 1, shape).float()
+    return [torch.randint(-LEVELS, LEVELS + 1, tuple(shape), dtype=torch.int8) for shape in shapes]
 
 
 def floor_seconds(
@@ -213,14 +210,20 @@ def floor_seconds(
     """
     products = []
     for weight in weights:
-        stored = store_weight(fastest_kind(*weight.shape), weight, torch.ones(len(weight)))
-        products.append((stored, _random_integers(rows, weight.shape[1])))
-    logits, memory = torch.randn(rows, vocabulary_size), torch.randn(memory_shape)
+        outputs, inputs = weight.shape
+        ones, zeros = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
+        packed = pack_weight(weight.numpy(), ones, zeros)
+        values, scales = np.empty((rows, -(-inputs // 4) * 4), np.uint8), np.empty(rows, np.float32)
+        round_rows(np.random.default_rng(0).random((rows, inputs), np.float32), values, scales)
+        products.append((values, scales, packed, np.empty((rows, outputs), np.float32)))
+    positions, size = memory_shape
+    # Sources are kept as bytes, four of which are as much to read as one of these.
+    logits, memory = torch.randn(rows, vocabulary_size), torch.randn(positions, size // 4)
     times = []
     for _ in range(FLOOR_REPEATS):
         began = time.thread_time()
-        for stored, values in products:
-            stored.multiply(values)
+        for product in products:
+            multiply(*product)
         logits.amax(-1)
         if memory.numel():
             memory.sum(0)

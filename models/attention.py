@@ -99,11 +99,10 @@ class AdditiveAttention(Attention):
     ) -> None:
         super().__init__(query_size, value_size, attention_size, query_bias=query_bias)
         self.score = nn.Linear(attention_size, 1, bias=False)
-        self.tanh: nn.Module = nn.Tanh()
 
     def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
         """See :meth:`Attention.scores`."""
-        scores: Tensor = self.score(self.tanh(queries[:, :, None] + memory.keys[:, None]))
+        scores: Tensor = self.score(torch.tanh(queries[:, :, None] + memory.keys[:, None]))
         return scores.squeeze(-1)
 
 

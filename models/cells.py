@@ -17,7 +17,7 @@ sequence can also be computed by torch's fused layers with the same weights.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -31,71 +31,22 @@ CellState = tuple[Tensor, ...]
 each ``[N, H]``. The hidden state, which is also the cell's output, comes first."""
 
 
-class RecurrentCell(nn.Module, ABC):
-    """What every cell shares: parameters in torch's layout and the input projection.
+class Cell(nn.Module, ABC):
+    """What a stack asks of a cell, whoever computes it.
 
     Args:
-        input_size: I.
         hidden_size: H.
     """
 
-    num_gates: ClassVar[int]
-    num_states: ClassVar[int] = 1
-    hidden_blocks: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1),)
-    """Ranges of gates whose hidden products are computed together: see :meth:`recur`."""
+    num_states: int = 1
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.input_size = input_size
         self.hidden_size = hidden_size
-        size = self.num_gates * hidden_size
-        self.weight_ih = nn.Parameter(torch.empty(size, input_size))
-        self.weight_hh = nn.Parameter(torch.empty(size, hidden_size))
-        self.bias_ih = nn.Parameter(torch.empty(size))
-        self.bias_hh = nn.Parameter(torch.empty(size))
-        bound = hidden_size**-0.5
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
-        self.sigmoid: nn.Module = nn.Sigmoid()
-        self.tanh: nn.Module = nn.Tanh()
-        self._replaced: list[nn.Module] | None = None
 
+    @abstractmethod
     def project(self, inputs: Tensor) -> Tensor:
         """The input's share of every gate: ``[..., I] -> [..., G*H]``, without recurrence."""
-        if self._replaced is not None:
-            return cast(Tensor, self._replaced[-1](inputs))
-        return functional.linear(inputs, self.weight_ih, self.bias_ih)
-
-    def recur(self, hidden: Tensor, block: int = 0) -> Tensor:
-        """The hidden state's share of a block of gates: ``[N, H]`` to ``[N, gates * H]``."""
-        if self._replaced is not None:
-            return cast(Tensor, self._replaced[block](hidden))
-        first, last = (gate * self.hidden_size for gate in self.hidden_blocks[block])
-        return functional.linear(hidden, self.weight_hh[first:last], self.bias_hh[first:last])
-
-    def products(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight ``[O, I]`` and bias ``[O]`` of every block of :meth:`recur`, then of the input."""
-        size = self.hidden_size
-        ranges = [slice(first * size, last * size) for first, last in self.hidden_blocks]
-        blocks = [(self.weight_hh[block], self.bias_hh[block]) for block in ranges]
-        return [*blocks, (self.weight_ih, self.bias_ih)]
-
-    def replace_products(self, modules: Sequence[nn.Module]) -> None:
-        """Have other modules compute the :meth:`products` from now on, for serving.
-
-        The float weights are given up: the cell can be neither trained nor saved any more.
-        """
-        self._replaced = list(modules)
-        del self.weight_ih, self.weight_hh, self.bias_hh
-
-    def initial_state(self, rows: int) -> CellState:
-        """A state of zeros: ``num_states`` tensors ``[rows, H]``."""
-        zeros = self.bias_ih.new_zeros(rows, self.hidden_size)
-        return (zeros,) * self.num_states
-
-    def forward(self, inputs: Tensor, state: CellState) -> CellState:
-        """One position: inputs ``[N, I]`` and a state to the next state."""
-        return self.step(self.project(inputs), state)
 
     @abstractmethod
     def step(self, projected: Tensor, state: CellState) -> CellState:
@@ -108,6 +59,91 @@ class RecurrentCell(nn.Module, ABC):
         Returns:
             The state after it.
         """
+
+    @abstractmethod
+    def initial_state(self, rows: int) -> CellState:
+        """A state of zeros: ``num_states`` tensors ``[rows, H]``."""
+
+    def forward(self, inputs: Tensor, state: CellState) -> CellState:
+        """One position: inputs ``[N, I]`` and a state to the next state."""
+        return self.step(self.project(inputs), state)
+
+    def run(
+        self, projected: Tensor, active: Sequence[int], state: CellState
+    ) -> tuple[Tensor, CellState]:
+        """Several positions, packed: at each, the first rows go on and the others have ended.
+
+        Args:
+            projected: ``[..., P, G*H]``, from :meth:`project`.
+            active: rows that have each position, ever fewer; their sum is P.
+            state: of N rows, each part ``[..., N, H]``, before the first position.
+
+        Returns:
+            The hidden states ``[..., P, H]``, and each row's state after its own end.
+        """
+        outputs = [projected.new_empty(*projected.shape[:-2], 0, self.hidden_size)]
+        rows, ended, first = state[0].shape[-2], [], 0
+        for count in active:
+            if count < rows:
+                ended.append(tuple(part[..., count:, :] for part in state))
+                state = tuple(part[..., :count, :] for part in state)
+                rows = count
+            state = self.step(projected[..., first : first + count, :], state)
+            outputs.append(state[0])
+            first += count
+        parts = zip(state, *reversed(ended), strict=True)
+        return torch.cat(outputs, dim=-2), tuple(torch.cat(part, dim=-2) for part in parts)
+
+
+class RecurrentCell(Cell):
+    """What every cell that can be trained shares: parameters in torch's layout.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+    """
+
+    num_gates: ClassVar[int]
+    hidden_blocks: ClassVar[tuple[tuple[int, int], ...]] = ((0, 1),)
+    """Ranges of gates whose hidden products are computed together: see :meth:`recur`."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.input_size = input_size
+        size = self.num_gates * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(size, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(size))
+        self.bias_hh = nn.Parameter(torch.empty(size))
+        bound = hidden_size**-0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+        self._pairs: list[nn.Module] | None = None
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """See :meth:`Cell.project`."""
+        if self._pairs is not None:
+            return cast(Tensor, self._pairs[-1](inputs))
+        return functional.linear(inputs, self.weight_ih, self.bias_ih)
+
+    def recur(self, hidden: Tensor, block: int = 0) -> Tensor:
+        """The hidden state's share of a block of gates: ``[N, H]`` to ``[N, gates * H]``."""
+        if self._pairs is not None:
+            return cast(Tensor, self._pairs[block](hidden))
+        first, last = (gate * self.hidden_size for gate in self.hidden_blocks[block])
+        return functional.linear(hidden, self.weight_hh[first:last], self.bias_hh[first:last])
+
+    def products(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight ``[O, I]`` and bias ``[O]`` of every block of :meth:`recur`, then of the input."""
+        size = self.hidden_size
+        ranges = [slice(first * size, last * size) for first, last in self.hidden_blocks]
+        blocks = [(self.weight_hh[block], self.bias_hh[block]) for block in ranges]
+        return [*blocks, (self.weight_ih, self.bias_ih)]
+
+    def initial_state(self, rows: int) -> CellState:
+        """See :meth:`Cell.initial_state`."""
+        zeros = self.bias_ih.new_zeros(rows, self.hidden_size)
+        return (zeros,) * self.num_states
 
     @abstractmethod
     def set_gate_bias(self, value: float) -> None:
@@ -124,9 +160,9 @@ class RNNCell(RecurrentCell):
     num_gates = 1
 
     def step(self, projected: Tensor, state: CellState) -> CellState:
-        """See :meth:`RecurrentCell.step`."""
+        """See :meth:`Cell.step`."""
         (hidden,) = state
-        return (self.tanh(projected + self.recur(hidden)),)
+        return (torch.tanh(projected + self.recur(hidden)),)
 
     def set_gate_bias(self, value: float) -> None:
         """A plain RNN has no gate; only 0 is accepted.
@@ -164,13 +200,13 @@ class GRUCell(_GatedRecurrentUnit):
     """
 
     def step(self, projected: Tensor, state: CellState) -> CellState:
-        """See :meth:`RecurrentCell.step`."""
+        """See :meth:`Cell.step`."""
         (hidden,) = state
         size = 2 * self.hidden_size
         recurrent = self.recur(hidden)
-        gates = self.sigmoid(projected[..., :size] + recurrent[..., :size])
+        gates = torch.sigmoid(projected[..., :size] + recurrent[..., :size])
         reset, update = gates.chunk(2, dim=-1)
-        candidate = self.tanh(torch.addcmul(projected[..., size:], reset, recurrent[..., size:]))
+        candidate = torch.tanh(torch.addcmul(projected[..., size:], reset, recurrent[..., size:]))
         # (1 - Z) * N + Z * H
         return (torch.lerp(candidate, hidden, update),)
 
@@ -189,12 +225,12 @@ class TextbookGRUCell(_GatedRecurrentUnit):
     hidden_blocks = ((0, 2), (2, 3))
 
     def step(self, projected: Tensor, state: CellState) -> CellState:
-        """See :meth:`RecurrentCell.step`."""
+        """See :meth:`Cell.step`."""
         (hidden,) = state
         size = 2 * self.hidden_size
-        gates = self.sigmoid(projected[..., :size] + self.recur(hidden))
+        gates = torch.sigmoid(projected[..., :size] + self.recur(hidden))
         reset, update = gates.chunk(2, dim=-1)
-        candidate = self.tanh(projected[..., size:] + self.recur(reset * hidden, 1))
+        candidate = torch.tanh(projected[..., size:] + self.recur(reset * hidden, 1))
         return (torch.lerp(candidate, hidden, update),)
 
 
@@ -215,14 +251,14 @@ class LSTMCell(RecurrentCell):
     hidden_blocks = ((0, 4),)
 
     def step(self, projected: Tensor, state: CellState) -> CellState:
-        """See :meth:`RecurrentCell.step`."""
+        """See :meth:`Cell.step`."""
         hidden, memory = state
         gates = projected + self.recur(hidden)
         size = self.hidden_size
-        input_gate, forget_gate = self.sigmoid(gates[..., : 2 * size]).chunk(2, dim=-1)
-        candidate = self.tanh(gates[..., 2 * size : 3 * size])
+        input_gate, forget_gate = torch.sigmoid(gates[..., : 2 * size]).chunk(2, dim=-1)
+        candidate = torch.tanh(gates[..., 2 * size : 3 * size])
         memory = torch.addcmul(forget_gate * memory, input_gate, candidate)
-        return (self.sigmoid(gates[..., 3 * size :]) * self.tanh(memory), memory)
+        return (torch.sigmoid(gates[..., 3 * size :]) * torch.tanh(memory), memory)
 
     def set_gate_bias(self, value: float) -> None:
         """Set the bias of the forget gate."""
@@ -240,12 +276,13 @@ CELLS: dict[CellName, type[RecurrentCell]] = {
 }
 
 
-MakePair = Callable[[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], nn.Module]
-"""Weight and bias of two products to a module that computes both, over ``[2, M, I]``."""
-
-
 class LinearPair(nn.Module):
-    """Two linear layers side by side, over ``[2, M, I]``."""
+    """Two linear layers side by side, over ``[2, M, I]``.
+
+    Args:
+        one: weight ``[O, I]`` and bias ``[O]`` of the first.
+        other: of the second.
+    """
 
     def __init__(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
         super().__init__()
@@ -257,12 +294,15 @@ class LinearPair(nn.Module):
         return torch.baddbmm(self._bias, inputs, self._weight)
 
 
-def pair_cells(one: RecurrentCell, other: RecurrentCell, make: MakePair) -> RecurrentCell:
-    """Two cells of one kind and size that step together, over ``[2, N, ...]``.
+def pair_cells(one: Cell, other: Cell) -> Cell:
+    """Two trained cells of one kind and size that step together, over ``[2, N, ...]``.
 
     A bidirectional layer's directions do not see each other: side by side they need half the
     operations.
     """
+    assert isinstance(one, RecurrentCell)
+    assert isinstance(other, RecurrentCell)
+    both = zip(one.products(), other.products(), strict=True)
     pair = copy.copy(one)
-    pair._replaced = [make(*both) for both in zip(one.products(), other.products(), strict=True)]
+    pair._pairs = [LinearPair(*products) for products in both]
     return pair

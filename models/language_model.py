@@ -59,7 +59,7 @@ class LanguageModel(nn.Module):
                 else:
                     nn.init.normal_(parameter, std=0.01)
         if config.gate_bias:
-            for cell in self.stack.cells():
+            for cell in self.stack.trained_cells():
                 cell.set_gate_bias(config.gate_bias)
 
     def embed(self, tokens: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from typing import Literal, TypeVar, cast, get_args
 import torch
 from torch import nn
 
-from models.cells import LinearPair
 from models.quantization import quantize
 from models.recurrent import RecurrentStack
 
@@ -77,5 +76,5 @@ def set_precision(model: ModelType, precision: Precision) -> ModelType:
     model.to(_FLOATS[precision])
     for module in model.modules():
         if isinstance(module, RecurrentStack):
-            module.pair_directions(LinearPair)
+            module.pair_directions()
     return model

@@ -2,33 +2,73 @@
 
 A float32 matrix product adds in an order that depends on how many rows it has, so that a row's
 result changes with its batch-mates. Here every product multiplies integers, whose sums are exact
-in any order, and every row has a scale of its own. What remains are operations on single
-numbers and reductions within a row, of which only those are used that give the same bits for a
-row whatever stands beside it.
+in any order, and every row has a scale of its own. Everything else is computed row by row by
+:mod:`models.kernels`.
 
-Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs, ``N`` sources, ``T`` queries of each,
-``S`` source positions, ``A`` attention size, ``E`` size of an encoder output.
+Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs, ``N`` rows of a batch, ``B`` sources, ``T``
+queries of each, ``S`` source positions, ``A`` attention size, ``E`` size of an encoder output,
+``H`` hidden size, ``G`` gates, ``P`` packed positions.
 """
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.attention import AdditiveAttention, Attention, DotAttention
-from models.integer_products import MAX_EXACT_TERMS, IntegerProducts, quantize_rows
+from models.cells import (
+    Cell,
+    CellState,
+    GRUCell,
+    LSTMCell,
+    RecurrentCell,
+    RNNCell,
+    TextbookGRUCell,
+)
+from models.kernels.attention import attend_additively, attend_by_dot
+from models.kernels.gates import apply_tanh, run_gru, run_lstm, run_rnn, run_textbook_gru
+from models.kernels.products import LEVELS, TINY, Weight, linear, pack_weight
 from models.recurrent import RecurrentStack
 from models.state import AttentionMemory
 
-_VECTORS = 32
-_ONE_THREADS_SHARE = 2**15
-"""Numbers that PyTorch does not divide among threads (its grain size)."""
-_WEIGHT_UNITS = 2.0**16
-_MASS_UNITS = 2.0**20
+KERNELS: dict[type[Cell], Callable[..., None]] = {
+    RNNCell: run_rnn,
+    GRUCell: run_gru,
+    TextbookGRUCell: run_textbook_gru,
+    LSTMCell: run_lstm,
+}
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to integers with a scale of its own.
+
+    Args:
+        rows: ``[..., I]`` float32.
+
+    Returns:
+        Integers from -127 to 127 as int8 ``[..., I]``, and the scales ``[..., 1]`` that multiply
+        them.
+    """
+    scales = rows.abs().amax(-1, keepdim=True).clamp_(min=TINY).mul_(1 / LEVELS)
+    return torch.div(rows, scales).round_().to(torch.int8), scales
+
+
+def _pack(weight: Tensor, bias: Tensor | None) -> Weight:
+    values, scales = quantize_rows(weight.detach().float())
+    added = torch.zeros(len(weight)) if bias is None else bias.detach().float()
+    return pack_weight(values.numpy(), scales[:, 0].numpy(), added.numpy())
 
 
 class Int8Linear(nn.Module):
     """A linear layer that multiplies int8 by int8, with a scale for each row and each output.
+
+    ``outputs = bias + row_scale * (scale * sum(integers))``, in this order and each operation
+    rounded by itself.
 
     Args:
         weight: ``[O, I]``.
@@ -37,74 +77,130 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self._products = IntegerProducts([(weight, bias)])
-        self.bias = self._products.biases[0]
+        self._weight = _pack(weight, bias)
+        self._outputs = len(weight)
+        self.bias = torch.from_numpy(self._weight.biases)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs ``[..., I]`` float32 to ``[..., O]`` float32."""
-        if inputs.dim() == 2:
-            return self._products.of_rows(inputs)
-        outputs = self._products.of_rows(inputs.reshape(-1, inputs.shape[-1]))
-        return outputs.view(*inputs.shape[:-1], -1)
+        rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+        outputs = torch.empty(len(rows), self._outputs)
+        linear(rows.numpy(), self._weight, outputs.numpy())
+        return outputs.view(*inputs.shape[:-1], self._outputs)
 
 
-class Int8LinearPair(nn.Module):
-    """Two :class:`Int8Linear` side by side, over ``[2, M, I]``.
+class Int8Cell(Cell):
+    """A trained cell whose products are of int8, computed many positions at once.
 
     Args:
-        one: weight ``[O, I]`` and bias ``[O]`` of the first.
+        cell: whose weights it takes over.
+    """
+
+    def __init__(self, cell: RecurrentCell) -> None:
+        super().__init__(cell.hidden_size)
+        self.num_states = cell.num_states
+        *blocks, inputs = cell.products()
+        self._weights = [_pack(*block) for block in blocks]
+        self._kernel = KERNELS[type(cell)]
+        self.projection = Int8Linear(*inputs)
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """See :meth:`Cell.project`."""
+        projected: Tensor = self.projection(inputs)
+        return projected
+
+    def initial_state(self, rows: int) -> CellState:
+        """See :meth:`Cell.initial_state`."""
+        return (torch.zeros(rows, self.hidden_size),) * self.num_states
+
+    def step(self, projected: Tensor, state: CellState) -> CellState:
+        """See :meth:`Cell.step`."""
+        return self.run(projected, [len(projected)], state)[1]
+
+    def run(
+        self, projected: Tensor, active: Sequence[int], state: CellState
+    ) -> tuple[Tensor, CellState]:
+        """See :meth:`Cell.run`."""
+        after = tuple(part.clone(memory_format=torch.contiguous_format) for part in state)
+        outputs = torch.empty(len(projected), self.hidden_size)
+        self.run_into(outputs, projected, active, after)
+        return outputs, after
+
+    def run_into(
+        self, outputs: Tensor, projected: Tensor, active: Sequence[int], state: CellState
+    ) -> None:
+        """The same into tensors that are there: the hidden states, and the state in place."""
+        states = [part.numpy() for part in state]
+        counts = np.array(active, np.int64)
+        inputs = projected.contiguous().numpy()
+        self._kernel(inputs, counts, *states, *self._weights, outputs.numpy())
+
+
+class Int8CellPair(Cell):
+    """Both directions of a layer, over ``[2, ...]``.
+
+    Args:
+        one: of the first.
         other: of the second.
     """
 
-    def __init__(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        self._products = IntegerProducts([one, other])
+    def __init__(self, one: Cell, other: Cell) -> None:
+        super().__init__(one.hidden_size)
+        assert isinstance(one, Int8Cell)
+        assert isinstance(other, Int8Cell)
+        self._cells = (one, other)
+        self.num_states = one.num_states
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """See :meth:`Cell.project`."""
+        both = zip(self._cells, inputs, strict=True)
+        return torch.stack([cell.project(own) for cell, own in both])
+
+    def initial_state(self, rows: int) -> CellState:
+        """See :meth:`Cell.initial_state`."""
+        return self._cells[0].initial_state(rows)
+
+    def step(self, projected: Tensor, state: CellState) -> CellState:
+        """See :meth:`Cell.step`."""
+        return self.run(projected, [projected.shape[1]], state)[1]
+
+    def run(
+        self, projected: Tensor, active: Sequence[int], state: CellState
+    ) -> tuple[Tensor, CellState]:
+        """See :meth:`Cell.run`."""
+        after = tuple(part.clone(memory_format=torch.contiguous_format) for part in state)
+        outputs = torch.empty(*projected.shape[:-1], self.hidden_size)
+        for direction, cell in enumerate(self._cells):
+            own = tuple(part[direction] for part in after)
+            cell.run_into(outputs[direction], projected[direction], active, own)
+        return outputs, after
+
+
+class Tanh(nn.Module):
+    """2 sigmoid(2x) - 1, to an absolute 2^-22: several times as fast as ``torch.tanh``."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``[2, M, I]`` to ``[2, M, O]``."""
-        return self._products.side_by_side(inputs)
+        """Any shape, float32."""
+        rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+        outputs = torch.empty_like(rows)
+        apply_tanh(rows.numpy(), outputs.numpy())
+        return outputs.view(inputs.shape)
 
 
-class StableSigmoid(nn.Module):
-    """The sigmoid, the same bits wherever in a tensor a number stands."""
+def _spread(part: Tensor) -> tuple[NDArray[Any], tuple[int, int]]:
+    """The numbers of ``[B, S, X]`` one after the other, and the distances of both first places.
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Any shape."""
-        return _stable_sigmoid(inputs)
-
-
-class StableTanh(nn.Module):
-    """2 sigmoid(2x) - 1, to an absolute 2^-23: several times as fast as ``torch.tanh``."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Any shape."""
-        return _stable_sigmoid(inputs * 2).mul_(2).sub_(1)
-
-
-def _stable_sigmoid(inputs: Tensor) -> Tensor:
-    """Sigmoid of any shape, into a tensor of its own.
-
-    ``torch.sigmoid`` computes 32 numbers at a time, and what is left over at the end of a
-    thread's share by another formula. Where rows leave nothing over, and each call is one
-    thread's, it is four times as fast as 1 / (1 + e^-x), whose operations round alike everywhere.
+    Of a view that leaves out places, kernels could not know that numbers stand side by side.
     """
-    if inputs.shape[-1] % _VECTORS:
-        return inputs.neg().exp_().add_(1).reciprocal_()
-    if inputs.numel() <= _ONE_THREADS_SHARE or torch.get_num_threads() == 1:
-        return torch.sigmoid(inputs)
-    flat = inputs.contiguous().view(-1)
-    outputs = torch.empty_like(flat)
-    pieces = (torch.split(each, _ONE_THREADS_SHARE) for each in (flat, outputs))
-    for piece, result in zip(*pieces, strict=True):
-        torch.sigmoid(piece, out=result)
-    return outputs.view(inputs.shape)
+    if not part.numel():
+        return np.empty(0, part.numpy().dtype), (0, 0)
+    reach = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+    numbers = part.as_strided((reach + 1,), (1,)).numpy()
+    return numbers, (part.stride(0), part.stride(1))
 
 
-class IntegerAttention(Attention):
-    """Attention whose sums over the source are sums of integers.
-
-    Encoder outputs are stored as integers with one scale for each source, and the weights are
-    rounded to multiples of 2^-16.
+class Int8Attention(Attention):
+    """Attention over sources that are stored as integers, and that looks at no padding.
 
     Args:
         attention: whose projections it takes over.
@@ -121,59 +217,91 @@ class IntegerAttention(Attention):
         keys, key_scales = self.store_keys(self.key_projection(values))
         return AttentionMemory(keys, stored.view_as(values), mask, key_scales, scales[:, 0])
 
+    @abstractmethod
     def store_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Projected keys ``[B, S, A]`` as they are kept, and their scales ``[B, S]``."""
-        return keys, keys.new_ones(keys.shape[:2])
+
+    @abstractmethod
+    def look(
+        self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory
+    ) -> tuple[Tensor, Tensor]:
+        """Projected queries ``[N, A]`` of rows to contexts ``[N, E]`` and weights ``[N, S]``.
+
+        Args:
+            queries: contiguous.
+            sources: ``[N]``, each row's.
+            memory: of all sources.
+        """
+
+    def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
+        """Scores are computed together with what is made of them."""
+        raise NotImplementedError
 
     def weigh(self, queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
         """See :meth:`Attention.weigh`."""
-        assert memory.value_scales is not None
-        scores = self.scores(queries, memory).masked_fill(~memory.mask[:, None], float("-inf"))
-        masses = (scores - scores.amax(-1, keepdim=True)).exp_().mul_(_MASS_UNITS).round_()
-        # A sum of integers in float64 is exact up to 2^53.
-        weights = masses.div_(masses.sum(-1, keepdim=True, dtype=torch.float64).float())
-        # Some 2^16 units times 127 stay below 2^24, which float32 adds exactly in any order.
-        context = torch.bmm((weights * _WEIGHT_UNITS).round_(), memory.values)
-        return context.mul_(memory.value_scales[:, None, None] / _WEIGHT_UNITS), weights
+        count, width = queries.shape[:2]
+        rows = queries.reshape(count * width, -1).contiguous()
+        context, weights = self.look(rows, np.arange(count * width) // width, memory)
+        return context.view(count, width, -1), weights.view(count, width, -1)
+
+    def _attend(self, projected: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
+        layout = memory.layout
+        cells = np.arange(memory.rows) if layout.cells is None else layout.cells.numpy()
+        return self.look(projected, cells // layout.width, memory)
 
 
-class IntegerAdditiveAttention(IntegerAttention):
-    """:class:`AdditiveAttention`, its score an :class:`Int8Linear` too."""
+def _results(queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
+    rows = len(queries)
+    return torch.empty(rows, memory.values.shape[2]), torch.empty(rows, memory.mask.shape[1])
+
+
+class Int8AdditiveAttention(Int8Attention):
+    """:class:`AdditiveAttention`."""
 
     def __init__(self, attention: AdditiveAttention) -> None:
         super().__init__(attention)
-        self.score, self.tanh = attention.score, attention.tanh
+        self._vector = attention.score.weight.detach().float()[0].clone().numpy()
 
-    def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
-        """See :meth:`Attention.scores`."""
-        scores: Tensor = self.score(self.tanh(queries[:, :, None] + memory.keys[:, None]))
-        return scores.squeeze(-1)
+    def store_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Int8Attention.store_keys`."""
+        return keys, keys.new_ones(keys.shape[:2])
+
+    def look(
+        self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`Int8Attention.look`."""
+        assert memory.value_scales is not None
+        contexts, weights = _results(queries, memory)
+        attend_additively(
+            queries.numpy(), sources, self._vector, *_spread(memory.keys), *_spread(memory.values),
+            memory.value_scales.numpy(), memory.mask.contiguous().numpy(),
+            weights.numpy(), contexts.numpy(),
+        )  # fmt: skip
+        return contexts, weights
 
 
-class IntegerDotAttention(IntegerAttention):
+class Int8DotAttention(Int8Attention):
     """:class:`DotAttention` over keys that are stored as integers, a scale for each position."""
 
     def store_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`IntegerAttention.store_keys`."""
+        """See :meth:`Int8Attention.store_keys`."""
         stored, scales = quantize_rows(keys)
-        return stored, scales[..., 0]
+        return stored, scales[..., 0] / math.sqrt(keys.shape[-1])
 
-    def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
-        """See :meth:`Attention.scores`."""
+    def look(
+        self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`Int8Attention.look`."""
         assert memory.key_scales is not None
-        values, scales = quantize_rows(queries)
-        size = values.shape[-1]
-        keys = memory.keys.transpose(1, 2)
-        pieces = range(0, size, MAX_EXACT_TERMS)
-        products = [
-            torch.bmm(
-                values[..., first : first + MAX_EXACT_TERMS],
-                keys[:, first : first + MAX_EXACT_TERMS],
-            )
-            for first in pieces
-        ]
-        total = products[0] if len(products) == 1 else torch.stack(products).sum(0)
-        return total * (scales * (memory.key_scales[:, None] / math.sqrt(size)))
+        assert memory.value_scales is not None
+        contexts, weights = _results(queries, memory)
+        attend_by_dot(
+            queries.numpy(), sources, *_spread(memory.keys),
+            memory.key_scales.contiguous().numpy(), *_spread(memory.values),
+            memory.value_scales.numpy(), memory.mask.contiguous().numpy(),
+            weights.numpy(), contexts.numpy(),
+        )  # fmt: skip
+        return contexts, weights
 
 
 def quantize(model: nn.Module) -> None:
@@ -183,16 +311,20 @@ def quantize(model: nn.Module) -> None:
         model: in float32, on the CPU.
     """
     for name, child in list(model.named_children()):
-        quantize(child)
-        if isinstance(child, nn.Linear):
+        if isinstance(child, RecurrentStack):
+            child.replace_cells(Int8Cell, Int8CellPair)
+        elif isinstance(child, nn.Linear):
             setattr(model, name, Int8Linear(child.weight, child.bias))
-        elif isinstance(child, nn.Sigmoid):
-            setattr(model, name, StableSigmoid())
         elif isinstance(child, nn.Tanh):
-            setattr(model, name, StableTanh())
-        elif isinstance(child, AdditiveAttention):
-            setattr(model, name, IntegerAdditiveAttention(child))
-        elif isinstance(child, DotAttention):
-            setattr(model, name, IntegerDotAttention(child))
-    if isinstance(model, RecurrentStack):
-        model.replace_products(Int8Linear, Int8LinearPair)
+            setattr(model, name, Tanh())
+        else:
+            wrapped = _quantize_attention(child) if isinstance(child, Attention) else child
+            setattr(model, name, wrapped)
+            quantize(wrapped)
+
+
+def _quantize_attention(attention: Attention) -> Attention:
+    if isinstance(attention, AdditiveAttention):
+        return Int8AdditiveAttention(attention)
+    assert isinstance(attention, DotAttention)
+    return Int8DotAttention(attention)

@@ -19,11 +19,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.cells import (
     CELLS,
+    Cell,
     CellState,
     GRUCell,
-    LinearPair,
     LSTMCell,
-    MakePair,
     RecurrentCell,
     RNNCell,
     pair_cells,
@@ -35,7 +34,7 @@ from models.placement import on_device, send
 StackState = tuple[CellState, ...]
 """One :data:`~models.cells.CellState` for each layer, bottom first."""
 
-TORCH_KERNELS: dict[type[RecurrentCell], Callable[..., tuple[Tensor, ...]]] = {
+TORCH_KERNELS: dict[type[Cell], Callable[..., tuple[Tensor, ...]]] = {
     RNNCell: torch.rnn_tanh,
     GRUCell: torch.gru,
     LSTMCell: torch.lstm,
@@ -46,7 +45,7 @@ PIECE_POSITIONS = 32
 """Positions that :meth:`RecurrentStack.read` computes between two pauses: long enough to be
 worth a product of all of them, short enough that nobody notices the wait."""
 
-RunCell = Callable[[RecurrentCell, Tensor, CellState, Tensor | None], tuple[Tensor, CellState]]
+RunCell = Callable[[Cell, Tensor, CellState, Tensor | None], tuple[Tensor, CellState]]
 
 
 def sequence_mask(lengths: Tensor, size: int) -> Tensor:
@@ -65,7 +64,7 @@ def reverse_sequences(inputs: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def run_by_equations(
-    cell: RecurrentCell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
+    cell: Cell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
 ) -> tuple[Tensor, CellState]:
     """Run a cell over whole sequences, one position after the other.
 
@@ -144,7 +143,7 @@ class PackedLayout:
 
 
 def _run_packed(
-    cell: RecurrentCell, inputs: Tensor, layout: PackedLayout, start: CellState | None = None
+    cell: Cell, inputs: Tensor, layout: PackedLayout, start: CellState | None = None
 ) -> Generator[None, None, tuple[Tensor, CellState]]:
     """Run a cell over packed sequences ``[..., P, I]``, with pauses.
 
@@ -157,41 +156,32 @@ def _run_packed(
     Returns:
         The hidden states ``[..., P, H]`` and each sequence's last state ``[..., N, H]``.
     """
-    rows = len(layout.lengths)
-    state = cell.initial_state(rows) if start is None else start
+    state = cell.initial_state(len(layout.lengths)) if start is None else start
     state = tuple(part.expand(*inputs.shape[:-2], -1, -1) for part in state)
-    outputs, final = [inputs.new_empty(*inputs.shape[:-2], 0, cell.hidden_size)], []
-    projected, shift = inputs, 0
-    for position, active in enumerate(layout.active):
-        if position % PIECE_POSITIONS == 0:
-            if position:
-                yield
-            shift = layout.offsets[position]
-            last = layout.offsets[min(position + PIECE_POSITIONS, len(layout.active))]
-            projected = cell.project(inputs[..., shift:last, :])
-        if active < rows:
-            final.append(tuple(part[..., active:, :] for part in state))
-            state = tuple(part[..., :active, :] for part in state)
-            rows = active
-        first = layout.offsets[position] - shift
-        state = cell.step(projected[..., first : first + active, :], state)
-        outputs.append(state[0])
-    parts = zip(state, *reversed(final), strict=True)
-    return torch.cat(outputs, dim=-2), tuple(torch.cat(part, dim=-2) for part in parts)
+    outputs = [inputs.new_empty(*inputs.shape[:-2], 0, cell.hidden_size)]
+    for position in range(0, len(layout.active), PIECE_POSITIONS):
+        if position:
+            yield
+        active = layout.active[position : position + PIECE_POSITIONS]
+        first = layout.offsets[position]
+        projected = cell.project(inputs[..., first : first + sum(active), :])
+        piece, state = cell.run(projected, active, state)
+        outputs.append(piece)
+    return torch.cat(outputs, dim=-2), state
 
 
 def run_by_torch(
-    cell: RecurrentCell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
+    cell: Cell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
 ) -> tuple[Tensor, CellState]:
     """The same as :func:`run_by_equations`, computed by torch's fused layer.
 
     Raises:
         ValueError: torch has no layer that computes this cell.
     """
-    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
     kernel = TORCH_KERNELS.get(type(cell))
-    if kernel is None:
+    if kernel is None or not isinstance(cell, RecurrentCell):
         raise ValueError(f"torch has no layer that computes {type(cell).__name__}")
+    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
     initial = tuple(part[None] for part in state)
     hx = initial if len(initial) > 1 else initial[0]
     # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch-first.
@@ -262,12 +252,15 @@ class RecurrentStack(nn.Module):
         self.backward_cells = nn.ModuleList(
             CELLS[cell](size, hidden_size) for size in sizes if bidirectional
         )
-        self.pairs: list[RecurrentCell] = []  # no modules of the model: nothing to train or save
+        self.pairs: list[Cell] = []  # no modules of the model: nothing to train or save
 
-    def cells(self) -> list[RecurrentCell]:
+    def cells(self) -> list[Cell]:
         """Every cell, forward ones first."""
-        cells = [*self.forward_cells, *self.backward_cells]
-        return [cell for cell in cells if isinstance(cell, RecurrentCell)]
+        return [cast(Cell, cell) for cell in (*self.forward_cells, *self.backward_cells)]
+
+    def trained_cells(self) -> list[RecurrentCell]:
+        """The same, before others took their places."""
+        return [cell for cell in self.cells() if isinstance(cell, RecurrentCell)]
 
     def initial_state(self, rows: int) -> StackState:
         """Zeros for every layer; both directions' parts are joined: ``[rows, D*H]``."""
@@ -332,31 +325,35 @@ class RecurrentStack(nn.Module):
             final.append(tuple(torch.cat([part[0], part[1]], dim=-1) for part in after))
         return inputs, tuple(final)
 
-    def _pair(self, layer: int) -> RecurrentCell:
+    def _pair(self, layer: int) -> Cell:
         """Both directions of a layer as one cell, over ``[2, ...]``."""
         if self.pairs:
             return self.pairs[layer]
         cells = self.cells()
-        return pair_cells(cells[layer], cells[len(self.forward_cells) + layer], LinearPair)
+        return pair_cells(cells[layer], cells[len(self.forward_cells) + layer])
 
-    def replace_products(self, make: Callable[[Tensor, Tensor], nn.Module], pair: MakePair) -> None:
-        """Have other modules compute every matrix product from now on, always by the equations.
+    def replace_cells(
+        self, make: Callable[[RecurrentCell], Cell], pair: Callable[[Cell, Cell], Cell]
+    ) -> None:
+        """Have other cells compute everything from now on, always by the equations.
+
+        The trained ones are given up: the stack can be neither trained nor saved any more.
 
         Args:
-            make: weight ``[O, I]`` and bias ``[O]`` of a product to the module that computes it.
-            pair: the same for those of both directions: see :meth:`pair_directions`.
+            make: a trained cell to the one that takes its place.
+            pair: two of these to one that runs both: see :func:`~models.cells.pair_cells`.
         """
         self._run = run_by_equations
+        for cells in (self.forward_cells, self.backward_cells):
+            for index, cell in enumerate(cells):
+                cells[index] = make(cast(RecurrentCell, cell))
         self.pair_directions(pair)
-        for cell in self.cells():
-            cell.replace_products([make(*product) for product in cell.products()])
 
-    def pair_directions(self, make: MakePair) -> None:
-        """Have other modules compute :meth:`read` of a bidirectional stack from now on."""
+    def pair_directions(self, pair: Callable[[Cell, Cell], Cell] = pair_cells) -> None:
+        """Keep the cells that compute :meth:`read` of a bidirectional stack, from now on."""
         if self.num_directions == 2:
             cells, depth = self.cells(), len(self.forward_cells)
-            both = zip(cells[:depth], cells[depth:], strict=True)
-            self.pairs = [pair_cells(one, other, make) for one, other in both]
+            self.pairs = [pair(*both) for both in zip(cells[:depth], cells[depth:], strict=True)]
 
     def _run_layers(
         self, run: RunCell, inputs: Tensor, state: StackState | None, lengths: Tensor | None

@@ -10,7 +10,6 @@ from models.cells import (
     CELLS,
     CellState,
     GRUCell,
-    LinearPair,
     LSTMCell,
     RecurrentCell,
     RNNCell,
@@ -165,25 +164,19 @@ def as_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 @pytest.mark.parametrize("name", ALL_CELLS)
-def test_other_modules_may_compute_the_products(name: CellName) -> None:
+def test_the_products_hold_all_weights(name: CellName) -> None:
     cell = CELLS[name](INPUT, HIDDEN)
-    inputs, state = torch.randn(ROWS, INPUT), random_state(cell)
-    expected = cell(inputs, state)
-    modules = [as_linear(*product) for product in cell.products()]
-    assert sum(module.weight.numel() for module in modules) == (
-        cell.num_gates * HIDDEN * (INPUT + HIDDEN)
-    )
-    cell.replace_products(modules)
-    torch.testing.assert_close(cell(inputs, state), expected)
-    assert not hasattr(cell, "weight_hh")
-    modules[0].weight.detach().zero_()
-    assert not torch.equal(cell(inputs, state)[0], expected[0])
+    *blocks, (weight, bias) = cell.products()
+    assert torch.equal(torch.cat([block for block, _ in blocks]), cell.weight_hh)
+    assert torch.equal(torch.cat([bias for _, bias in blocks]), cell.bias_hh)
+    assert weight is cell.weight_ih
+    assert bias is cell.bias_ih
 
 
 @pytest.mark.parametrize("name", ALL_CELLS)
 def test_a_pair_steps_two_cells_side_by_side(name: CellName) -> None:
     one, other = CELLS[name](INPUT, HIDDEN), CELLS[name](INPUT, HIDDEN)
-    pair = pair_cells(one, other, LinearPair)
+    pair = pair_cells(one, other)
     inputs = torch.randn(2, ROWS, INPUT)
     states = [random_state(one), random_state(other)]
     both = tuple(torch.stack(parts) for parts in zip(*states, strict=True))
@@ -194,7 +187,7 @@ def test_a_pair_steps_two_cells_side_by_side(name: CellName) -> None:
 
 
 def test_a_gate_bias_is_set_in_total() -> None:
-    cell = RecurrentStack("lstm", INPUT, HIDDEN).cells()[0]
+    cell = RecurrentStack("lstm", INPUT, HIDDEN).trained_cells()[0]
     cell.set_gate_bias(2.0)
     total = (cell.bias_ih + cell.bias_hh)[HIDDEN : 2 * HIDDEN]
     assert torch.equal(total, torch.full((HIDDEN,), 2.0))

@@ -57,11 +57,11 @@ def test_an_empty_prompt_is_refused() -> None:
 
 def test_initialisation() -> None:
     normal = make_model(initializer="normal", hidden_size=200)
-    weight = normal.stack.cells()[0].weight_hh.detach()
+    weight = normal.stack.trained_cells()[0].weight_hh.detach()
     assert float(weight.std()) == pytest.approx(0.01, rel=0.05)
     assert not normal.output.bias.detach().any()
     biased = make_model(cell="lstm", gate_bias=1.0)
-    for cell in biased.stack.cells():
+    for cell in biased.stack.trained_cells():
         assert (cell.bias_ih + cell.bias_hh)[30:60].tolist() == [1.0] * 30
 
 

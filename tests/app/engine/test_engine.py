@@ -204,7 +204,7 @@ def test_a_long_prompt_holds_up_nobody() -> None:
     engine.step()
     prompt = (BOS_ID, *(4 + n % 25 for n in range(4_999)))
     engine.submit([DecodeRequest(100, "model", prompt, DecodingParams(5))])
-    cells = [c.weight_ih.numel() + c.weight_hh.numel() for c in model.stack.cells()]
+    cells = [c.weight_ih.numel() + c.weight_hh.numel() for c in model.stack.trained_cells()]
     a_step = 2 * (len(running) + 2) * (sum(cells) + model.output.weight.numel())
     most = a_step + PIECES_PER_STEP * PIECE_POSITIONS * 2 * max(cells)
     told: dict[int, int] = {}

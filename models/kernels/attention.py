@@ -1,0 +1,109 @@
+"""Attention of each row to one source, from the scoring functions of :mod:`models.attention`.
+
+A row's source is looked at only where it has a position, in the order of positions, so that
+neither padding nor other rows change a bit.
+
+Shape legend: ``N`` rows, ``B`` sources, ``S`` source positions, ``A`` attention size, ``E`` size
+of an encoder output. Keys and values come as ``[X]``, one number after the other, with the
+distances between sources and between positions: a view of a pool is no whole array.
+"""
+
+import numpy as np
+
+from models.kernels.gates import exponential, hyperbolic_tangent
+from models.kernels.jit import formula, kernel, reduction
+
+_LOWEST = np.float32(-np.inf)
+_ZERO = np.float32(0)
+
+
+@reduction
+def _dot(query, key):
+    total = _ZERO
+    for a in range(query.shape[0]):
+        total += query[a] * np.float32(key[a])
+    return total
+
+
+@reduction
+def _additive(query, key, vector):
+    total = _ZERO
+    for a in range(query.shape[0]):
+        total += vector[a] * hyperbolic_tangent(query[a] + key[a])
+    return total
+
+
+@formula
+def _add(context, share, value):
+    for e in range(context.shape[0]):
+        context[e] += share * np.float32(value[e])
+
+
+@kernel
+def _attend(values, first, stride, scale, mask, weights, context):
+    """Scores, which are in ``weights``, to weights; and the sum of the values by them."""
+    top = _LOWEST
+    for s in range(weights.shape[0]):
+        if mask[s]:
+            top = weights[s] if weights[s] > top else top
+    total = _ZERO
+    for s in range(weights.shape[0]):
+        weights[s] = exponential(weights[s] - top) if mask[s] else _ZERO
+        total += weights[s]
+    context[:] = _ZERO
+    for s in range(weights.shape[0]):
+        if mask[s]:
+            weights[s] /= total
+            place = first + s * stride
+            _add(context, weights[s] * scale, values[place : place + context.shape[0]])
+
+
+@kernel
+def attend_by_dot(
+    queries, sources, keys, key_strides, key_scales, values, value_strides, value_scales, mask,
+    weights, contexts,
+):  # fmt: skip
+    """:class:`models.attention.DotAttention`.
+
+    Args:
+        queries: ``[N, A]``, projected and divided by the square root of A.
+        sources: ``[N]`` int64, each row's.
+        keys: ``[X]`` int8.
+        key_strides: between two sources and between two positions.
+        key_scales: ``[B, S]``.
+        values: ``[X]`` int8.
+        value_strides: as of the keys.
+        value_scales: ``[B]``.
+        mask: ``[B, S]`` bool, True at real positions.
+        weights: ``[N, S]``, where the weights go.
+        contexts: ``[N, E]``, where the context vectors go.
+    """
+    for n in range(queries.shape[0]):
+        b = sources[n]
+        for s in range(weights.shape[1]):
+            if mask[b, s]:
+                place = b * key_strides[0] + s * key_strides[1]
+                key = keys[place : place + queries.shape[1]]
+                weights[n, s] = _dot(queries[n], key) * key_scales[b, s]
+        first = b * value_strides[0]
+        _attend(values, first, value_strides[1], value_scales[b], mask[b], weights[n], contexts[n])
+
+
+@kernel
+def attend_additively(
+    queries, sources, vector, keys, key_strides, values, value_strides, value_scales, mask,
+    weights, contexts,
+):  # fmt: skip
+    """:class:`models.attention.AdditiveAttention`: see :func:`attend_by_dot`.
+
+    ``vector [A]`` makes a score of what tanh gives; keys are float32, without scales.
+    """
+    for n in range(queries.shape[0]):
+        b = sources[n]
+        for s in range(weights.shape[1]):
+            if mask[b, s]:
+                place = b * key_strides[0] + s * key_strides[1]
+                key = keys[place : place + queries.shape[1]]
+                weights[n, s] = _additive(queries[n], key, vector)
+        first = b * value_strides[0]
+        _attend(values, first, value_strides[1], value_scales[b], mask[b], weights[n], contexts[n])

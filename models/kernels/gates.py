@@ -1,0 +1,175 @@
+"""Layers of recurrent cells over packed positions, from the gate equations of :mod:`models.cells`.
+
+A layer's kernel runs position by position; at position t the first ``active[t]`` rows go on,
+and the others have reached their end (see :class:`models.recurrent.PackedLayout`).
+
+Shape legend: ``N`` rows, ``T`` positions, ``P`` packed positions, ``H`` hidden size, ``G`` gates.
+"""
+
+import numpy as np
+
+from models.kernels.blocks import GROUP, bits_of, number_of
+from models.kernels.jit import formula, kernel
+from models.kernels.products import multiply, round_row
+
+_ONE, _TWO = np.float32(1), np.float32(2)
+_LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.7)
+"""Where e^x leaves the normal numbers of float32."""
+_LOG2_E = np.float32(1.44269504)
+_LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_ROUNDING = np.float32(1.5 * 2**23)
+_ROUNDING_BITS = np.int32(_ROUNDING.view(np.int32))
+_BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
+_C2, _C3, _C4 = np.float32(0.5), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
+_C5, _C6 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3)
+_C7 = np.float32(1.9875691500e-4)
+
+
+@formula
+def exponential(x):
+    """e^x of a float32, to 2 units in the last place; NaN stays NaN.
+
+    A polynomial over [-ln 2 / 2, ln 2 / 2] times a power of two: Cephes (Moshier 1989), expf.
+    """
+    x = _HIGHEST if x > _HIGHEST else x
+    x = _LOWEST if x < _LOWEST else x
+    rounded = x * _LOG2_E + _ROUNDING
+    power = rounded - _ROUNDING
+    rest = x - power * _LN_2_HIGH - power * _LN_2_LOW
+    sum_ = ((((_C7 * rest + _C6) * rest + _C5) * rest + _C4) * rest + _C3) * rest + _C2
+    sum_ = sum_ * rest * rest + rest + _ONE
+    exponent = np.int32(bits_of(rounded) - _ROUNDING_BITS) + _BIAS
+    return sum_ * number_of(np.int32(np.int32(exponent) << _MANTISSA_BITS))
+
+
+@formula
+def sigmoid(x):
+    """1 / (1 + e^-x) of a float32."""
+    return _ONE / (_ONE + exponential(-x))
+
+
+@formula
+def hyperbolic_tangent(x):
+    """2 sigmoid(2x) - 1, to an absolute 2^-23."""
+    return _TWO * sigmoid(_TWO * x) - _ONE
+
+
+@kernel
+def apply_tanh(inputs, outputs):
+    """The hyperbolic tangent of each of ``[M, I]`` numbers.
+
+    Row by row: what a loop leaves over is computed in another way than what it takes together,
+    and must not depend on other rows.
+    """
+    for m in range(inputs.shape[0]):
+        row, out = inputs[m], outputs[m]
+        for i in range(row.shape[0]):
+            out[i] = hyperbolic_tangent(row[i])
+
+
+@kernel
+def _recur(hidden, rows, weight, values, scales, recurrent):
+    """The hidden states' share of the gates, of the first rows: into ``recurrent``."""
+    for n in range(rows):
+        scales[n] = round_row(hidden[n], values[n, : hidden.shape[1]])
+    multiply(values[:rows], scales, weight, recurrent[:rows])
+
+
+@kernel
+def _scratch(hidden, gates):
+    """Space for rounded rows ``[N, I]`` and their scales, and for what is made of them."""
+    rows, size = hidden.shape
+    filled = (size + GROUP - 1) // GROUP * GROUP
+    values = np.empty((rows, filled), np.uint8)
+    return values, np.empty(rows, np.float32), np.empty((rows, gates * size), np.float32)
+
+
+@kernel
+def run_rnn(projected, active, hidden, weight, outputs):
+    """Run :class:`models.cells.RNNCell`.
+
+    Args:
+        projected: ``[P, H]``, the inputs' share of the gates.
+        active: ``[T]`` int64, rows that have this position.
+        hidden: ``[N, H]``, the states before; the states after each row's end are written there.
+        weight: of the hidden states.
+        outputs: ``[P, H]``, where the hidden states go.
+    """
+    size = hidden.shape[1]
+    values, scales, recurrent = _scratch(hidden, 1)
+    place = 0
+    for rows in active:
+        _recur(hidden, rows, weight, values, scales, recurrent)
+        for n in range(rows):
+            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
+            for j in range(size):
+                h[j] = hyperbolic_tangent(x[j] + u[j])
+                out[j] = h[j]
+        place += rows
+
+
+@kernel
+def run_gru(projected, active, hidden, weight, outputs):
+    """Run :class:`models.cells.GRUCell`: see :func:`run_rnn`, with ``projected [P, 3 H]``."""
+    size = hidden.shape[1]
+    values, scales, recurrent = _scratch(hidden, 3)
+    place = 0
+    for rows in active:
+        _recur(hidden, rows, weight, values, scales, recurrent)
+        for n in range(rows):
+            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
+            xr, xz, xn = x[:size], x[size : 2 * size], x[2 * size :]
+            ur, uz, un = u[:size], u[size : 2 * size], u[2 * size :]
+            for j in range(size):
+                candidate = hyperbolic_tangent(xn[j] + sigmoid(xr[j] + ur[j]) * un[j])
+                h[j] = candidate + sigmoid(xz[j] + uz[j]) * (h[j] - candidate)
+                out[j] = h[j]
+        place += rows
+
+
+@kernel
+def run_textbook_gru(projected, active, hidden, gate_weight, candidate_weight, outputs):
+    """Run :class:`models.cells.TextbookGRUCell`: see :func:`run_gru`."""
+    size = hidden.shape[1]
+    values, scales, recurrent = _scratch(hidden, 2)
+    kept, candidates = np.empty_like(hidden), np.empty_like(hidden)
+    place = 0
+    for rows in active:
+        _recur(hidden, rows, gate_weight, values, scales, recurrent)
+        for n in range(rows):
+            x, h, u = projected[place + n], hidden[n], recurrent[n]
+            for j in range(size):
+                kept[n, j] = sigmoid(x[j] + u[j]) * h[j]
+        _recur(kept, rows, candidate_weight, values, scales, candidates)
+        for n in range(rows):
+            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
+            xz, xn, uz = x[size : 2 * size], x[2 * size :], u[size:]
+            for j in range(size):
+                candidate = hyperbolic_tangent(xn[j] + candidates[n, j])
+                h[j] = candidate + sigmoid(xz[j] + uz[j]) * (h[j] - candidate)
+                out[j] = h[j]
+        place += rows
+
+
+@kernel
+def run_lstm(projected, active, hidden, memory, weight, outputs):
+    """Run :class:`models.cells.LSTMCell`: see :func:`run_rnn`, with ``projected [P, 4 H]``.
+
+    ``memory [N, H]`` is changed in place like the hidden states.
+    """
+    size = hidden.shape[1]
+    values, scales, recurrent = _scratch(hidden, 4)
+    place = 0
+    for rows in active:
+        _recur(hidden, rows, weight, values, scales, recurrent)
+        for n in range(rows):
+            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
+            c = memory[n]
+            xi, xf, xg, xo = x[:size], x[size : 2 * size], x[2 * size : 3 * size], x[3 * size :]
+            ui, uf, ug, uo = u[:size], u[size : 2 * size], u[2 * size : 3 * size], u[3 * size :]
+            for j in range(size):
+                kept = sigmoid(xf[j] + uf[j]) * c[j]
+                c[j] = kept + sigmoid(xi[j] + ui[j]) * hyperbolic_tangent(xg[j] + ug[j])
+                h[j] = sigmoid(xo[j] + uo[j]) * hyperbolic_tangent(c[j])
+                out[j] = h[j]
+        place += rows

@@ -1,0 +1,67 @@
+"""How kernels are compiled, and what the processor offers them.
+
+Kernels are compiled by Numba when they are first called, for the processor that they run on, and
+kept beside their source (or in ``NUMBA_CACHE_DIR``), so that only the first start waits for it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import llvmlite.binding
+import numba
+from numba.core import config
+
+Function = Callable[..., Any]
+
+_FOLDER = Path(__file__).parent
+
+
+def _forget_outdated() -> None:
+    """Drop what was compiled from older sources.
+
+    Numba looks at the file of a kernel only, and not at those of the functions in it.
+    """
+    changed_at = max(source.stat().st_mtime for source in _FOLDER.glob("*.py"))
+    for compiled in (_FOLDER / "__pycache__").glob("*.nbi"):
+        if compiled.stat().st_mtime < changed_at:
+            compiled.unlink(missing_ok=True)
+
+
+_forget_outdated()
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function of numbers and arrays; it runs without the interpreter's lock.
+
+    Every operation is rounded by itself, so that all processors give the same bits.
+    """
+    return _compile(function, set())
+
+
+def formula(function: Function) -> Function:
+    """The same, where a product and a sum may be rounded as one, if the processor can do that."""
+    return _compile(function, {"contract"})
+
+
+def reduction(function: Function) -> Function:
+    """The same as :func:`formula` for numbers that are added up, in the order that is fastest.
+
+    The order depends on how many there are and on the processor, and on nothing else.
+    """
+    return _compile(function, {"contract", "reassoc", "nsz"})
+
+
+def _compile(function: Function, fastmath: set[str]) -> Function:
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        return cast(Function, numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # there is no folder to write to
+        return cast(Function, numba.njit(**options)(function))
+
+
+def has_dot_products() -> bool:
+    """Whether the processor adds four products of bytes to a 32-bit number in one go (VNNI)."""
+    if config.CPU_FEATURES is not None:
+        return "+avx512vnni" in config.CPU_FEATURES.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni", False))

@@ -1,0 +1,155 @@
+"""Products of int8 weights, exact in their integers, with a scale for each row and each output.
+
+Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels.blocks import GROUP, LANES, ZERO_POINT, bits_of, make_block, number_of
+from models.kernels.jit import kernel
+
+LEVELS = 127
+"""Values are stored as integers from -127 to 127."""
+TINY = 1e-30
+
+_TINY = np.float32(TINY)
+_SHARE = np.float32(1 / LEVELS)
+_ROUNDING = np.float32(1.5 * 2**23)
+"""Added to a small number, it leaves no place for a fraction: what is left is rounded to even."""
+_ROUNDING_BITS = np.int32(_ROUNDING.view(np.int32))
+_ABSOLUTE = np.int32(0x7FFFFFFF)
+_INFINITE = np.int32(0x7F800000)
+_ZERO_POINT = np.int32(ZERO_POINT)
+
+_VECTOR_BYTES = 4 * LANES
+_WIDE = 4
+"""Vectors of outputs that are computed together; what is left over, one by one."""
+_block_6, _block_4 = make_block(6, _WIDE), make_block(4, _WIDE)
+_block_2, _block_1 = make_block(2, _WIDE), make_block(1, _WIDE)
+_rest_4, _rest_1 = make_block(4, 1), make_block(1, 1)
+
+
+class Weight(NamedTuple):
+    """A linear layer as kernels take it. Outputs are filled up to whole vectors, with zeros.
+
+    Attributes:
+        packed: ``[O / 16, I / 4, 16, 4]`` int8.
+        corrections: ``[O]`` int32, what the zero point of the rows adds to a sum.
+        scales: ``[O]`` float32, of the sums.
+        biases: ``[O]`` float32.
+    """
+
+    packed: NDArray[np.int8]
+    corrections: NDArray[np.int32]
+    scales: NDArray[np.float32]
+    biases: NDArray[np.float32]
+
+
+def pack_weight(
+    values: NDArray[np.int8], scales: NDArray[np.float32], biases: NDArray[np.float32]
+) -> Weight:
+    """A layer ``[O, I]`` with scale and bias ``[O]`` of each output."""
+    outputs, inputs = values.shape
+    missing = -outputs % LANES
+    filled = np.pad(values, ((0, missing), (0, -inputs % GROUP)))
+    blocks = filled.reshape(filled.shape[0] // LANES, LANES, filled.shape[1] // GROUP, GROUP)
+    return Weight(
+        np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)),
+        ZERO_POINT * filled.sum(1, dtype=np.int32),
+        np.pad(scales, (0, missing)),
+        np.pad(biases, (0, missing)),
+    )
+
+
+@kernel
+def round_row(row, values):
+    """Round a row ``[I]`` float32 to integers ``[I]`` uint8; return the scale that undoes it."""
+    largest = np.int32(0)
+    for i in range(row.shape[0]):
+        # The bits of positive floats are in their order, and NaN is above them all.
+        largest = max(largest, np.int32(bits_of(row[i]) & _ABSOLUTE))
+    scale = max(number_of(largest), _TINY) if largest <= _INFINITE else number_of(largest)
+    scale *= _SHARE
+    for i in range(row.shape[0]):
+        rounded = bits_of(row[i] / scale + _ROUNDING) - _ROUNDING_BITS
+        values[i] = np.uint8(rounded + _ZERO_POINT)
+    return scale
+
+
+@kernel
+def round_rows(rows, values, scales):
+    """Round rows ``[M, I]`` to ``[M, I]`` uint8, each with its own scale ``[M]``."""
+    for m in range(rows.shape[0]):
+        scales[m] = round_row(rows[m], values[m])
+
+
+@kernel
+def multiply(values, row_scales, weight, outputs):
+    """Multiply rounded rows ``[M, I]`` uint8 with a weight, into ``[M, O]`` float32.
+
+    ``outputs = bias + row_scale * (scale * sum(integers))``.
+    """
+    rows, width = outputs.shape
+    groups = weight.packed.shape[1]
+    stride, reach = values.strides[0], outputs.strides[0]
+    first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)
+    packed, target = np.intp(weight.packed.ctypes.data), np.intp(outputs.ctypes.data)
+    parts = (
+        np.intp(weight.corrections.ctypes.data),
+        np.intp(weight.scales.ctypes.data),
+        np.intp(weight.biases.ctypes.data),
+    )
+    wide_end = width // LANES // _WIDE * _WIDE
+    for column in range(0, wide_end, _WIDE):
+        w = packed + column * groups * LANES * GROUP
+        offset = column * _VECTOR_BYTES
+        k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
+        m = 0
+        while m < rows:
+            v, r, o = first + m * stride, first_scale + 4 * m, target + m * reach + offset
+            if m + 6 <= rows:
+                _block_6(v, stride, w, groups, k, s, b, r, o, reach)
+                m += 6
+            elif m + 4 <= rows:
+                _block_4(v, stride, w, groups, k, s, b, r, o, reach)
+                m += 4
+            elif m + 2 <= rows:
+                _block_2(v, stride, w, groups, k, s, b, r, o, reach)
+                m += 2
+            else:
+                _block_1(v, stride, w, groups, k, s, b, r, o, reach)
+                m += 1
+    # What is left over, and perhaps no whole vector, goes by way of a place aside.
+    scratch = np.empty((4, LANES), np.float32)
+    aside = np.intp(scratch.ctypes.data)
+    for column in range(wide_end, weight.packed.shape[0]):
+        w = packed + column * groups * LANES * GROUP
+        offset = column * _VECTOR_BYTES
+        k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
+        begin, end = column * LANES, min((column + 1) * LANES, width)
+        m = 0
+        while m < rows:
+            v, r = first + m * stride, first_scale + 4 * m
+            count = 4 if m + 4 <= rows else 1
+            if count == 4:
+                _rest_4(v, stride, w, groups, k, s, b, r, aside, _VECTOR_BYTES)
+            else:
+                _rest_1(v, stride, w, groups, k, s, b, r, aside, _VECTOR_BYTES)
+            for row in range(count):
+                for o in range(begin, end):
+                    outputs[m + row, o] = scratch[row, o - begin]
+            m += count
+
+
+@kernel
+def linear(rows, weight, outputs):
+    """Rows ``[M, I]`` float32 through a linear layer, into ``[M, O]`` float32."""
+    count, inputs = rows.shape
+    values = np.empty((count, weight.packed.shape[1] * GROUP), np.uint8)
+    scales = np.empty(count, np.float32)
+    for m in range(count):
+        scales[m] = round_row(rows[m], values[m, :inputs])
+    multiply(values, scales, weight, outputs)

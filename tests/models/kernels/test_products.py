@@ -1,0 +1,92 @@
+"""Products of integers: exact, whatever the size, and the same bits on every processor."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.kernels.products import LEVELS, linear, pack_weight, round_rows
+
+SIZES = [(1, 1), (2, 15), (30, 29), (64, 64), (65, 100), (518, 70), (1041, 16), (4097, 33)]
+OTHER_PROCESSORS = {
+    "AVX2": ("haswell", "+avx,+avx2,+fma,+sse4.2,+ssse3,+bmi,+bmi2,+popcnt"),
+    "SSE2": ("x86-64", "+sse2"),
+}
+
+
+def random_case(
+    rows: int, inputs: int, outputs: int
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """Rows, weights, scales and biases, some of the weights as large as they get."""
+    generator = np.random.default_rng(rows)
+    values = generator.integers(-LEVELS, LEVELS + 1, (outputs, inputs), np.int8)
+    values[0], values[-1] = LEVELS, -LEVELS
+    scales, biases = generator.random((2, outputs), np.float32) + np.float32(0.5)
+    left = generator.standard_normal((rows, inputs), np.float32)
+    left *= np.logspace(-8, 8, rows, dtype=np.float32)[:, None]
+    left[rows // 2] = 0.3
+    return left, values, scales, biases
+
+
+def multiply(rows: int, inputs: int, outputs: int) -> NDArray[np.float32]:
+    left, values, scales, biases = random_case(rows, inputs, outputs)
+    found = np.empty((rows, outputs), np.float32)
+    linear(left, pack_weight(values, scales, biases), found)
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 13, 64, 131])
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_products_are_exact(rows: int, inputs: int, outputs: int) -> None:
+    left, values, scales, biases = random_case(rows, inputs, outputs)
+    largest = np.maximum(np.abs(left).max(1, keepdims=True), np.float32(1e-30))
+    row_scales = largest * np.float32(1 / LEVELS)
+    integers = np.rint(left / row_scales).astype(np.int64)
+    sums = (integers @ values.T.astype(np.int64)).astype(np.float32)
+    expected = biases + row_scales * (scales * sums)
+    assert expected.dtype == np.float32
+    np.testing.assert_array_equal(multiply(rows, inputs, outputs), expected)
+
+
+def test_rows_are_rounded_to_even_with_a_scale_of_their_own() -> None:
+    rows = np.array([[127, -127, 0.5, 1.5, 2.5, -0.5], [0, 0, 0, 0, 0, 0]], np.float32)
+    values, scales = np.empty(rows.shape, np.uint8), np.empty(2, np.float32)
+    round_rows(rows, values, scales)
+    zero = int(values[1, 0])  # what stands for 0 on this processor
+    assert [(int(value) - zero + 128) % 256 - 128 for value in values[0]] == [127, -127, 0, 2, 2, 0]
+    assert scales[0] == 1
+    assert 0 < scales[1] < 1e-30
+
+
+def test_nothing_is_written_beside_the_outputs() -> None:
+    left, values, scales, biases = random_case(7, 30, 29)
+    around = np.full((9, 29), 7, np.float32)
+    linear(left, pack_weight(values, scales, biases), around[1:8])
+    assert (around[[0, 8]] == 7).all()
+
+
+def digest() -> str:
+    """Of the products of all sizes."""
+    return hashlib.sha256(b"".join(multiply(13, *size).tobytes() for size in SIZES)).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "features"), OTHER_PROCESSORS.values(), ids=OTHER_PROCESSORS)
+def test_other_processors_give_the_same_bits(name: str, features: str, tmp_path: Path) -> None:
+    """A process that believes to run on another processor compiles other instructions."""
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        pytest.skip("compiles for other processors of this kind only")
+    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    found = subprocess.run(
+        [sys.executable, "-c", f"from {__name__} import digest; print(digest())"],
+        env={**os.environ, **settings, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == digest()
