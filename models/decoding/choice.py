@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
-from models.decoding.sampling import choose_tokens, suppress_special
+from models.decoding.sampling import NEVER_GENERATED, choose_tokens, suppress_special
+from models.kernels import choice as kernels
 from models.placement import on_device
 
 Number = TypeVar("Number", int, float)
+_NEVER_GENERATED = np.array(NEVER_GENERATED)
 
 
 class RowNeeds(NamedTuple):
@@ -70,13 +73,57 @@ class Choices:
 
 
 def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:
-    """Choose for all rows: see :func:`compute_choices`."""
+    """Choose for all rows.
+
+    Args:
+        logits: ``[N, V]`` float32; given up to this function, which writes into them.
+        attention: ``[N, S]``, or None.
+        kinds: which rows need what.
+    """
+    if logits.device.type == "cpu":
+        return _choose_here(logits.contiguous(), attention, kinds)
     parts = compute_choices(logits, attention, kinds)
     # One transfer brings them all.
     flat = torch.cat(parts).tolist()
     ends = list(itertools.accumulate(len(part) for part in parts))
     values = [flat[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
     return _unpack(values, kinds, attention is not None)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """All log-probabilities ``[N, V]``, the same bits that :func:`choose` gives of some tokens."""
+    if logits.device.type != "cpu":
+        return torch.log_softmax(logits, dim=-1)
+    logprobs = torch.empty(logits.shape)
+    kernels.log_softmax(logits.detach().contiguous().numpy(), logprobs.numpy())
+    return logprobs
+
+
+def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:
+    """What :func:`compute_choices` says, by kernels for the processor."""
+    special = _choose_special(logits, kinds)
+    scores, count = logits.numpy(), len(logits)
+    tokens, tops = np.empty(count, np.int64), np.empty(count, np.float32)
+    sums = np.empty(count, np.float32)
+    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums)
+    if special is not None:
+        tokens[list(kinds.special)] = special.numpy()
+    chosen = np.empty(count, np.float32)
+    kernels.log_probabilities(scores, tokens, tops, sums, chosen)
+    beam = np.array(kinds.beam, np.int64)
+    width = min(kinds.beam_width, scores.shape[1])
+    candidates = np.empty((len(beam), width), np.int64)
+    logprobs = np.empty((len(beam), width), np.float32)
+    if len(beam):
+        kernels.best_candidates(scores, beam, tops, sums, candidates, logprobs)
+    weights = [] if attention is None or not kinds.attended else attention[kinds.attended].tolist()
+    return Choices(
+        tokens=tokens.tolist(),
+        logprobs=chosen.tolist(),
+        candidates=dict(zip(kinds.beam, candidates.tolist(), strict=True)),
+        candidate_logprobs=dict(zip(kinds.beam, logprobs.tolist(), strict=True)),
+        attention=dict(zip(kinds.attended, weights, strict=False)),
+    )
 
 
 def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> list[Tensor]:
@@ -112,20 +159,26 @@ def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -
 def _choose_tokens(logits: Tensor, kinds: RowKinds) -> Tensor:
     if len(kinds.beam) == len(logits):
         return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    special = None
-    if kinds.special:
-        rows = on_device(list(kinds.special), logits.device)
-        needs = kinds.special.values()
-        special = choose_tokens(
-            logits.index_select(0, rows),
-            [need.params for need in needs],
-            [need.uniform for need in needs],
-            [need.seen for need in needs],
-        )
-        if len(special) == len(logits):
-            return special
+    special = _choose_special(logits, kinds)
+    if special is not None and len(special) == len(logits):
+        return special
     tokens = most_probable(suppress_special(logits, in_place=True))
-    return tokens if special is None else tokens.index_copy(0, rows, special)
+    if special is None:
+        return tokens
+    return tokens.index_copy(0, on_device(list(kinds.special), logits.device), special)
+
+
+def _choose_special(logits: Tensor, kinds: RowKinds) -> Tensor | None:
+    """The tokens of the rows that sample or have a repetition penalty, in their order."""
+    if not kinds.special:
+        return None
+    needs = kinds.special.values()
+    return choose_tokens(
+        logits.index_select(0, on_device(list(kinds.special), logits.device)),
+        [need.params for need in needs],
+        [need.uniform for need in needs],
+        [need.seen for need in needs],
+    )
 
 
 def _unpack(values: list[list[float]], kinds: RowKinds, has_attention: bool) -> Choices:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.decoding.beam import can_improve, rank
+from models.decoding.choice import log_softmax
 from models.decoding.params import (
     REPETITION_WINDOW,
     DecodingParams,
@@ -150,7 +151,7 @@ def _finish_reason(token: int, length: int, params: DecodingParams) -> FinishRea
 
 
 def _logprobs(logits: Tensor) -> list[float]:
-    values: list[float] = torch.log_softmax(logits.float(), dim=-1)[0].tolist()
+    values: list[float] = log_softmax(logits.float())[0].tolist()
     return values
 
 

@@ -4,13 +4,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.decoding.choice import Choices, RowKinds, RowNeeds, choose
+from models.decoding.choice import (
+    Choices,
+    RowKinds,
+    RowNeeds,
+    choose,
+    compute_choices,
+    log_softmax,
+)
 from models.decoding.params import DecodingParams
 from models.decoding.sampling import NEVER_GENERATED, choose_tokens
 
@@ -59,6 +67,27 @@ def alone(kinds: RowKinds, row: int) -> RowKinds:
 
 
 @given(batches())
+def test_log_probabilities_are_torchs(batch: tuple[Tensor, Tensor, RowKinds]) -> None:
+    logits = batch[0] * 20
+    expected = torch.log_softmax(logits.double(), -1).float()
+    torch.testing.assert_close(log_softmax(logits), expected, atol=1e-6, rtol=1e-6)
+
+
+@given(batches())
+def test_a_gpu_would_choose_the_same(batch: tuple[Tensor, Tensor, RowKinds]) -> None:
+    """The way over tensors, which a GPU takes, against the kernels of processors."""
+    logits, attention, kinds = batch
+    tokens, logprobs, *rest = compute_choices(logits.clone(), attention, kinds)
+    choices = choose(logits.clone(), attention, kinds)
+    for row in set(range(len(logits))) - set(kinds.beam):
+        assert choices.tokens[row] == int(tokens[row])
+        assert choices.logprobs[row] == pytest.approx(float(logprobs[row]), abs=1e-6)
+    if kinds.beam:
+        found = [choices.candidate_logprobs[row] for row in kinds.beam]
+        assert np.ravel(found) == pytest.approx(rest[1].numpy(), abs=1e-6)
+
+
+@given(batches())
 def test_each_row_gets_what_it_would_get_alone(batch: tuple[Tensor, Tensor, RowKinds]) -> None:
     logits, attention, kinds = batch
     choices = choose(logits.clone(), attention, kinds)
@@ -84,7 +113,7 @@ def assert_row(choices: Choices, row: int, one: Choices) -> None:
 def test_each_row_gets_what_its_kind_asks_for(batch: tuple[Tensor, Tensor, RowKinds]) -> None:
     logits, attention, kinds = batch
     choices = choose(logits.clone(), attention, kinds)
-    logprobs = torch.log_softmax(logits, -1).tolist()
+    logprobs = log_softmax(logits).tolist()
     greedy = DecodingParams(1)
     for row in range(len(logits)):
         if row in kinds.attended:
