@@ -11,6 +11,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    NUMBA_CACHE_DIR=/tmp/kernels \
     PYTHONUNBUFFERED=1
 
 RUN useradd --system --uid 10001 --home-dir /srv/gatehouse gatehouse \

@@ -223,7 +223,7 @@ def floor_seconds(
     for _ in range(FLOOR_REPEATS):
         began = time.thread_time()
         for product in products:
-            multiply(*product)
+            multiply(*product, 0, product[2].packed.shape[0])
         logits.amax(-1)
         if memory.numel():
             memory.sum(0)

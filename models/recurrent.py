@@ -399,8 +399,8 @@ class RecurrentStack(nn.Module):
         if self.num_directions == 2:
             raise ValueError("a bidirectional stack cannot step: it would need the future")
         final = []
-        for cell, before in zip(self.cells(), state, strict=True):
-            after = cell(inputs, before)
+        for cell, before in zip(self.forward_cells, state, strict=True):
+            after: CellState = cell(inputs, before)
             inputs = after[0]
             final.append(after)
         return inputs, tuple(final)

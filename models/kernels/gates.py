@@ -72,7 +72,7 @@ def _recur(hidden, rows, weight, values, scales, recurrent):
     """The hidden states' share of the gates, of the first rows: into ``recurrent``."""
     for n in range(rows):
         scales[n] = round_row(hidden[n], values[n, : hidden.shape[1]])
-    multiply(values[:rows], scales, weight, recurrent[:rows])
+    multiply(values[:rows], scales, weight, recurrent[:rows], 0, weight.packed.shape[0])
 
 
 @kernel

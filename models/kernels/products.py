@@ -3,6 +3,8 @@
 Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs.
 """
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -81,16 +83,24 @@ def round_row(row, values):
 
 @kernel
 def round_rows(rows, values, scales):
-    """Round rows ``[M, I]`` to ``[M, I]`` uint8, each with its own scale ``[M]``."""
+    """Round rows ``[M, I]`` to ``[M, I]`` uint8 or wider, each with its own scale ``[M]``."""
     for m in range(rows.shape[0]):
-        scales[m] = round_row(rows[m], values[m])
+        scales[m] = round_row(rows[m], values[m, : rows.shape[1]])
 
 
 @kernel
-def multiply(values, row_scales, weight, outputs):
+def multiply(values, row_scales, weight, outputs, begin, end):
     """Multiply rounded rows ``[M, I]`` uint8 with a weight, into ``[M, O]`` float32.
 
     ``outputs = bias + row_scale * (scale * sum(integers))``.
+
+    Args:
+        values: see :func:`round_rows`; a whole number of groups of inputs.
+        row_scales: ``[M]``, from there.
+        weight: the layer.
+        outputs: where the products go.
+        begin: the first vector of outputs to compute.
+        end: the one behind the last, of ``O / 16``.
     """
     rows, width = outputs.shape
     groups = weight.packed.shape[1]
@@ -102,8 +112,8 @@ def multiply(values, row_scales, weight, outputs):
         np.intp(weight.scales.ctypes.data),
         np.intp(weight.biases.ctypes.data),
     )
-    wide_end = width // LANES // _WIDE * _WIDE
-    for column in range(0, wide_end, _WIDE):
+    wide_end = begin + (min(end, width // LANES) - begin) // _WIDE * _WIDE
+    for column in range(begin, wide_end, _WIDE):
         w = packed + column * groups * LANES * GROUP
         offset = column * _VECTOR_BYTES
         k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
@@ -125,11 +135,11 @@ def multiply(values, row_scales, weight, outputs):
     # What is left over, and perhaps no whole vector, goes by way of a place aside.
     scratch = np.empty((4, LANES), np.float32)
     aside = np.intp(scratch.ctypes.data)
-    for column in range(wide_end, weight.packed.shape[0]):
+    for column in range(wide_end, end):
         w = packed + column * groups * LANES * GROUP
         offset = column * _VECTOR_BYTES
         k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
-        begin, end = column * LANES, min((column + 1) * LANES, width)
+        lanes = min(width - column * LANES, LANES)
         m = 0
         while m < rows:
             v, r = first + m * stride, first_scale + 4 * m
@@ -139,17 +149,37 @@ def multiply(values, row_scales, weight, outputs):
             else:
                 _rest_1(v, stride, w, groups, k, s, b, r, aside, _VECTOR_BYTES)
             for row in range(count):
-                for o in range(begin, end):
-                    outputs[m + row, o] = scratch[row, o - begin]
+                for lane in range(lanes):
+                    outputs[m + row, column * LANES + lane] = scratch[row, lane]
             m += count
 
 
 @kernel
 def linear(rows, weight, outputs):
     """Rows ``[M, I]`` float32 through a linear layer, into ``[M, O]`` float32."""
-    count, inputs = rows.shape
-    values = np.empty((count, weight.packed.shape[1] * GROUP), np.uint8)
-    scales = np.empty(count, np.float32)
-    for m in range(count):
-        scales[m] = round_row(rows[m], values[m, :inputs])
-    multiply(values, scales, weight, outputs)
+    values = np.empty((rows.shape[0], weight.packed.shape[1] * GROUP), np.uint8)
+    scales = np.empty(rows.shape[0], np.float32)
+    round_rows(rows, values, scales)
+    multiply(values, scales, weight, outputs, 0, weight.packed.shape[0])
+
+
+def linear_by_threads(
+    rows: NDArray[np.float32], weight: Weight, outputs: NDArray[np.float32], threads: int
+) -> None:
+    """What :func:`linear` computes, shared out among threads by outputs."""
+    vectors, groups = weight.packed.shape[:2]
+    values = np.empty((len(rows), groups * GROUP), np.uint8)
+    scales = np.empty(len(rows), np.float32)
+    round_rows(rows, values, scales)
+    share = -(-vectors // threads // _WIDE) * _WIDE
+    first, *others = ((n, min(n + share, vectors)) for n in range(0, vectors, share))
+    arguments = (values, scales, weight, outputs)
+    pending = [_threads(threads).submit(multiply, *arguments, *part) for part in others]
+    multiply(*arguments, *first)
+    for future in pending:
+        future.result()
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count - 1, "kernels")
