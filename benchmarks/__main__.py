@@ -7,12 +7,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import book, compilers, decode, overload, serving, sizing, soak, training
+from benchmarks import book, compilers, decode, kernels, overload, serving, sizing, soak, training
 
 BENCHMARKS = {
     "book": book,
     "compilers": compilers,
     "decode": decode,
+    "kernels": kernels,
     "overload": overload,
     "serving": serving,
     "sizing": sizing,

@@ -128,8 +128,12 @@ class Runner:
         """Some steps of several sizes, for the first request not to pay for first times."""
         decoder = BatchedDecoder(self._model, single_lane=self._single_lane)
         for count in _WARM_UP_REQUESTS:
-            params = DecodingParams(max_new_tokens=2)
-            tasks = [DecodingTask(key, self._heartbeat_prompt, params) for key in range(count)]
+            # A beam too: kernels are compiled when they are first called.
+            kinds = [DecodingParams(2, beam_size=2), *[DecodingParams(2)] * (count - 1)]
+            tasks = [
+                DecodingTask(key, self._heartbeat_prompt, params)
+                for key, params in enumerate(kinds)
+            ]
             decoder.admit(tasks)
             while decoder.rows:
                 decoder.step()
