@@ -32,7 +32,7 @@ from models.cells import RecurrentCell
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput
-from models.kernels.products import LEVELS, multiply, pack_weight, round_rows
+from models.kernels.products import LEVELS, make_values, multiply, pack_weight, round_rows
 from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
 from models.seq2seq import Seq2Seq
@@ -213,7 +213,7 @@ def floor_seconds(
         outputs, inputs = weight.shape
         ones, zeros = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
         packed = pack_weight(weight.numpy(), ones, zeros)
-        values, scales = np.empty((rows, -(-inputs // 4) * 4), np.uint8), np.empty(rows, np.float32)
+        values, scales = make_values(rows, packed), np.empty(rows, np.float32)
         round_rows(np.random.default_rng(0).random((rows, inputs), np.float32), values, scales)
         products.append((values, scales, packed, np.empty((rows, outputs), np.float32)))
     positions, size = memory_shape

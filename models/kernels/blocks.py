@@ -14,13 +14,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from models.kernels.jit import has_dot_products
+from models.kernels.jit import processor_has
 
 LANES = 16
 """Outputs of one vector."""
 GROUP = 4
 """Inputs that one instruction takes of each row."""
-HAS_DOT_PRODUCTS = has_dot_products()
+HAS_DOT_PRODUCTS = processor_has("avx512vnni")
+"""Whether one instruction adds four products of bytes to a 32-bit number (VNNI)."""
 ZERO_POINT = 128 if HAS_DOT_PRODUCTS else 0
 """What stands for 0 in rows: the instruction takes them without a sign."""
 

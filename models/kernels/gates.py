@@ -8,9 +8,9 @@ Shape legend: ``N`` rows, ``T`` positions, ``P`` packed positions, ``H`` hidden 
 
 import numpy as np
 
-from models.kernels.blocks import GROUP, bits_of, number_of
+from models.kernels.blocks import bits_of, number_of
 from models.kernels.jit import formula, kernel
-from models.kernels.products import multiply, round_row
+from models.kernels.products import make_values, multiply, round_row
 
 _ONE, _TWO = np.float32(1), np.float32(2)
 _LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.7)
@@ -72,16 +72,15 @@ def _recur(hidden, rows, weight, values, scales, recurrent):
     """The hidden states' share of the gates, of the first rows: into ``recurrent``."""
     for n in range(rows):
         scales[n] = round_row(hidden[n], values[n, : hidden.shape[1]])
-    multiply(values[:rows], scales, weight, recurrent[:rows], 0, weight.packed.shape[0])
+    multiply(values, scales, weight, recurrent[:rows], 0, weight.packed.shape[0])
 
 
 @kernel
-def _scratch(hidden, gates):
-    """Space for rounded rows ``[N, I]`` and their scales, and for what is made of them."""
+def _scratch(hidden, weight, gates):
+    """Space for rounded rows and their scales, and for what is made of them."""
     rows, size = hidden.shape
-    filled = (size + GROUP - 1) // GROUP * GROUP
-    values = np.empty((rows, filled), np.uint8)
-    return values, np.empty(rows, np.float32), np.empty((rows, gates * size), np.float32)
+    scales = np.empty(rows, np.float32)
+    return make_values(rows, weight), scales, np.empty((rows, gates * size), np.float32)
 
 
 @kernel
@@ -96,7 +95,7 @@ def run_rnn(projected, active, hidden, weight, outputs):
         outputs: ``[P, H]``, where the hidden states go.
     """
     size = hidden.shape[1]
-    values, scales, recurrent = _scratch(hidden, 1)
+    values, scales, recurrent = _scratch(hidden, weight, 1)
     place = 0
     for rows in active:
         _recur(hidden, rows, weight, values, scales, recurrent)
@@ -112,7 +111,7 @@ def run_rnn(projected, active, hidden, weight, outputs):
 def run_gru(projected, active, hidden, weight, outputs):
     """Run :class:`models.cells.GRUCell`: see :func:`run_rnn`, with ``projected [P, 3 H]``."""
     size = hidden.shape[1]
-    values, scales, recurrent = _scratch(hidden, 3)
+    values, scales, recurrent = _scratch(hidden, weight, 3)
     place = 0
     for rows in active:
         _recur(hidden, rows, weight, values, scales, recurrent)
@@ -131,7 +130,7 @@ def run_gru(projected, active, hidden, weight, outputs):
 def run_textbook_gru(projected, active, hidden, gate_weight, candidate_weight, outputs):
     """Run :class:`models.cells.TextbookGRUCell`: see :func:`run_gru`."""
     size = hidden.shape[1]
-    values, scales, recurrent = _scratch(hidden, 2)
+    values, scales, recurrent = _scratch(hidden, gate_weight, 2)
     kept, candidates = np.empty_like(hidden), np.empty_like(hidden)
     place = 0
     for rows in active:
@@ -158,7 +157,7 @@ def run_lstm(projected, active, hidden, memory, weight, outputs):
     ``memory [N, H]`` is changed in place like the hidden states.
     """
     size = hidden.shape[1]
-    values, scales, recurrent = _scratch(hidden, 4)
+    values, scales, recurrent = _scratch(hidden, weight, 4)
     place = 0
     for rows in active:
         _recur(hidden, rows, weight, values, scales, recurrent)

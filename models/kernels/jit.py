@@ -60,8 +60,8 @@ def _compile(function: Function, fastmath: set[str]) -> Function:
         return cast(Function, numba.njit(**options)(function))
 
 
-def has_dot_products() -> bool:
-    """Whether the processor adds four products of bytes to a 32-bit number in one go (VNNI)."""
+def processor_has(feature: str) -> bool:
+    """Whether kernels are compiled for a processor with this feature, as LLVM names it."""
     if config.CPU_FEATURES is not None:
-        return "+avx512vnni" in config.CPU_FEATURES.split(",")
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni", False))
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))

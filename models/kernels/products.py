@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 
 from models.kernels.blocks import GROUP, LANES, ZERO_POINT, bits_of, make_block, number_of
 from models.kernels.jit import kernel
+from models.kernels.tiles import (
+    CONFIGURATION,
+    HAS_TILES,
+    TILE_INPUTS,
+    TILE_ROWS,
+    give_up_tiles,
+    make_tile_block,
+    may_use_tiles,
+    set_up_tiles,
+)
 
 LEVELS = 127
 """Values are stored as integers from -127 to 127."""
@@ -34,6 +44,13 @@ _block_2, _block_1 = make_block(2, _WIDE), make_block(1, _WIDE)
 _rest_4, _rest_1 = make_block(4, 1), make_block(1, 1)
 
 
+_INPUT_STEP = TILE_INPUTS if HAS_TILES else GROUP
+_TILES_PAY = 12
+"""Rows from which tiles are worth it, which compute 16 however few there are."""
+if HAS_TILES:
+    _tiles_32, _tiles_16 = make_tile_block(2), make_tile_block(1)
+
+
 class Weight(NamedTuple):
     """A linear layer as kernels take it. Outputs are filled up to whole vectors, with zeros.
 
@@ -42,27 +59,41 @@ class Weight(NamedTuple):
         corrections: ``[O]`` int32, what the zero point of the rows adds to a sum.
         scales: ``[O]`` float32, of the sums.
         biases: ``[O]`` float32.
+        in_tiles: whether the processor may multiply tiles.
     """
 
     packed: NDArray[np.int8]
     corrections: NDArray[np.int32]
     scales: NDArray[np.float32]
     biases: NDArray[np.float32]
+    in_tiles: bool
 
 
 def pack_weight(
-    values: NDArray[np.int8], scales: NDArray[np.float32], biases: NDArray[np.float32]
+    values: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    biases: NDArray[np.float32],
+    *,
+    in_tiles: bool | None = None,
 ) -> Weight:
-    """A layer ``[O, I]`` with scale and bias ``[O]`` of each output."""
+    """A layer ``[O, I]`` with scale and bias ``[O]`` of each output.
+
+    Args:
+        values: the integers.
+        scales: of the outputs.
+        biases: of the outputs.
+        in_tiles: False leaves the processor's tiles alone; None uses them if they are there.
+    """
     outputs, inputs = values.shape
     missing = -outputs % LANES
-    filled = np.pad(values, ((0, missing), (0, -inputs % GROUP)))
+    filled = np.pad(values, ((0, missing), (0, -inputs % _INPUT_STEP)))
     blocks = filled.reshape(filled.shape[0] // LANES, LANES, filled.shape[1] // GROUP, GROUP)
     return Weight(
         np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)),
         ZERO_POINT * filled.sum(1, dtype=np.int32),
         np.pad(scales, (0, missing)),
         np.pad(biases, (0, missing)),
+        may_use_tiles() if in_tiles is None else in_tiles,
     )
 
 
@@ -82,10 +113,56 @@ def round_row(row, values):
 
 
 @kernel
+def make_values(rows, weight):
+    """Space for so many rounded rows: more than these, and than a row's inputs."""
+    filled = (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    return np.empty((filled, weight.packed.shape[1] * GROUP), np.uint8)
+
+
+@kernel
 def round_rows(rows, values, scales):
-    """Round rows ``[M, I]`` to ``[M, I]`` uint8 or wider, each with its own scale ``[M]``."""
+    """Round rows ``[M, I]`` into the space of :func:`make_values`, each with a scale ``[M]``."""
     for m in range(rows.shape[0]):
         scales[m] = round_row(rows[m], values[m, : rows.shape[1]])
+
+
+if HAS_TILES:
+
+    @kernel
+    def _multiply_tiles(values, row_scales, weight, outputs, begin, end):
+        """As :func:`multiply`, two vectors of outputs at a time; return the first left over."""
+        rows, width = outputs.shape
+        groups = weight.packed.shape[1]
+        stride, sums = values.strides[0], np.empty((2 * TILE_ROWS, 2 * LANES), np.int32)
+        first, packed = np.intp(values.ctypes.data), np.intp(weight.packed.ctypes.data)
+        tiles, aside = groups * GROUP // TILE_INPUTS, np.intp(sums.ctypes.data)
+        set_up_tiles(np.intp(CONFIGURATION.ctypes.data))
+        last = begin + (end - begin) // 2 * 2
+        for column in range(begin, last, 2):
+            w, place = packed + column * groups * LANES * GROUP, column * LANES
+            lanes = min(width - place, 2 * LANES)
+            scales, biases = weight.scales[place:], weight.biases[place:]
+            corrections = weight.corrections[place:]
+            for m in range(0, rows, 2 * TILE_ROWS):
+                if rows - m > TILE_ROWS:
+                    _tiles_32(first + m * stride, stride, w, tiles, aside)
+                else:
+                    _tiles_16(first + m * stride, stride, w, tiles, aside)
+                for row in range(min(rows - m, 2 * TILE_ROWS)):
+                    out, own = outputs[m + row, place : place + lanes], row_scales[m + row]
+                    total = sums[row]
+                    for lane in range(lanes):
+                        exact = np.float32(total[lane] - corrections[lane])
+                        out[lane] = biases[lane] + own * (scales[lane] * exact)
+        give_up_tiles()
+        return last
+
+else:
+
+    @kernel
+    def _multiply_tiles(values, row_scales, weight, outputs, begin, end):
+        """No output is computed where there are no tiles."""
+        return begin
 
 
 @kernel
@@ -95,7 +172,7 @@ def multiply(values, row_scales, weight, outputs, begin, end):
     ``outputs = bias + row_scale * (scale * sum(integers))``.
 
     Args:
-        values: see :func:`round_rows`; a whole number of groups of inputs.
+        values: see :func:`round_rows`.
         row_scales: ``[M]``, from there.
         weight: the layer.
         outputs: where the products go.
@@ -103,6 +180,8 @@ def multiply(values, row_scales, weight, outputs, begin, end):
         end: the one behind the last, of ``O / 16``.
     """
     rows, width = outputs.shape
+    if weight.in_tiles and rows >= _TILES_PAY:
+        begin = _multiply_tiles(values, row_scales, weight, outputs, begin, end)
     groups = weight.packed.shape[1]
     stride, reach = values.strides[0], outputs.strides[0]
     first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)
@@ -112,7 +191,7 @@ def multiply(values, row_scales, weight, outputs, begin, end):
         np.intp(weight.scales.ctypes.data),
         np.intp(weight.biases.ctypes.data),
     )
-    wide_end = begin + (min(end, width // LANES) - begin) // _WIDE * _WIDE
+    wide_end = begin + max(min(end, width // LANES) - begin, 0) // _WIDE * _WIDE
     for column in range(begin, wide_end, _WIDE):
         w = packed + column * groups * LANES * GROUP
         offset = column * _VECTOR_BYTES
@@ -157,7 +236,7 @@ def multiply(values, row_scales, weight, outputs, begin, end):
 @kernel
 def linear(rows, weight, outputs):
     """Rows ``[M, I]`` float32 through a linear layer, into ``[M, O]`` float32."""
-    values = np.empty((rows.shape[0], weight.packed.shape[1] * GROUP), np.uint8)
+    values = make_values(rows.shape[0], weight)
     scales = np.empty(rows.shape[0], np.float32)
     round_rows(rows, values, scales)
     multiply(values, scales, weight, outputs, 0, weight.packed.shape[0])
@@ -167,8 +246,8 @@ def linear_by_threads(
     rows: NDArray[np.float32], weight: Weight, outputs: NDArray[np.float32], threads: int
 ) -> None:
     """What :func:`linear` computes, shared out among threads by outputs."""
-    vectors, groups = weight.packed.shape[:2]
-    values = np.empty((len(rows), groups * GROUP), np.uint8)
+    vectors = weight.packed.shape[0]
+    values = make_values(len(rows), weight)
     scales = np.empty(len(rows), np.float32)
     round_rows(rows, values, scales)
     share = -(-vectors // threads // _WIDE) * _WIDE

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.kernels.products import LEVELS, linear, linear_by_threads, pack_weight, round_rows
+from models.kernels.products import (
+    LEVELS,
+    linear,
+    linear_by_threads,
+    make_values,
+    pack_weight,
+    round_rows,
+)
+from models.kernels.tiles import may_use_tiles
 
 SIZES = [(1, 1), (2, 15), (30, 29), (64, 64), (65, 100), (518, 70), (1041, 16), (4097, 33)]
 OTHER_PROCESSORS = {
@@ -33,16 +41,21 @@ def random_case(
     return left, values, scales, biases
 
 
-def multiply(rows: int, inputs: int, outputs: int) -> NDArray[np.float32]:
+def multiply(
+    rows: int, inputs: int, outputs: int, *, in_tiles: bool | None = None
+) -> NDArray[np.float32]:
     left, values, scales, biases = random_case(rows, inputs, outputs)
     found = np.empty((rows, outputs), np.float32)
-    linear(left, pack_weight(values, scales, biases), found)
+    linear(left, pack_weight(values, scales, biases, in_tiles=in_tiles), found)
     return found
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 13, 64, 131])
+@pytest.mark.parametrize("in_tiles", [False, True], ids=["vectors", "tiles"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 13, 16, 30, 64, 131])
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
-def test_products_are_exact(rows: int, inputs: int, outputs: int) -> None:
+def test_products_are_exact(rows: int, inputs: int, outputs: int, in_tiles: bool) -> None:
+    if in_tiles and not may_use_tiles():
+        pytest.skip("this processor has no tiles, or the system does not lend them")
     left, values, scales, biases = random_case(rows, inputs, outputs)
     largest = np.maximum(np.abs(left).max(1, keepdims=True), np.float32(1e-30))
     row_scales = largest * np.float32(1 / LEVELS)
@@ -50,15 +63,25 @@ def test_products_are_exact(rows: int, inputs: int, outputs: int) -> None:
     sums = (integers @ values.T.astype(np.int64)).astype(np.float32)
     expected = biases + row_scales * (scales * sums)
     assert expected.dtype == np.float32
-    np.testing.assert_array_equal(multiply(rows, inputs, outputs), expected)
+    found = multiply(rows, inputs, outputs, in_tiles=in_tiles)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_rows_are_rounded_to_even_with_a_scale_of_their_own() -> None:
     rows = np.array([[127, -127, 0.5, 1.5, 2.5, -0.5], [0, 0, 0, 0, 0, 0]], np.float32)
-    values, scales = np.empty(rows.shape, np.uint8), np.empty(2, np.float32)
+    ones = np.ones(1, np.float32)
+    values = make_values(2, pack_weight(np.zeros((1, 6), np.int8), ones, ones))
+    scales = np.empty(2, np.float32)
     round_rows(rows, values, scales)
     zero = int(values[1, 0])  # what stands for 0 on this processor
-    assert [(int(value) - zero + 128) % 256 - 128 for value in values[0]] == [127, -127, 0, 2, 2, 0]
+    assert [(int(value) - zero + 128) % 256 - 128 for value in values[0, :6]] == [
+        127,
+        -127,
+        0,
+        2,
+        2,
+        0,
+    ]
     assert scales[0] == 1
     assert 0 < scales[1] < 1e-30
 
