@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
@@ -81,14 +81,20 @@ class RecordingCapture:
 
     Results stand in the same tensors every time, and whoever reads those of another graph than
     the last one reads no numbers: graphs share their memory.
+
+    Args:
+        records: False runs the code again: of int8's kernels nothing can be recorded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, records: bool = True) -> None:
+        self._records = records
         self._results: list[list[Tensor]] = []
 
     def __call__(self, compute: Compute) -> Compute:
         like = compute()
-        recorded = make_fx(lambda: flatten(compute()))()
+        recorded: Callable[[], list[Tensor]] = lambda: flatten(compute())  # noqa: E731
+        if self._records:
+            recorded = make_fx(recorded)()
         results = [torch.empty_like(tensor) for tensor in flatten(like)]
         output = _like(like, results)
         self._results.append(results)
