@@ -195,7 +195,7 @@ def join_memories(memories: Sequence[AttentionMemory]) -> AttentionMemory | None
     """Memories of different sizes one after the other, for the rows in this order."""
     joined = None
     for memory in reversed(memories):
-        joined = replace(memory, rest=joined)
+        joined = replace(memory, rest=joined) if joined or memory.rest else memory
     return joined
 
 
@@ -231,17 +231,14 @@ class DecodeState:
 
     def select_layers(self, rows: Tensor) -> "DecodeState":
         """The state of the rows ``[M]`` int64 without its memory, which stands in a pool."""
-        return replace(self, memory=None).select(rows)
+        context = None if self.context is None else self.context.index_select(0, rows)
+        layers = tuple(tuple(part.index_select(0, rows) for part in layer) for layer in self.layers)
+        return DecodeState(layers, context)
 
     def select(self, rows: Tensor) -> "DecodeState":
         """The state of the rows ``[M]`` int64, in that order; rows may repeat or be missing."""
-        return DecodeState(
-            layers=tuple(
-                tuple(part.index_select(0, rows) for part in layer) for layer in self.layers
-            ),
-            context=None if self.context is None else self.context.index_select(0, rows),
-            memory=None if self.memory is None else self.memory.select(rows),
-        )
+        state = self.select_layers(rows)
+        return state if self.memory is None else replace(state, memory=self.memory.select(rows))
 
     @staticmethod
     def concat(states: Sequence["DecodeState"]) -> "DecodeState":
