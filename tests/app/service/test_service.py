@@ -181,6 +181,6 @@ def test_draining_cuts_off_scoring() -> None:
         await service.drain(0.1)
         with pytest.raises(DrainingError):
             await task
-        assert time.monotonic() - started_at < 2
+        assert time.monotonic() - started_at < 10  # all of it would take much longer
 
     run(scenario)
