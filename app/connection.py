@@ -84,6 +84,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """A head that began to come during the answer has all of its time from now on."""
+        super().on_response_complete()
+        if self._watched == "head":
+            self._watched = None
+            self._watch()
+
     def _watch(self) -> None:
         """See to it that what is awaited comes in time."""
         if self._awaited == self._watched:

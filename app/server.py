@@ -85,6 +85,14 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     make_room_for(settings.max_connections)
     # A path's query is the client's, and may hold what belongs into no log.
     logging.getLogger("uvicorn.access").addFilter(_without_query)
+    # Before the greeting: whoever has read it may send a signal at once.
+    # uvicorn ends in good order on these signals, and then raises them again for the handlers
+    # that were there before: ours, so that the process ends with status 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop())
+    if hasattr(signal, "SIGHUP"):
+        # Too early for a reload is no reason to die of it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Gatehouse listens on {address}")
@@ -96,13 +104,6 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
             address,
             variable_name("allow_anonymous"),
         )
-    # uvicorn ends in good order on these signals, and then raises them again for the handlers
-    # that were there before: ours, so that the process ends with status 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    if hasattr(signal, "SIGHUP"):
-        # Too early for a reload is no reason to die of it.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server.run(sockets=[listener])
     if runtime.failure is not None:
         raise StartupError(runtime.failure)

@@ -182,6 +182,9 @@ class Generator:
             return
         self._fail(request, "connection lost")
         self._open_requests -= 1
+        # Nobody else might open another one: all that is due may be waiting by now.
+        if self._waiting:
+            self._send_or_wait(self._waiting.popleft())
         self._go_on(time.perf_counter() - self._started_at)
 
     def _tick(self) -> None:

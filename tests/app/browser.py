@@ -1,7 +1,8 @@
 """A page of the service open in Chromium, and what goes on in it that nobody sees."""
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,6 +79,13 @@ class TryPage:
 
     def wait_for_text(self, selector: str, text: str) -> None:
         self.page.locator(selector, has_text=text).first.wait_for()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what no selector says."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline
+            self.page.wait_for_timeout(50)
 
     def focused_id(self) -> str:
         return str(self.page.evaluate("document.activeElement.id"))

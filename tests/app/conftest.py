@@ -1,14 +1,16 @@
 """Tiny random checkpoints, and services over them: in this process and in one of their own."""
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +39,16 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'!?\n"
 ENGLISH = ["I am cold .", "He is happy .", "the time machine", "go", "we lost"]
 FRENCH = ["J'ai froid .", "Il est content .", "la machine", "va", "nous avons perdu"]
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 60
+"""A guard, not a promise: a busy machine takes its time to start processes."""
+
+NO_TOKEN_LIMIT = {"GATEHOUSE_MAX_NEW_TOKENS_LIMIT": "1000000"}
+ENDLESS: dict[str, Any] = {
+    "text": ["I am cold ."] * 4,
+    "beam_size": 1,
+    "max_new_tokens": 1_000_000,
+}
+"""Works until somebody ends it: greedy word models of random weights do not end by themselves."""
 
 StartService = Callable[..., TestClient]
 
@@ -161,7 +172,7 @@ def make_settings(checkpoints_dir: Path, **overrides: Any) -> Settings:
     return Settings(**{**defaults, **overrides})
 
 
-def wait_until_ready(client: TestClient, timeout_seconds: float = 20.0) -> None:
+def wait_until_ready(client: TestClient, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
     deadline = time.monotonic() + timeout_seconds
     while client.get("/health/ready").status_code != 200:
         assert time.monotonic() < deadline, client.get("/health/ready").text
@@ -228,7 +239,10 @@ class Server:
         self.greeting = [self.process.stdout.readline().rstrip() for _ in range(3)]
         assert "listens on " in self.greeting[0], self.log.read_text()
         self.address = self.greeting[0].rpartition(" ")[2]
-        self.client = httpx.Client(base_url=self.address, timeout=TIMEOUT_SECONDS)
+        # The server closes idle connections after 5 seconds: at the same time as the client by
+        # itself, which might then ask on one that is just being closed.
+        limits = httpx.Limits(keepalive_expiry=2)
+        self.client = httpx.Client(base_url=self.address, timeout=TIMEOUT_SECONDS, limits=limits)
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -237,6 +251,17 @@ class Server:
                 return
             time.sleep(0.05)
         raise AssertionError(self.log.read_text())
+
+    def wait_until_not_ready(self) -> Any:
+        """What it says as soon as it is not: a moment later it may say something else."""
+        refusals: list[httpx.Response] = []
+
+        def is_away() -> bool:
+            refusals.append(self.client.get("/health/ready"))
+            return refusals[-1].status_code == 503
+
+        self.wait_for(is_away)
+        return refusals[-1].json()
 
     def engine_pid(self) -> int:
         """Of the engine's process, which the server has started."""
@@ -250,11 +275,24 @@ class Server:
         found = [line for line in lines if re.match(rf"{name}[ {{]", line)]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
+    def is_idle(self) -> bool:
+        """Whether nothing is decoded, and nothing waits for it."""
+        names = ("rows_running", "texts_running", "queue_depth")
+        return not any(self.metric(f"gatehouse_{name}") for name in names)
+
     def wait_for(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.005)
+
+    @contextmanager
+    def begun(self, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
+        """A request that was sent and whose answer nobody has read; the client goes at the end."""
+        port = int(self.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) as connection:
+            connection.sendall(message(body, path))
+            yield connection
 
     def wait_until_it_decodes(self) -> None:
         self.wait_for(lambda: self.metric("gatehouse_texts_running") > 0)
@@ -273,6 +311,16 @@ class Server:
 
 
 StartServer = Callable[..., Server]
+
+
+def message(body: dict[str, Any], path: str = "/generate", *, cut: int = 0) -> bytes:
+    """The bytes of a request, without the last of its body."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content[: len(content) - cut]
 
 
 @pytest.fixture
@@ -317,7 +365,9 @@ def browser() -> Iterator["Browser"]:
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A ready server over the checkpoints that the project ships."""
-    server = Server(PROJECT_DIR / "checkpoints", tmp_path_factory.mktemp("shipped"))
+    folder = tmp_path_factory.mktemp("shipped")
+    # No limit on tokens: what a test means to stop goes on until then, however late that is.
+    server = Server(PROJECT_DIR / "checkpoints", folder, **NO_TOKEN_LIMIT)
     try:
         server.wait_until_ready()
         yield server

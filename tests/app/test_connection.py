@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.connection import MAX_HEAD_BYTES
-from tests.app.conftest import TIMEOUT_SECONDS, Server
+from tests.app.conftest import ENDLESS, NO_TOKEN_LIMIT, TIMEOUT_SECONDS, Server, message
 
-LIMIT_SECONDS = 1.0
+LIMIT_SECONDS = 2.0
 BODY = b'{"prompt": "a", "max_new_tokens": 2}'
 HEAD = (
     b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -25,7 +25,7 @@ GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("hasty")
     settings = {"GATEHOUSE_RECEIVE_TIMEOUT_SECONDS": str(LIMIT_SECONDS)}
-    server = Server(checkpoints_dir, folder, **settings)
+    server = Server(checkpoints_dir, folder, **settings, **NO_TOKEN_LIMIT)
     try:
         server.wait_until_ready()
         yield server
@@ -78,6 +78,8 @@ def test_dribbling_buys_no_time(connection: socket.socket) -> None:
             answer = connection.recv(65_536)
         except TimeoutError:
             number += 1
+        except ConnectionError:
+            return  # it was closed just as more was sent, and the answer is lost with that
         assert number < TIMEOUT_SECONDS / 0.05
     assert answer.startswith(b"HTTP/1.1 408 ")
 
@@ -130,15 +132,12 @@ def test_a_head_of_almost_that_size_is_read(connection: socket.socket) -> None:
 
 
 def test_an_answer_may_take_longer_than_its_request(connection: socket.socket) -> None:
-    texts = json.dumps({"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000})
-    body = texts.encode()
-    head = HEAD.replace(b"Length: %d" % len(BODY), b"Length: %d" % len(body))
-    head = head.replace(b"/generate", b"/translate")
-    started_at = time.monotonic()
-    # The next one's head begins meanwhile, and comes to its end when the answer is there.
-    connection.sendall(head + body + GET[:10])
-    assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
-    assert time.monotonic() - started_at > LIMIT_SECONDS
+    # Nearly two limits, at whose end the next one's head has its time from the beginning.
+    request = message({**ENDLESS, "timeout_seconds": 2 * LIMIT_SECONDS - 0.1}, "/translate")
+    # That head begins meanwhile, and comes to its end when the answer is there.
+    connection.sendall(request + GET[:10])
+    assert read_answers(connection, 1).startswith(b"HTTP/1.1 504 ")
+    time.sleep(0.2 * LIMIT_SECONDS)
     connection.sendall(GET[10:])
     assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
 

@@ -1,18 +1,43 @@
 """A real server in a process of its own, over a real socket."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 
+from app.server import run_server
 from app.settings import PROJECT_DIR
-from tests.app.conftest import TIMEOUT_SECONDS, Server, StartServer, is_alive
+from tests.app.conftest import (
+    ENDLESS,
+    NO_TOKEN_LIMIT,
+    TIMEOUT_SECONDS,
+    Server,
+    StartServer,
+    is_alive,
+    make_settings,
+)
+
+HARD = {**ENDLESS, "text": ENDLESS["text"] * 16, "beam_size": 16}
+
+
+@pytest.fixture(scope="module")
+def tireless(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for requests that end only when somebody ends them."""
+    server = Server(checkpoints_dir, tmp_path_factory.mktemp("tireless"), **NO_TOKEN_LIMIT)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.close()
 
 
 def test_the_start_says_where_to_go(server: Server) -> None:
@@ -46,58 +71,45 @@ def test_a_body_over_the_limit_over_a_socket(server: Server) -> None:
     assert response.status_code == 413
 
 
-def test_health_answers_while_a_long_request_runs(server: Server) -> None:
-    body = {"prompt": ["the"] * 4, "n": 16, "max_new_tokens": 1_000}
-    answers = []
-
-    def post() -> None:
-        with httpx.Client(base_url=server.address, timeout=60) as client:
-            answers.append(client.post("/generate", json=body))
-
-    thread = threading.Thread(target=post)
-    thread.start()
-    slowest_seconds = 0.0
-    while thread.is_alive():
-        started_at = time.monotonic()
-        assert server.client.get("/health/ready").status_code == 200
-        slowest_seconds = max(slowest_seconds, time.monotonic() - started_at)
-    assert answers[0].status_code == 200
-    assert slowest_seconds < 1
+def test_health_answers_while_a_long_request_runs(tireless: Server) -> None:
+    seconds = []
+    with tireless.begun("/translate", HARD):
+        tireless.wait_until_it_decodes()
+        for _ in range(50):
+            started_at = time.monotonic()
+            assert tireless.client.get("/health/ready").status_code == 200
+            seconds.append(time.monotonic() - started_at)
+        assert tireless.metric("gatehouse_texts_running") > 0
+    # Most of them: this machine may be busy with something else, too.
+    assert sorted(seconds)[len(seconds) // 2] < 1
+    tireless.wait_for(tireless.is_idle)
 
 
-def test_a_client_that_goes_away_frees_the_engine(server: Server) -> None:
-    body = {"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000}
-    with (
-        httpx.Client(base_url=server.address, timeout=0.3) as hasty,
-        pytest.raises(httpx.ReadTimeout),
-    ):
-        hasty.post("/translate", json=body)
-    server.wait_for(lambda: server.metric("gatehouse_cancelled_total") == 1)
-    gone_at = time.monotonic()
-    server.wait_for(
-        lambda: (
-            not any(
-                server.metric(f"gatehouse_{name}")
-                for name in ("rows_running", "texts_running", "queue_depth")
-            )
-        )
-    )
-    assert time.monotonic() - gone_at < 1
+def test_a_client_that_goes_away_frees_the_engine(tireless: Server) -> None:
+    names = ("gatehouse_cancelled_total", "gatehouse_texts_cancelled_total")
+    before = [tireless.metric(name) for name in names]
+    with tireless.begun("/translate", HARD):
+        tireless.wait_until_it_decodes()
+    tireless.wait_for(lambda: tireless.metric(names[0]) == before[0] + 1)
+    # By itself it would not have ended.
+    tireless.wait_for(tireless.is_idle)
+    assert tireless.metric(names[1]) == before[1] + len(HARD["text"])
 
 
 def test_sigterm_finishes_what_runs_and_ends_with_0(start_server: StartServer) -> None:
-    server = start_server()
+    server = start_server(GATEHOUSE_DRAIN_TIMEOUT_SECONDS="50")
     engine_pid = server.engine_pid()
     statuses = []
+    # Seconds of work, so that it is seen to run.
+    body: dict[str, Any] = {**HARD, "text": ENDLESS["text"] * 8, "max_new_tokens": 1_000}
 
     def post() -> None:
-        body = {"prompt": ["the"] * 2, "n": 16, "max_new_tokens": 500}
-        with httpx.Client(base_url=server.address, timeout=60) as client:
-            statuses.append(client.post("/generate", json=body).status_code)
+        with httpx.Client(base_url=server.address, timeout=TIMEOUT_SECONDS) as client:
+            statuses.append(client.post("/translate", json=body).status_code)
 
     thread = threading.Thread(target=post)
     thread.start()
-    server.wait_until_it_decodes()
+    server.wait_for(lambda: server.metric("gatehouse_texts_accepted_total") == len(body["text"]))
     assert server.stop() == 0, server.log.read_text()
     assert not is_alive(engine_pid)
     thread.join()
@@ -105,20 +117,50 @@ def test_sigterm_finishes_what_runs_and_ends_with_0(start_server: StartServer) -
     assert "Traceback" not in server.log.read_text()
 
 
+def test_signals_are_awaited_before_the_greeting(
+    checkpoints_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GreetedError(Exception):
+        """Far enough."""
+
+    def greet(*_: object, **__: object) -> None:
+        raise GreetedError
+
+    monkeypatch.setattr("app.server.print", greet, raising=False)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(GreetedError):
+            run_server(make_settings(checkpoints_dir), listener, ["letters"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        for number in (signal.SIGINT, signal.SIGTERM):
+            assert signal.getsignal(number) not in (before[number], signal.SIG_DFL)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_signals_may_come_as_soon_as_the_greeting_is_there(start_server: StartServer) -> None:
+    server = start_server(ready=False)
+    server.process.send_signal(signal.SIGHUP)
+    assert server.stop() == 0, server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_sigterm_does_not_wait_for_ever(start_server: StartServer) -> None:
-    server = start_server(GATEHOUSE_DRAIN_TIMEOUT_SECONDS="1")
-    body = {"text": ["I am cold ."] * 64, "beam_size": 16, "max_new_tokens": 1_000}
+    server = start_server(GATEHOUSE_DRAIN_TIMEOUT_SECONDS="1", **NO_TOKEN_LIMIT)
     answers = []
 
     def post() -> None:
-        answers.append(httpx.post(f"{server.address}/translate", json=body, timeout=60))
+        address = f"{server.address}/translate"
+        answers.append(httpx.post(address, json=HARD, timeout=TIMEOUT_SECONDS))
 
     thread = threading.Thread(target=post)
     thread.start()
     server.wait_until_it_decodes()
     started_at = time.monotonic()
     assert server.stop() == 0, server.log.read_text()
-    assert time.monotonic() - started_at < 5
+    assert time.monotonic() - started_at < 20  # far less than the minute that it would get
     thread.join()
     # Whoever was cut off is told so, and may try again elsewhere.
     assert answers[0].status_code == 503

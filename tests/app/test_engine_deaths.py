@@ -9,7 +9,14 @@ from collections.abc import Callable
 import httpx2 as httpx
 import pytest
 
-from tests.app.conftest import Server, StartServer, is_alive
+from tests.app.conftest import (
+    ENDLESS,
+    NO_TOKEN_LIMIT,
+    TIMEOUT_SECONDS,
+    Server,
+    StartServer,
+    is_alive,
+)
 
 pytestmark = pytest.mark.chaos
 
@@ -28,7 +35,7 @@ class Load:
             thread.start()
 
     def _ask(self) -> None:
-        with httpx.Client(base_url=self._server.address, timeout=30) as client:
+        with httpx.Client(base_url=self._server.address, timeout=TIMEOUT_SECONDS) as client:
             while not self._is_over:
                 self.answers.append(client.post("/generate", json=LONG))
                 if self.answers[-1].status_code != 200:
@@ -49,20 +56,22 @@ def books_balance(server: Server) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_kill_9_of_the_engine_under_load(start_server: StartServer) -> None:
-    server = start_server()
-    load = Load(server, 4)
-    server.wait_until_it_decodes()
-    first = server.engine_pid()
-    os.kill(first, signal.SIGKILL)
-    server.wait_for(lambda: server.client.get("/health/ready").status_code == 503)
-    away = server.client.get("/health/ready").json()
+    server = start_server(**NO_TOKEN_LIMIT)
+    with server.begun("/translate", ENDLESS) as endless:  # the load may just draw breath
+        server.wait_until_it_decodes()
+        load = Load(server, 4)
+        server.wait_for(lambda: len(load.answers) > 4)
+        first = server.engine_pid()
+        os.kill(first, signal.SIGKILL)
+        assert endless.recv(65_536).startswith(b"HTTP/1.1 503 ")
+    away = server.wait_until_not_ready()
     assert away["code"] == "not_ready"
     assert away["detail"] == "the engine died and is being started again"
     assert server.metric("gatehouse_ready") == 0
@@ -72,7 +81,8 @@ def test_kill_9_of_the_engine_under_load(start_server: StartServer) -> None:
     load.stop()
     assert server.engine_pid() != first
     codes = {a.json()["code"] for a in load.answers if a.status_code != 200}
-    assert codes == {"engine_failed", "not_ready"}
+    assert "not_ready" in codes
+    assert codes <= {"engine_failed", "not_ready"}
     assert {a.status_code for a in load.answers} == {200, 503}
     assert server.metric("gatehouse_engine_restarts_total") == 1
     assert server.metric("gatehouse_texts_failed_total") > 0
@@ -95,7 +105,7 @@ def test_sigterm_while_the_models_load(start_server: StartServer) -> None:
     engine_pid = server.engine_pid()
     started_at = time.monotonic()
     assert server.stop() == 0, server.log.read_text()
-    assert time.monotonic() - started_at < 5
+    assert time.monotonic() - started_at < 20  # far less than running requests would get
     assert not is_alive(engine_pid)
     assert "Traceback" not in server.log.read_text()
 

@@ -19,7 +19,7 @@ from openai import AuthenticationError, OpenAI, RateLimitError
 from app.keys import append_key, make_key
 from app.settings import PROJECT_DIR
 from gatehouse_client import AnswerError, AsyncClient, Client, Retries
-from tests.app.conftest import Server
+from tests.app.conftest import ENDLESS, NO_TOKEN_LIMIT, Server
 
 ALICE, ALICES = make_key("alice", "user")
 BOB, BOBS = make_key("bob", "user")
@@ -159,12 +159,12 @@ def test_a_client_that_goes_away_has_its_tokens_counted(
     checkpoints_dir: Path, tmp_path: Path
 ) -> None:
     settings = {"GATEHOUSE_API_KEYS": ALICES.entry, "GATEHOUSE_KEY_TOKENS_PER_MINUTE": "20"}
-    server = Server(checkpoints_dir, tmp_path, **settings)
+    server = Server(checkpoints_dir, tmp_path, **settings, **NO_TOKEN_LIMIT)
     try:
         server.wait_until_ready()
         headers = {"Authorization": f"Bearer {ALICE}"}
-        body = {"prompt": "a", "n": 16, "max_new_tokens": 1024, "stream": True}
-        with server.client.stream("POST", "/generate", json=body, headers=headers) as answer:
+        body = {**ENDLESS, "stream": True}
+        with server.client.stream("POST", "/translate", json=body, headers=headers) as answer:
             lines = answer.iter_lines()
             while not next(lines).startswith("event: token"):
                 pass

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser
 
 from app.settings import PROJECT_DIR
 from tests.app.browser import TryPage, open_page
-from tests.app.conftest import Server
+from tests.app.conftest import NO_TOKEN_LIMIT, Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -115,11 +115,11 @@ def test_a_service_that_is_not_ready_says_why(browser: Browser, shipped: Server)
 def test_a_server_that_goes_away_is_said_and_recovered_from(
     browser: Browser, tmp_path: Path
 ) -> None:
-    server = Server(PROJECT_DIR / "checkpoints", tmp_path)
+    server = Server(PROJECT_DIR / "checkpoints", tmp_path, **NO_TOKEN_LIMIT)
     try:
         server.wait_until_ready()
         with open_page(browser, server.address, "Generate") as page:
-            page.find("#generate-length").fill("1024")
+            page.find("#generate-length").fill("100000")  # for longer than it will live
             page.page.get_by_role("button", name="Generate").click()
             page.find(".written .token").nth(5).wait_for()
             server.process.kill()

@@ -159,11 +159,9 @@ def test_no_foreign_script_runs(browser: Browser, server: Server, path: str) -> 
 
 def test_no_other_page_may_frame_these(browser: Browser, server: Server) -> None:
     page = browser.new_page()
-    refused: list[str] = []
-    page.on("console", lambda message: refused.append(message.text))
-    page.set_content(f"<iframe src='{server.address}/'></iframe>")
-    page.wait_for_timeout(300)
-    assert any("frame-ancestors" in text for text in refused)
+    page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+    with page.expect_console_message(lambda message: "frame-ancestors" in message.text):
+        page.set_content(f"<iframe src='{server.address}/'></iframe>")
     page.close()
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import os
 import random
 import re
 import shutil
+import signal
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
@@ -30,7 +32,7 @@ from tests.app.conftest import (
     make_settings,
     save_random_model,
 )
-from tests.app.engine.fake_engine import until
+from tests.app.engine.fake_engine import GUARD_SECONDS, until
 from tests.models.checkpoint_folders import sign
 
 pytestmark = pytest.mark.chaos
@@ -162,6 +164,11 @@ def test_under_load_every_answer_is_wholly_of_one_model(
                     assert found == [before // 2 % 2], "of the old model when the new one serves"
                 seen[found[0]] += 1
 
+        async def answered(variant: int) -> None:
+            """Each model answers a few times before it is replaced, however slow that is."""
+            wanted = seen[variant] + 4
+            await until(lambda: seen[variant] >= wanted)
+
         clients = [asyncio.create_task(client()) for _ in range(12)]
         for turn in range(6):
             await asyncio.sleep(choice.random() * 0.1)
@@ -172,6 +179,7 @@ def test_under_load_every_answer_is_wholly_of_one_model(
                 changes[model] += 1
                 assert reload.is_changed
                 assert reload.new.revision == turn + 1
+            await answered(1 - turn % 2)
         await asyncio.sleep(0.05)
         over = True
         await asyncio.gather(*clients)
@@ -299,10 +307,15 @@ def test_an_engine_that_dies_comes_back_with_the_model_that_served(root: Path) -
         assert isinstance(engine.link, ProcessLink)
         engine.link.kill("a test")
         await until(lambda: runtime.not_ready_because() is not None)
+        await until(lambda: engine.link is not None)
+        assert isinstance(engine.link, ProcessLink)
+        assert engine.link.pid is not None
+        os.kill(engine.link.pid, signal.SIGSTOP)  # or it might be back before the reload fails
         save_letters(root / "letters", 0)
         with pytest.raises(NotReadyError):
             await runtime.reloader().reload("letters")
         save_letters(root / "letters", 1)
+        os.kill(engine.link.pid, signal.SIGCONT)
         await until(lambda: runtime.not_ready_because() is None)
         assert await ask(runtime) == new
         # Reloads go on from there.
@@ -336,7 +349,7 @@ def test_shutting_down_in_the_middle_of_a_reload(root: Path, engine: str) -> Non
         save_letters(root / "letters", 1)
         reload = asyncio.create_task(runtime.reloader().reload("letters"))
         await asyncio.sleep(0.005)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_SECONDS):
             await runtime.stop()
             done, _ = await asyncio.wait([reload])
         error = done.pop().exception()

@@ -56,7 +56,7 @@ def run_benchmark(name: str, *arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["figures"]
@@ -73,6 +73,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 def test_a_short_overload_keeps_its_promises(checkpoints: Path) -> None:
     options = ("--seconds", "4", "--rest-seconds", "1", "--queue-capacity", "16")
     figures = run_benchmark("overload", "--checkpoints", str(checkpoints), *options)

@@ -54,6 +54,7 @@ def test_promises_that_are_kept_and_broken() -> None:
 
 @pytest.mark.slow
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 def test_a_short_soak_keeps_its_promises(checkpoints: Path) -> None:  # the fixture
     figures = run_benchmark("soak", "--checkpoints", str(checkpoints), "--requests", "1500")
     assert figures["requests"] == 1_500

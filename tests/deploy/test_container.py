@@ -28,6 +28,10 @@ SECONDS_TO_START = 60
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
+    return _services()
+
+
+def _services() -> dict[str, Any]:
     document = yaml.safe_load((PROJECT_DIR / "docker-compose.yml").read_text(encoding="utf-8"))
     return {name: one for name, one in document["services"].items() if "gatehouse" in name}
 
@@ -91,7 +95,7 @@ _SCRIPT = """
 set -eu
 mount --rbind / "$ROOT"
 mount -o remount,bind,ro "$ROOT"
-mount -t tmpfs -o mode=1777,noexec,nosuid,nodev tmpfs "$ROOT$WRITABLE"
+mount -t tmpfs -o "$TMPFS" tmpfs "$ROOT$WRITABLE"
 if [ -n "$CLOSED" ]; then
     mount -t tmpfs -o mode=755 tmpfs "$ROOT$CLOSED"
     mkdir -p "$ROOT$PYTHON"
@@ -118,8 +122,10 @@ def _walled(folder: Path, *command: str) -> list[str]:
         "GATEHOUSE_ALLOW_ANONYMOUS=true",
     ]
     script = _SCRIPT.format(uid=UID)
+    # No more room than Compose gives.
+    tmpfs = _services()["gatehouse"]["tmpfs"][0].partition(":")[2]
     return [
-        *("env", f"ROOT={root}", f"WRITABLE={writable}"),
+        *("env", f"ROOT={root}", f"WRITABLE={writable}", f"TMPFS={tmpfs}"),
         *(f"CLOSED={_closed_folder() or ''}", f"PYTHON={sys.base_prefix}"),
         *("unshare", "--mount", "sh", "-c", script, "sh"),
         *("env", "-i", f"PATH={os.environ['PATH']}", *environment, *command),
@@ -213,7 +219,7 @@ def test_the_service_works_within_the_walls(folder: Path) -> None:
             try:
                 opener.open(f"{address}/health/ready", timeout=5).close()
                 break
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:  # not ready, not listening, or slow to say so
                 assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.2)
         for path, body in (

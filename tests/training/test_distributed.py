@@ -252,7 +252,9 @@ def test_two_processes_learn_what_one_learns(
 def test_two_processes_go_on_after_a_kill_and_after_a_signal(
     text_preset_file: Path, tmp_path: Path
 ) -> None:
-    overrides = ("training.steps=160", "training.validate_every_steps=50")
+    # Long enough behind the first state for the kill and the signal to come in time.
+    last = 300
+    overrides = (f"training.steps={last}", "training.validate_every_steps=50")
     _run(_command(text_preset_file, tmp_path / "whole", *overrides))
     command = _command(text_preset_file, tmp_path / "parts", *overrides)
     folder = tmp_path / "parts" / "tiny"
@@ -264,7 +266,7 @@ def test_two_processes_go_on_after_a_kill_and_after_a_signal(
     assert process.returncode != 0
     assert "RuntimeError" not in output, "torchrun's own report is long enough"
     killed_at = _state(folder)["progress"]["step"]
-    assert killed_at < 160, "the test must kill in the middle of the run"
+    assert killed_at < last, "the test must kill in the middle of the run"
 
     # A signal to one process stops both of them after the same step.
     with _started(command) as process:
@@ -275,7 +277,7 @@ def test_two_processes_go_on_after_a_kill_and_after_a_signal(
         output = _finish(process)
     stop = re.search(r"SIGTERM: stopped at step (\d+); give the same command to go on\n", output)
     assert stop, output
-    assert int(stop[1]) == _state(folder)["progress"]["step"] < 160
+    assert int(stop[1]) == _state(folder)["progress"]["step"] < last
 
     assert _run(command).count("resuming at step") == 1
     whole = tmp_path / "whole" / "tiny"

@@ -283,7 +283,9 @@ def test_a_checkout_that_is_not_installed_can_train(
 def test_the_same_command_after_a_kill_ends_with_the_same_weights(
     text_preset_file: Path, text_preset: MakePreset, tmp_path: Path
 ) -> None:
-    overrides = ["training.steps=150", "training.validate_every_steps=50"]
+    # Long enough behind the first state for the kill to come in time on a busy machine.
+    last = 400
+    overrides = [f"training.steps={last}", "training.validate_every_steps=50"]
     arguments = [part for override in overrides for part in ("--set", override)]
     command = [sys.executable, "-m", "training", str(text_preset_file), *arguments]
     command += ["--out", str(tmp_path / "killed"), "--device", "cpu", "--threads", "1"]
@@ -295,14 +297,14 @@ def test_the_same_command_after_a_kill_ends_with_the_same_weights(
             time.sleep(0.02)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    assert _state(folder)["progress"]["step"] < 150, "the test must kill in the middle of the run"
+    assert _state(folder)["progress"]["step"] < last, "the test must kill in the middle of the run"
     # The same command again, without the seconds that Python takes to start.
     assert main(command[3:]) == 0
     assert "resuming at step" in (folder / "run" / "train.log").read_text()
     whole = _train(text_preset(*overrides), tmp_path / "whole")
     _assert_same_run(whole, folder)
     steps = [row["step"] for row in history(folder / "run") if "train_loss" in row]
-    assert steps == list(range(3, 151, 3))
+    assert steps == list(range(3, last + 1, 3))
 
 
 @pytest.mark.usefixtures("no_pictures")

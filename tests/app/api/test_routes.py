@@ -134,7 +134,7 @@ def test_a_full_queue_and_a_deadline(start_service: StartService) -> None:
         queue_capacity=2,
         row_budget=16,
         max_texts_per_request=2,
-        request_timeout_seconds=1,
+        request_timeout_seconds=5,  # in which the others must have asked
         max_new_tokens_limit=1_000_000,
         max_characters_per_text=1_000,
     )

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -16,7 +15,7 @@ from app.exceptions import QueueFullError
 from models.tokenizers import EOS_ID
 from tests.app.api.exchange import Exchange, ScriptedRuntime, read_events, scripted_app
 from tests.app.api.test_errors import check_problem
-from tests.app.conftest import Server
+from tests.app.conftest import ENDLESS, NO_TOKEN_LIMIT, TIMEOUT_SECONDS, StartServer
 from tests.app.service.scripted_engine import Script, answering, end, token
 from tests.app.service.test_detokenization import TOKENIZERS
 
@@ -45,9 +44,9 @@ def run(
 ) -> None:
     async def with_app() -> None:
         app, runtime = scripted_app(script, **settings)
-        await asyncio.wait_for(scenario(app, runtime), 20)
+        await asyncio.wait_for(scenario(app, runtime), TIMEOUT_SECONDS)
         # Nothing is left behind: neither requests in flight nor tasks.
-        await asyncio.wait_for(runtime.service().drain(10), 1)
+        await asyncio.wait_for(runtime.service().drain(60), 20)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -276,7 +275,7 @@ def test_a_client_that_goes_away_while_nothing_comes() -> None:
         task = asyncio.create_task(exchange.run())
         await exchange.sent.wait()
         exchange.gone.set()
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 20)
         assert runtime.scripted.cancelled == [1]
 
     run(silent, scenario)
@@ -291,7 +290,7 @@ def test_a_client_that_does_not_read_is_noticed_when_it_goes_away() -> None:
         await asyncio.sleep(0.02)
         assert len(exchange.messages) == 3
         exchange.gone.set()
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 20)
         assert runtime.scripted.cancelled == [1]
         assert outcomes(runtime) == {"cancelled": 1}
 
@@ -423,17 +422,15 @@ def place_of(data: dict[str, Any]) -> Any:
     return data.get("text_index")
 
 
-def test_a_stream_over_a_socket_and_its_end(server: Server) -> None:
-    # Greedy word models of random weights do not end by themselves.
-    body = {"text": ["I am cold ."] * 64, "max_new_tokens": 1_000, "stream": True}
+def test_a_stream_over_a_socket_and_its_end(start_server: StartServer) -> None:
+    server = start_server(**NO_TOKEN_LIMIT)
+    body = {**ENDLESS, "text": ENDLESS["text"] * 16, "stream": True}
     with server.client.stream("POST", "/translate", json=body) as response:
         assert response.status_code == 200
         assert response.headers["x-accel-buffering"] == "no"
         lines = response.iter_lines()
         assert next(lines) == "event: token"
         assert server.metric("gatehouse_rows_running") > 0
-    gone_at = time.monotonic()
     server.wait_for(lambda: server.metric("gatehouse_rows_running") == 0)
-    assert time.monotonic() - gone_at < 1
     server.wait_for(lambda: server.metric("gatehouse_cancelled_total") == 1)
     assert server.metric("gatehouse_texts_cancelled_total") == 64

@@ -39,9 +39,12 @@ FAILS, DIES, HANGS = 1_001, 1_002, 1_003
 """First tokens of prompts that mean harm: to themselves alone, or to the whole engine."""
 
 RELEASED = threading.Event()
-"""Lets an engine go on that hangs on a thread of this process."""
+"""Lets an engine or a load go on that hangs on a thread of this process."""
 
 ENDLESS = 10**9
+
+GUARD_SECONDS = 60
+"""What would hang ends so; a busy machine takes its time to start an engine's process."""
 
 
 @dataclass
@@ -167,6 +170,8 @@ class FakeModels:
             raise RuntimeError("secret")
         if model.path == "slow":
             time.sleep(0.3)
+        if model.path == "held":
+            RELEASED.wait(GUARD_SECONDS)
         return lambda: self.engine.served.append((model.name, model.revision))
 
 
@@ -236,7 +241,7 @@ def make_request(
 
 
 async def collect(events: AsyncIterator[Event]) -> list[Event]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_SECONDS):
         return [event async for event in events]
 
 
@@ -245,7 +250,7 @@ async def ends_of(events: AsyncIterator[Event]) -> dict[int, EndReason]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_SECONDS):
         while not condition():
             await asyncio.sleep(0.001)
 

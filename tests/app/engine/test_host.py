@@ -108,13 +108,13 @@ def test_requests_are_answered_in_order() -> None:
 
 def test_a_working_engine_is_never_made_to_wait() -> None:
     channel = ScriptedChannel([Orders((make_request(1, tokens=2),))], [])
-    host_engine(loading(FakeEngine()), channel, heartbeat_seconds=60)
+    host_engine(loading(FakeEngine()), channel, heartbeat_seconds=600)
     idle, working, finished = channel.timeouts
     assert idle is not None
-    assert 59 < idle <= 60
+    assert 500 < idle <= 600
     assert working == 0
     assert finished is not None
-    assert finished > 59
+    assert finished > 500
 
 
 def test_cancelling_what_was_just_submitted() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -248,7 +249,7 @@ def test_draining_does_not_wait_for_a_process_that_loads() -> None:
         engine = make_engine(partial(ProcessLink, load_slowly))
         starting = asyncio.create_task(engine.start())
         await asyncio.sleep(0.5)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await engine.drain(30)
             with pytest.raises(DrainingError):
                 await starting
@@ -260,9 +261,15 @@ def test_draining_does_not_wait_for_a_process_that_loads() -> None:
 def test_an_idle_engine_keeps_stepping(link: LinkClass) -> None:
     async def scenario() -> None:
         async with Started(link, heartbeat_seconds=0.02) as engine:
+
+            def stepped_at() -> float:
+                return time.monotonic() - engine.stats().last_step_age_seconds
+
+            def has_stepped_since(last: float) -> bool:
+                return stepped_at() > last + 0.01
+
             for _ in range(10):
-                await asyncio.sleep(0.05)
-                assert engine.stats().last_step_age_seconds < 0.5
+                await until(partial(has_stepped_since, stepped_at()))
             assert engine.stats().accepted == 0
 
     asyncio.run(scenario())
@@ -301,7 +308,7 @@ def test_drain_ends_a_process_that_hangs() -> None:
         async with Started(partial(ProcessLink, seconds_to_leave=0.2)) as engine:
             stream = engine.submit([make_request(1, prompt=(HANGS,))])
             await asyncio.sleep(0.2)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await engine.drain(0)
             assert await ends_of(stream) == {1: EndReason.CANCELLED}
 
@@ -312,7 +319,7 @@ def test_drain_ends_a_process_that_hangs() -> None:
 def test_an_engine_that_hangs_is_replaced(link: LinkClass, caplog: Any) -> None:
     async def scenario() -> None:
         RELEASED.clear()
-        async with Started(link, hang_seconds=0.5) as engine:
+        async with Started(link, hang_seconds=1.5) as engine:
             ends = await ends_of(
                 engine.submit([make_request(1, prompt=(HANGS,)), make_request(2, tokens=ENDLESS)])
             )
@@ -322,12 +329,12 @@ def test_an_engine_that_hangs_is_replaced(link: LinkClass, caplog: Any) -> None:
             # The one that was left behind on its thread goes on, and is not heard any more.
             RELEASED.set()
             assert await ends_of(engine.submit([make_request(3)])) == {3: EndReason.FINISHED}
-            await asyncio.sleep(1)
+            await asyncio.sleep(2)
             assert engine.stats().restarts == 1, "an engine that beats does not hang"
             assert books_add_up(engine)
 
     asyncio.run(scenario())
-    assert "the engine took no step for 0.5 seconds" in caplog.text
+    assert "the engine took no step for 1.5 seconds" in caplog.text
 
 
 @BothLinks
@@ -355,8 +362,10 @@ def test_another_revision_of_a_model_is_loaded_beside_it(link: LinkClass) -> Non
 @BothLinks
 def test_a_load_ends_with_the_engine(link: LinkClass) -> None:
     async def scenario() -> None:
+        # It is not over before the engine is, however late that is.
+        RELEASED.clear()
         async with Started(link) as engine:
-            slow = ModelRevision("count", 1, "slow", "")
+            slow = ModelRevision("count", 1, "held", "")
             loading = asyncio.create_task(engine.load_model(slow))
             await asyncio.sleep(0.05)
             await ends_of(engine.submit([make_request(1, prompt=(DIES,))]))
@@ -373,7 +382,10 @@ def test_a_load_ends_with_the_engine(link: LinkClass) -> None:
             with pytest.raises(DrainingError):
                 await engine.load_model(slow)
 
-    asyncio.run(scenario())
+    try:
+        asyncio.run(scenario())
+    finally:
+        RELEASED.set()
 
 
 @BothLinks

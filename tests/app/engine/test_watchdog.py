@@ -2,6 +2,7 @@ import asyncio
 import time
 
 from app.engine.watchdog import Watchdog
+from tests.app.engine.fake_engine import until
 
 
 def test_it_calls_once_and_only_when_no_sign_of_life_comes() -> None:
@@ -15,6 +16,7 @@ def test_it_calls_once_and_only_when_no_sign_of_life_comes() -> None:
             await asyncio.sleep(0.01)
         assert not calls
         fed_at = time.monotonic()
+        await until(lambda: bool(calls))
         await asyncio.sleep(0.6)
         (called_at,) = calls
         assert called_at - fed_at >= 0.15

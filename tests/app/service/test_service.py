@@ -154,9 +154,9 @@ def test_draining_finishes_what_fits_and_cuts_off_the_rest() -> None:
         fits = asyncio.create_task(
             service.translate_and_score(translation(max_new_tokens=3), scoring("a"))
         )
-        too_long = asyncio.create_task(service.translate(translation(max_new_tokens=1_000)))
+        too_long = asyncio.create_task(service.translate(translation(max_new_tokens=100_000)))
         await asyncio.sleep(0)
-        await service.drain(0.3)
+        await service.drain(3)
         _, scores = await fits
         assert "ter" in scores
         with pytest.raises(DrainingError):
@@ -168,7 +168,7 @@ def test_draining_finishes_what_fits_and_cuts_off_the_rest() -> None:
             with pytest.raises(DrainingError):
                 await work
 
-    run(scenario)
+    run(scenario, max_new_tokens_limit=100_000)
 
 
 def test_draining_cuts_off_scoring() -> None:
@@ -181,6 +181,6 @@ def test_draining_cuts_off_scoring() -> None:
         await service.drain(0.1)
         with pytest.raises(DrainingError):
             await task
-        assert time.monotonic() - started_at < 2
+        assert time.monotonic() - started_at < 10  # all of it would take much longer
 
     run(scenario)

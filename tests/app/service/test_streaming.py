@@ -205,7 +205,7 @@ def test_what_can_be_refused_is_refused_before_the_first_event() -> None:
             service.stream_translation(TranslationRequest(("go",), max_new_tokens=10, beam_size=1))
         assert engine.submitted == []
         # None of them is in flight: draining has nothing to wait for.
-        await asyncio.wait_for(service.drain(60), 1)
+        await asyncio.wait_for(service.drain(60), 20)
 
     run(scenario, WORDS, max_new_tokens_limit=9, default_max_new_tokens=9)
 
@@ -222,7 +222,7 @@ def test_a_stream_that_is_closed_early_drops_its_work() -> None:
             await each.aclose()
             await each.aclose()
             assert engine.cancelled == cancelled
-        await asyncio.wait_for(drained, 1)
+        await asyncio.wait_for(drained, 20)
 
     run(scenario, WORDS)
 
@@ -235,6 +235,6 @@ def test_a_stream_keeps_the_clients_own_deadline() -> None:
         assert engine.cancelled == [1]
         with pytest.raises(DeadlineError, match=r"deadline of 0\.05 seconds"):
             await service.translate(TranslationRequest(("go",), timeout_seconds=0.05))
-        assert 1 < engine.submitted[1].timeout_seconds < 2
+        assert 1 <= engine.submitted[1].timeout_seconds < 2
 
     run(scenario, WORDS, pause_seconds=0.1)
