@@ -86,14 +86,17 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs ``[..., I]`` float32 to ``[..., O]`` float32."""
-        rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
-        outputs = torch.empty(rows.shape[0], self._outputs)
+        if inputs.dim() != 2:
+            outputs: Tensor = self(inputs.reshape(-1, inputs.shape[-1]))
+            return outputs.view(*inputs.shape[:-1], self._outputs)
+        rows = inputs.contiguous().numpy()
+        products = np.empty((rows.shape[0], self._outputs), np.float32)
         threads = torch.get_num_threads()
-        if threads > 1 and rows.numel() * self._outputs > _WORTH_SHARING:
-            linear_by_threads(rows.numpy(), self._weight, outputs.numpy(), threads)
+        if threads > 1 and rows.size * self._outputs > _WORTH_SHARING:
+            linear_by_threads(rows, self._weight, products, threads)
         else:
-            linear(rows.numpy(), self._weight, outputs.numpy())
-        return outputs.view(*inputs.shape[:-1], self._outputs)
+            linear(rows, self._weight, products)
+        return torch.from_numpy(products)
 
 
 class Int8Cell(Cell):
@@ -122,14 +125,14 @@ class Int8Cell(Cell):
 
     def step(self, projected: Tensor, state: CellState) -> CellState:
         """See :meth:`Cell.step`."""
-        return self.run(projected, [len(projected)], state)[1]
+        return self.run(projected, [projected.shape[0]], state)[1]
 
     def run(
         self, projected: Tensor, active: Sequence[int], state: CellState
     ) -> tuple[Tensor, CellState]:
         """See :meth:`Cell.run`."""
         after = tuple(part.clone(memory_format=torch.contiguous_format) for part in state)
-        outputs = torch.empty(len(projected), self.hidden_size)
+        outputs = torch.empty(projected.shape[0], self.hidden_size)
         self.run_into(outputs, projected, active, after)
         return outputs, after
 
@@ -199,8 +202,8 @@ def _spread(part: Tensor) -> tuple[NDArray[Any], tuple[int, int]]:
 
     Of a view that leaves out places, kernels could not know that numbers stand side by side.
     """
-    if not part.numel():
-        return np.empty(0, part.numpy().dtype), (0, 0)
+    if part.is_contiguous():
+        return part.view(-1).numpy(), (part.stride(0), part.stride(1))
     reach = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
     numbers = part.as_strided((reach + 1,), (1,)).numpy()
     return numbers, (part.stride(0), part.stride(1))
@@ -254,7 +257,8 @@ class Int8Attention(Attention):
     def _attend(self, projected: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
         layout = memory.layout
         cells = np.arange(memory.rows) if layout.cells is None else layout.cells.numpy()
-        return self.look(projected, cells // layout.width, memory)
+        sources = cells if layout.width == 1 else cells // layout.width
+        return self.look(projected, sources, memory)
 
 
 def _results(queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
