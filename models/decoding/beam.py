@@ -50,14 +50,15 @@ def expand(
         tokens: these tokens.
         width: how many to keep.
     """
+    # Plain tuples sort in the same order, and most are never looked at again.
     candidates = [
-        Candidate(-(total + logprob), parent, token, logprob)
+        (-(total + logprob), parent, token, logprob)
         for parent, (total, row, ids) in enumerate(zip(cumulative, logprobs, tokens, strict=True))
         for logprob, token in zip(row, ids, strict=True)
         if logprob > _NEGATIVE_INFINITY
     ]
     candidates.sort()
-    return candidates[:width]
+    return [Candidate(*candidate) for candidate in candidates[:width]]
 
 
 def can_improve(best_live: float, finished: Sequence[Hypothesis], params: DecodingParams) -> bool:
