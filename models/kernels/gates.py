@@ -13,7 +13,7 @@ from models.kernels.jit import formula, kernel
 from models.kernels.products import make_values, multiply, round_row
 
 _ONE, _TWO = np.float32(1), np.float32(2)
-_LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.7)
+_LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.3)
 """Where e^x leaves the normal numbers of float32."""
 _LOG2_E = np.float32(1.44269504)
 _LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
