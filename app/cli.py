@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from app import VERSION
+from app.command_line import Run, make_parser
 from app.exceptions import GatehouseError, StartupError
 from app.logs import configure_logging, resolve_format
 from app.settings import Settings, load_settings
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from app.lines import Translate
     from app.service.service import Service
 
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
     Work = Callable[[Service], Awaitable[int]]
 
 Body = TypeVar("Body", bound="BaseModel")
@@ -64,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in OFFLINE_COMMANDS:
         # Their options and help are their own, which is not loaded for anything else.
         return _run_offline_command(words[0], words[1:])
-    arguments = _parser().parse_args(words)
-    run: Callable[[argparse.Namespace], int] = arguments.run
+    arguments = make_parser(COMMANDS).parse_args(words)
+    run: Run = arguments.run
     try:
         return run(arguments)
     except GatehouseError as error:
@@ -92,118 +91,6 @@ def _run_offline_command(command: str, words: Sequence[str]) -> int:
         return FAILED
     status: int = run(words, prog=f"gatehouse {command}")
     return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gatehouse", description="Train gated recurrent models and serve them over HTTP."
-    )
-    parser.add_argument("--version", action="version", version=f"gatehouse {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_serve(commands)
-    _add_models(commands)
-    _add_generate(commands)
-    _add_translate(commands)
-    _add_bleu(commands)
-    _add_keys(commands)
-    commands.add_parser("train", help="train a model: see 'gatehouse train --help'")
-    commands.add_parser("evaluate", help="measure a checkpoint: see 'gatehouse evaluate --help'")
-    commands.add_parser("import", help="import other weights: see 'gatehouse import --help'")
-    commands.add_parser("bench", help="measure speed: see 'gatehouse bench --help'")
-    return parser
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of checkpoints")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-
-
-def _add_serve(commands: "_Commands") -> None:
-    parser = commands.add_parser(
-        "serve",
-        help="serve the models over HTTP",
-        description="Serve the models over HTTP. Every setting can also be given as an "
-        "environment variable GATEHOUSE_... or in a file .env: see docs/settings.md.",
-    )
-    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
-    _add_model_options(parser)
-    parser.set_defaults(run=_serve)
-
-
-def _add_models(commands: "_Commands") -> None:
-    parser = commands.add_parser("models", help="list the checkpoints")
-    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="folder of checkpoints")
-    parser.set_defaults(run=_list_models)
-
-
-def _add_generate(commands: "_Commands") -> None:
-    parser = commands.add_parser("generate", help="continue a text")
-    parser.add_argument("prompt", help="text to continue")
-    parser.add_argument("--model", help="language model (default: the first by name)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N")
-    parser.add_argument("--temperature", type=float, help="0 is greedy (default 1)")
-    parser.add_argument("--top-k", type=int, metavar="K")
-    parser.add_argument("--top-p", type=float, metavar="P")
-    parser.add_argument("--seed", type=int)
-    _add_model_options(parser)
-    parser.set_defaults(run=_generate)
-
-
-def _add_translate(commands: "_Commands") -> None:
-    parser = commands.add_parser(
-        "translate",
-        help="translate lines",
-        description="Translate standard input line by line, in order, to standard output; files "
-        "of any size, in constant memory. A line that cannot be translated ends it with the "
-        "line's number; what came before is written.",
-    )
-    parser.add_argument("--from", dest="source", metavar="LANGUAGE")
-    parser.add_argument("--to", dest="target", metavar="LANGUAGE")
-    parser.add_argument("--model", help="translation model (default: one that fits)")
-    parser.add_argument(
-        "--beam-size", type=int, metavar="N", help="width of the beam search; 1 is greedy"
-    )
-    parser.add_argument(
-        "--length-penalty", type=float, metavar="ALPHA", help="of the beam's scores (default 0.75)"
-    )
-    parser.add_argument(
-        "--server",
-        metavar="URL",
-        help="ask this running server instead of loading models, with the API key in "
-        "GATEHOUSE_API_KEY where it needs one",
-    )
-    _add_model_options(parser)
-    parser.set_defaults(run=_translate)
-
-
-def _add_bleu(commands: "_Commands") -> None:
-    parser = commands.add_parser(
-        "bleu", help="score translations", description="Score a file of hypotheses, one a line."
-    )
-    parser.add_argument("hypotheses", type=Path)
-    parser.add_argument("references", type=Path, nargs="+", help="files with one reference a line")
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        default=["bleu"],
-        choices=["bleu", "chrf", "ter", "textbook_bleu"],
-    )
-    parser.set_defaults(run=_bleu)
-
-
-def _add_keys(commands: "_Commands") -> None:
-    parser = commands.add_parser(
-        "keys",
-        help="make an API key",
-        description="Make an API key. It is shown this once; the server stores its SHA-256 alone, "
-        "in the entry that is shown with it: for GATEHOUSE_API_KEYS, or appended to a file for "
-        "GATEHOUSE_API_KEYS_FILE. A server that runs must be started again. See docs/security.md.",
-    )
-    parser.add_argument("name", help="of whoever gets it: lower-case letters, digits, . _ -")
-    parser.add_argument("--admin", action="store_true", help="it opens what is below /admin, too")
-    parser.add_argument("--file", type=Path, metavar="FILE", help="append its entry to this file")
-    parser.set_defaults(run=_make_key)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -423,6 +310,17 @@ def _read_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"cannot read {path}: {error}") from None
     return [line.rstrip() for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+COMMANDS: dict[str, Run] = {
+    "serve": _serve,
+    "models": _list_models,
+    "generate": _generate,
+    "translate": _translate,
+    "bleu": _bleu,
+    "keys": _make_key,
+}
+"""What runs each command of the service."""
 
 
 if __name__ == "__main__":

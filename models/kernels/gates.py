@@ -1,7 +1,7 @@
 """Layers of recurrent cells over packed positions, from the gate equations of :mod:`models.cells`.
 
 A layer's kernel runs position by position; at position t the first ``active[t]`` rows go on,
-and the others have reached their end (see :class:`models.recurrent.PackedLayout`).
+and the others have reached their end (see :class:`models.packing.PackedLayout`).
 
 Shape legend: ``N`` rows, ``T`` positions, ``P`` packed positions, ``H`` hidden size, ``G`` gates.
 """

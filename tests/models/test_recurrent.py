@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.config import CellName, Implementation
+from models.packing import PackedLayout
 from models.quantization import quantize
 from models.recurrent import (
     PIECE_POSITIONS,
-    PackedLayout,
     RecurrentStack,
     StackState,
     reverse_sequences,
