@@ -27,12 +27,14 @@ PEAKS = (100, 10_000, 1_000_000)
 """Requests/s at the busiest hour, before bursts."""
 SHOWN = 10_000
 """Of them, the one whose day is drawn."""
+DRAWN = ("queue alone", "queue and rows", "fixed")
 USED = 0.8
 """Of the saturation, by a fixed fleet at its highest second."""
 SLICE_REPLICAS = 4
-FLEETS = (1, 4, 16, 100)
-"""Simulated whole, request by request."""
-LARGEST = 10_000
+FLEETS = (1, 10, 100, 1_000, 10_000)
+"""Simulated request by request: the first three whole, the others in a slice."""
+WHOLE_REPLICAS = 100
+"""The largest fleet that is simulated whole, and the slice of larger ones."""
 NODE_SECONDS = 120.0
 """More until a replica is ready, where a machine has to be started for it."""
 
@@ -88,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pictures:
         charts = {
             "capacity-curve": draw_curve(MEASURED, validation),
-            "capacity-day": draw_day(days[SHOWN], 1),
+            "capacity-day": draw_day({name: days[SHOWN][name] for name in DRAWN}, 1),
             "capacity-targets": draw_trade(trade),
         }
         save(charts)
@@ -107,7 +109,7 @@ def validate(
     """
     limit = MEASURED.limit_rate / MEASURED.saturation
     measured = {load.share: (load.p50_ms, load.p97_ms, load.p99_ms) for load in MEASURED.loads}
-    shares = sorted({0.02, 0.1, 0.4, 0.6, 0.7, 0.9, 1.0, limit, *measured})
+    shares = sorted({0.02, 0.1, 0.4, 0.6, 0.7, 0.85, 0.9, 0.95, 1.0, limit, *measured})
     simulated = [(share, *_latencies(service, share, 4 * seconds, seed)) for share in shares]
     rows = []
     for share, *found in simulated:
@@ -124,21 +126,23 @@ def validate(
     return simulated
 
 
-def balance(service: Service, seed: int) -> list[dict[str, float | str]]:
-    """What it matters how requests find their replica, in fleets that are simulated whole."""
-    found: list[dict[str, float | str]] = []
+def balance(service: Service, seed: int) -> list[dict[str, float]]:
+    """What fleets of all sizes do at the same load, by how requests find their replica."""
+    found: list[dict[str, float]] = []
     ways_to: tuple[Balancing, ...] = ("random", "two choices")
     for replicas in FLEETS:
+        few = min(replicas, WHOLE_REPLICAS)
+        rate = USED * service.saturation
+        seconds = max(6, 128 // few)
+        record: dict[str, float] = {"replicas": replicas, "simulated": few}
+        record["requests/s"] = rate * replicas
         for way in ways_to:
-            rate = USED * service.saturation * replicas
-            seconds = max(4, 128 // replicas)
-            books = Fleet(service, replicas, seed, way).run([rate] * (seconds + 2), 1.0, 2.0)
-            latencies = [books.latency_ms(share) for share in (0.5, 0.99)]
-            record: dict[str, float | str] = {"replicas": replicas, "balancing": way}
-            found.append(record | {"p50_ms": latencies[0], "p99_ms": latencies[1]})
-    rows = [[f"{value:.0f}" if isinstance(value, float) else str(value) for value in one.values()]
-            for one in found]  # fmt: skip
-    print(markdown_table(["replicas", "a request goes to", "p50, ms", "p99, ms"], rows), end="\n\n")
+            fleet = Fleet(service, few, seed + replicas, way)
+            books = fleet.run([few * rate] * (seconds + 2), warm_up_seconds=2.0)
+            record |= {f"p50, {way}": books.latency_ms(0.5), f"p99, {way}": books.latency_ms(0.99)}
+        found.append(record)
+    rows = [[f"{value:,.0f}" for value in one.values()] for one in found]
+    print(markdown_table(list(found[0]), rows), end="\n\n")
     return found
 
 

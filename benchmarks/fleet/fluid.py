@@ -17,7 +17,10 @@ from benchmarks.fleet.curve import Service
 from benchmarks.fleet.replicas import Balancing, Fleet
 from benchmarks.fleet.scaling import Autoscaler, Policy
 
-SHARES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2)
+SHARES = (
+    *(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    *(0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2),
+)
 """Of the saturation; at more, what is above it is shed."""
 BINS_MS = np.geomspace(1, 10_000, 400)
 TABLE_REPLICAS = 4
@@ -165,9 +168,9 @@ def _day(
     each = offered / ready
     top = table.rates[-1]
     share = np.interp(each, table.rates, table.shed)
-    # Behind the table a replica goes on answering what it answers at its end.
+    # Beyond the table a replica goes on answering what it answers at its end.
     answered = np.minimum(each, top) * (1 - share)
-    shed = offered - answered * ready
+    shed = (np.minimum(each, top) * share + np.maximum(each - top, 0)) * ready
     # Answers between two states count for both.
     above = np.clip(np.searchsorted(table.rates, each), 1, len(table.rates) - 1)
     low, high = table.rates[above - 1], table.rates[above]

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0a57c2", "#b04a00", "#1a7f37", "#7c3aad")
+COLOURS = ("#b04a00", "#0a57c2", "#1a7f37")
 CHARTS = Path(__file__).parents[2] / "docs" / "charts"
 MINUTE = 60
+NONE_SHED = 1e-4
+"""Percent, where nothing was shed: a logarithm has no place for that."""
 
 Simulated = Sequence[tuple[float, float, float, float]]
 """Share of the saturation, and the simulated p50, p97 and p99 in milliseconds."""
@@ -75,20 +77,26 @@ def draw_trade(points: Mapping[str, Sequence[tuple[float, float, str]]]) -> "Fig
 
     Args:
         points: by the name of a way: replica-hours a day as a share of a fixed fleet's, percent
-            shed, and what the point is called.
+            shed, and what the point is called. The last of each stands alone.
     """
     figure, axes = _figure(1, 4.2)
     for colour, (name, line) in zip(COLOURS, points.items(), strict=False):
-        hours, shed = [point[0] for point in line], [max(point[1], 1e-4) for point in line]
-        axes[0].plot(hours, shed, "o-", color=colour, label=name, linewidth=1.2)
-        for x, y, (_, _, label) in zip(hours, shed, line, strict=True):
-            axes[0].annotate(label, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        *rows, alone = [(x, max(y, NONE_SHED), label) for x, y, label in line]
+        axes[0].plot(*zip(*((x, y) for x, y, _ in rows), strict=True), "o-", color=colour,
+                     label=name, linewidth=1.2)  # fmt: skip
+        axes[0].plot(alone[0], alone[1], "s", color=colour)
+        for x, y, label in (*rows, alone):
+            axes[0].annotate(
+                label, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8, color=colour
+            )
     axes[0].set(
         xlabel="replica-hours, of those of a fixed fleet",
-        ylabel="% of the day's requests shed (0.0001: none)",
+        ylabel="% of the day's requests shed",
         yscale="log",
     )
     axes[0].xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes[0].yaxis.set_major_formatter(lambda y, _: f"{y:g}" if y > NONE_SHED else "none")
+    axes[0].margins(x=0.12)
     axes[0].legend(fontsize=8)
     return figure
 

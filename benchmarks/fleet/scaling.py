@@ -32,7 +32,7 @@ class Policy:
     least: int
     most: int
     queue_target: float = 64
-    rows_target: float | None = 32
+    rows_target: float | None = 24
     start_seconds: float = 50
     sync_seconds: float = 15
     late_decisions: int = 1
