@@ -8,7 +8,6 @@ its fleet when requests are spread at random.
 
 import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -30,7 +29,7 @@ SHOWN = 10_000
 DRAWN = ("queue alone", "queue and rows", "fixed")
 USED = 0.8
 """Of the saturation, by a fixed fleet at its highest second."""
-SLICE_REPLICAS = 4
+SLICE_REPLICAS = 16
 FLEETS = (1, 10, 100, 1_000, 10_000)
 """Simulated request by request: the first three whole, the others in a slice."""
 WHOLE_REPLICAS = 100
@@ -149,15 +148,14 @@ def balance(service: Service, seed: int) -> list[dict[str, float]]:
 def through_a_day(table: Table, peak: float, seed: int) -> dict[str, Day]:
     """A day with bursts, in each way to have replicas."""
     rates = day(peak, seed)
-    fixed = fixed_fleet(table, rates)
+    fixed = fixed_fleet(rates)
     return {way.name: live(table, rates, fixed, way.policy) for way in ways(fixed)}
 
 
-def fixed_fleet(table: Table, rates: NDArray[np.float64]) -> int:
+def fixed_fleet(rates: NDArray[np.float64]) -> int:
     """Replicas for the highest minute, and never fewer than two, for one may die."""
-    minutes = rates.reshape(-1, 60).mean(axis=1)
-    saturation = float(table.rates[table.shed < 0.01].max())
-    return max(2, math.ceil(minutes.max() / (USED * min(saturation, MEASURED.saturation))))
+    highest = float(rates.reshape(-1, 60).mean(axis=1).max())
+    return max(2, math.ceil(highest / (USED * MEASURED.saturation)))
 
 
 def report_days(days: dict[int, dict[str, Day]]) -> list[dict[str, float | str]]:
@@ -230,7 +228,7 @@ def check_slices(
 def targets(table: Table, seed: int) -> dict[str, list[tuple[float, float, str]]]:
     """What the autoscaler's targets cost and shed, on the day of :data:`SHOWN`."""
     rates = day(SHOWN, seed)
-    fixed = fixed_fleet(table, rates)
+    fixed = fixed_fleet(rates)
     hours = 24 * fixed
     policy = Policy(2, 2 * fixed)
     found: dict[str, list[tuple[float, float, str]]] = {}
@@ -252,8 +250,10 @@ def targets(table: Table, seed: int) -> dict[str, list[tuple[float, float, str]]
     return found
 
 
-def _latencies(service: Service, share: float, seconds: float, seed: int) -> Sequence[float]:
+def _latencies(
+    service: Service, share: float, seconds: float, seed: int
+) -> tuple[float, float, float]:
     books = Fleet(service, 1, seed).run(
         [share * service.saturation] * round(seconds + 2), warm_up_seconds=2.0
     )
-    return [books.latency_ms(part) for part in (0.5, 0.97, 0.99)]
+    return books.latency_ms(0.5), books.latency_ms(0.97), books.latency_ms(0.99)

@@ -114,8 +114,11 @@ def steady_states(
         latencies.append(found / found.sum())
     latencies[0] = latencies[1]
     return Table(
-        *(np.array(values, dtype=np.float64) for values in (rates, rows, queue, shed)),
-        np.array(latencies),
+        rates=np.array(rates),
+        rows=np.array(rows),
+        queue=np.array(queue),
+        shed=np.array(shed),
+        latencies=np.array(latencies),
     )
 
 
