@@ -2,9 +2,9 @@
 
 It counts no requests. In each step every replica is taken to be in the steady state of its share
 of the rate, which the discrete simulation of one replica found before. A full replica is empty
-again after 0.6 s (384 texts at 615 a second), so a second's steady state is near. What it cannot
-see is chance: requests that happen to meet at one replica are in its latencies, but the
-autoscaler sees means alone.
+again after 0.6 s (384 texts at 615 a second), so a second's steady state is near; only close to its
+saturation a replica takes seconds to fill, and here none. What the model cannot see is chance:
+requests that happen to meet at one replica are in its latencies, but the autoscaler sees means.
 """
 
 from collections.abc import Sequence

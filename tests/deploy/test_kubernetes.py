@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from app.exceptions import StartupError
 from app.settings import PROJECT_DIR, Settings, load_settings, variable_name
 from tests.deploy.kustomizing import Resource, build, load
 
@@ -155,8 +156,14 @@ def test_the_settings_are_settings_and_fit_each_other(
     assert settings.checkpoints_dir == Path(workdir) / "checkpoints"
 
 
-def test_the_cluster_adds_no_settings_of_its_own(resources: list[Resource]) -> None:
-    """A Service named gatehouse makes GATEHOUSE_PORT=tcp://..., which is no port."""
+def test_the_cluster_adds_no_settings_of_its_own(
+    resources: list[Resource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a Service named gatehouse puts into pods would keep the service from starting."""
+    name = _one(resources, "Service")["metadata"]["name"]
+    monkeypatch.setenv(f"{name.upper()}_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(StartupError):
+        load_settings(env_file=None)
     assert _pod(resources)["enableServiceLinks"] is False
 
 
