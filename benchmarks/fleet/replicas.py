@@ -10,13 +10,14 @@ import random
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-import simpy
+from typing import TYPE_CHECKING, Literal
 
 from benchmarks.fleet.curve import Service
 from benchmarks.fleet.scaling import Autoscaler, Policy
 from benchmarks.saturation import percentile
+
+if TYPE_CHECKING:
+    import simpy
 
 Balancing = Literal["random", "two choices"]
 
@@ -66,7 +67,7 @@ class Replica:
     and has the size w ends when it is v + w, so that nothing has to be updated in between.
     """
 
-    def __init__(self, env: simpy.Environment, service: Service, books: Books) -> None:
+    def __init__(self, env: "simpy.Environment", service: Service, books: Books) -> None:
         self._env = env
         self._service = service
         self._books = books
@@ -121,7 +122,7 @@ class Replica:
         assert event.callbacks is not None
         event.callbacks.append(self._end_of_text)
 
-    def _end_of_text(self, event: simpy.Event) -> None:
+    def _end_of_text(self, event: "simpy.Event") -> None:
         if event.value != self._plan_number:
             return
         self.settle()
@@ -152,6 +153,8 @@ class Fleet:
         balancing: Balancing = "random",
         policy: Policy | None = None,
     ) -> None:
+        import simpy
+
         self.env = simpy.Environment()
         self.books = Books()
         self._service = service
@@ -189,7 +192,7 @@ class Fleet:
             replica.settle()
         return sum(one.running + one.waiting for one in (*self._ready, *self._gone))
 
-    def _forget(self, seconds: float) -> Generator[simpy.Event, None, None]:
+    def _forget(self, seconds: float) -> "Generator[simpy.Event, None, None]":
         yield self.env.timeout(seconds)
         self._count_replicas()
         self.books.clear(self._settle())
@@ -199,7 +202,7 @@ class Fleet:
 
     def _send(
         self, rates: Sequence[float], step_seconds: float
-    ) -> Generator[simpy.Event, None, None]:
+    ) -> "Generator[simpy.Event, None, None]":
         """Poisson arrivals; a rate that changes draws the gap anew, which such gaps allow."""
         sigma = self._service.sigma
         mu = -(sigma**2) / 2  # a mean size of 1
@@ -225,7 +228,7 @@ class Fleet:
         busier = one.running + one.waiting > other.running + other.waiting
         return other if busier else one
 
-    def _scale(self, scaler: Autoscaler) -> Generator[simpy.Event, None, None]:
+    def _scale(self, scaler: Autoscaler) -> "Generator[simpy.Event, None, None]":
         policy = scaler.policy
         while True:
             yield self.env.timeout(policy.sync_seconds)
@@ -241,7 +244,7 @@ class Fleet:
                 # It gets no more requests, and ends what it has.
                 self._gone.append(self._ready.pop())
 
-    def _start(self, seconds: float) -> Generator[simpy.Event, None, None]:
+    def _start(self, seconds: float) -> "Generator[simpy.Event, None, None]":
         self._starting.append(self.env.now + seconds)
         yield self.env.timeout(seconds)
         self._count_replicas()
