@@ -45,7 +45,8 @@ class Curve:
         limit_rate: most requests/s with the 97th percentile within ``limit_ms``.
         rows: texts that run at once (``GATEHOUSE_ROW_BUDGET``).
         queue: texts that may wait (``GATEHOUSE_QUEUE_CAPACITY``).
-        sigma: standard deviation of the logarithm of a request's size, in tokens.
+        sigma: standard deviation of the logarithm of a request's size; set by hand, with the
+            measured ratios of the percentiles in view.
     """
 
     source: str
@@ -100,7 +101,7 @@ def calibrate(curve: Curve = MEASURED) -> Service:
 
     Throughput is interpolated, on logarithms, between one row (the idle latency), the rows that
     run at each measured load, and all rows (the saturation). How many run at a measured load is
-    what is fitted. The higher percentiles are not, and so can be compared.
+    what is fitted. The higher percentiles are not, but for what ``sigma`` says of all of them.
     """
     rates = np.array([load.share for load in curve.loads]) * curve.saturation
     mean_s = np.array([load.p50_ms for load in curve.loads]) / 1e3 * math.exp(curve.sigma**2 / 2)

@@ -121,7 +121,7 @@ def test_the_simulated_replica_has_the_measured_latencies() -> None:
         books = Fleet(SERVICE, 1, SEED).run([rate] * 120, warm_up_seconds=2.0)
         # Fitted.
         assert books.latency_ms(0.5) == pytest.approx(measured.p50_ms, rel=0.1)
-        # Not fitted.
+        # Not fitted, but for the spread of the sizes, which is the same for all loads.
         assert books.latency_ms(0.97) == pytest.approx(measured.p97_ms, rel=0.2)
         assert books.latency_ms(0.99) == pytest.approx(measured.p99_ms, rel=0.2)
 
