@@ -7,10 +7,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import book, compilers, decode, kernels, overload, serving, sizing, soak, training
+from benchmarks import (
+    book,
+    capacity,
+    compilers,
+    decode,
+    kernels,
+    overload,
+    serving,
+    sizing,
+    soak,
+    training,
+)
 
 BENCHMARKS = {
     "book": book,
+    "capacity": capacity,
     "compilers": compilers,
     "decode": decode,
     "kernels": kernels,

@@ -39,7 +39,7 @@ def test_the_index_names_every_page() -> None:
 
 def test_every_picture_is_shown_somewhere() -> None:
     shown = {target for page in pages() for target, _ in destinations(page)}
-    folders = (ROOT / "docs" / "images", ROOT / "docs" / "screenshots")
+    folders = [ROOT / "docs" / name for name in ("charts", "images", "screenshots")]
     there = {str(path.relative_to(ROOT)) for folder in folders for path in folder.iterdir()}
     assert there
     assert there <= shown
