@@ -37,7 +37,11 @@ class BleuBody(StrictBody):
         description="For each hypothesis the right text, or a list of right texts.",
     )
     metrics: list[MetricName] = Field(
-        default=["bleu"], min_length=1, max_length=4, description="Scores to compute."
+        default=["bleu"],
+        min_length=1,
+        max_length=4,
+        fail_fast=True,
+        description="Scores to compute.",
     )
     tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
         default="13a", description="sacreBLEU's tokenizer, for bleu."
