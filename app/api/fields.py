@@ -21,7 +21,7 @@ def _one_or_many(value: Any) -> str:
 
 
 def _limit(keyword: str, setting: str) -> dict[str, Any]:
-    """A JSON-Schema keyword whose value is a setting, filled in by :mod:`app.api.openapi`."""
+    """A JSON-Schema keyword whose value is a limit, filled in by :mod:`app.api.openapi`."""
     return {"x-limit": {keyword: setting}}
 
 
@@ -55,6 +55,22 @@ Texts = Annotated[list[Text], _list_limits("max_texts_per_request", min_length=1
 OneOrManyTexts = Annotated[
     Annotated[Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
 ]
+Document = Annotated[
+    str,
+    AfterValidator(_require_unicode),
+    Field(json_schema_extra=_limit("maxLength", "max_document_characters")),
+]
+"""A text that is taken apart, and so may be longer."""
+_Documents = Annotated[list[Document], _list_limits("max_texts_per_request", min_length=1)]
+OneOrManyDocuments = Annotated[
+    Annotated[Document, Tag(_ONE)] | Annotated[_Documents, Tag(_MANY)],
+    Discriminator(_one_or_many),
+]
+NOT_DOCUMENTS: dict[str, Any] = {
+    **_limit("maxLength", "max_characters_per_text"),
+    "items": _limit("maxLength", "max_characters_per_text"),
+}
+"""JSON schema of such a field where its texts are not taken apart."""
 _Stop = Annotated[
     str,
     AfterValidator(_require_unicode),
