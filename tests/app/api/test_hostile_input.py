@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
@@ -177,16 +178,13 @@ def test_any_form(
 
 
 @settings(suppress_health_check=list(HealthCheck))
-@given(name=st.text(st.characters(exclude_characters="/?#%"), min_size=1, max_size=20))
-def test_any_name_of_a_model(small: TestClient, description: Description, name: str) -> None:
-    for path in ("/models/{name}", "/v1/models/{name}"):
-        # "." and ".." are no names in an address.
-        url = httpx.URL(f"http://testserver{path.removesuffix('{name}')}").copy_with(
-            path=path.format(name=name)
-        )
-        response = small.get(url)
-        if name.strip(".") or response.status_code == 200:
-            description.check(path, response, "get")
+@given(name=st.text(min_size=1, max_size=20).filter(lambda name: name not in (".", "..")))
+def test_any_name_of_a_model(small: TestClient, name: str) -> None:
+    for path, code in (("/models/", "unknown_model"), ("/v1/models/", "model_not_found")):
+        response = small.get(path + quote(name, safe=""))
+        error = response.json() if path == "/models/" else response.json()["error"]
+        assert response.status_code == 404
+        assert error["code"] == ("not_found" if "/" in name else code)
 
 
 HUGE_TEXTS = {
@@ -268,6 +266,5 @@ def test_huge_bodies_get_an_answer_within_bounds(
         for path in VALID:
             response = patient.client.post(path, content=content, headers=JSON)
             description.check(path, response)
-            assert 400 <= response.status_code < 500
     assert resident_bytes(patient.process.pid) - before < GROWTH_BYTES
     assert patient.metric("gatehouse_engine_restarts_total") == 0
