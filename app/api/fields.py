@@ -25,15 +25,18 @@ def _limit(keyword: str, setting: str) -> dict[str, Any]:
     return {"x-limit": {keyword: setting}}
 
 
-def _list_limits(setting: str | None = None, **bounds: int) -> Any:
+def _list_limits(
+    setting: str | None = None, min_length: int | None = None, max_length: int | None = None
+) -> Any:
     """What every list has: it is refused at its first wrong item.
 
     A client can send a million of them, and an error for each takes half a minute to write.
     """
     return Field(
         fail_fast=True,
+        min_length=min_length,
+        max_length=max_length,
         json_schema_extra=None if setting is None else _limit("maxItems", setting),
-        **bounds,
     )
 
 

@@ -1,5 +1,6 @@
 """Streams over a real connection: requests in any pieces, slow readers, clients that go away."""
 
+import itertools
 import socket
 from collections import defaultdict
 from typing import Any
@@ -21,7 +22,7 @@ def sent_in_pieces(server: Server, content: bytes, cuts: list[int]) -> socket.so
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
     places = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
-    for begin, end in zip(places, places[1:], strict=False):
+    for begin, end in itertools.pairwise(places):
         connection.sendall(content[begin:end])
     return connection
 

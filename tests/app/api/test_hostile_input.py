@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
@@ -40,11 +39,18 @@ VALID: dict[str, list[dict[str, Any]]] = {
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 """Any code points: lone surrogates, NUL, marks without letters, both directions of writing."""
 
-HOSTILE_VALUES = [
+HOSTILE_VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 17, 2**31, 2**53, 2**63, 2**64, -(2**63) - 1, 10**400),
     *(0.0, -0.0, 1.0, 1.5, 5e-324, 1e-9, 1e308, float("nan"), float("inf"), float("-inf")),
     *("", " ", "\0", "a\0b", "\ud800", "\udfff\ud800", "\ufeff", "\ufffd", "\uffff", "😀" * 9),
-    *("e" + "\u0301" * 999, "\u202e\u2066abc\u2069", "שלום", "\u2028\u2029\x85", "\r\n\r\n", "1e999"),
+    *(
+        "e" + "\u0301" * 999,
+        "\u202e\u2066abc\u2069",
+        "שלום",
+        "\u2028\u2029\x85",
+        "\r\n\r\n",
+        "1e999",
+    ),
     *("auto", "none", "en", "null", "NaN", "../../etc/passwd", "%s%n{0}{{a}}${b}", "a" * 6_000),
     *([], [[]], [None], [""], ["a", 1], ["\ud800"], [[["a"]]], ["a"] * 100, [{}]),
     *({}, {"": ""}, {"a": {"a": {}}}, {"\ud800": 1}),
@@ -99,7 +105,9 @@ values = st.recursive(
     | st.floats()
     | ANY_TEXT
     | st.sampled_from(HOSTILE_VALUES),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(ANY_TEXT, children, max_size=3),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(ANY_TEXT, children, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -116,7 +124,8 @@ def contents(draw: st.DrawFn, path: str) -> bytes:
         f"{json.dumps(name)}:{json.dumps(value, ensure_ascii=ascii_only)}" for name, value in fields
     )
     content = f"{{{text}}}".encode("utf-8", "surrogatepass")
-    return content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 9)) == 0 else content
+    is_cut = draw(st.integers(0, 9)) == 9
+    return content[: draw(st.integers(0, len(content)))] if is_cut else content
 
 
 @settings(suppress_health_check=list(HealthCheck))
@@ -173,7 +182,7 @@ def test_any_form(
         content = "".join([*parts, "--a--\r\n"]).encode()
         headers = {"content-type": "multipart/form-data; boundary=a"}
     else:
-        content, headers = str(httpx.QueryParams(fields)).encode(), FORM
+        content, headers = urlencode(fields).encode(), FORM
     description.check(path, small.post(path, content=content, headers=headers))
 
 
@@ -252,9 +261,7 @@ GROWTH_BYTES = 300 * 2**20
 
 
 @pytest.mark.slow
-def test_huge_bodies_get_an_answer_within_bounds(
-    patient: Server, description: Description
-) -> None:
+def test_huge_bodies_get_an_answer_within_bounds(patient: Server, description: Description) -> None:
     before = resident_bytes(patient.process.pid)
     for way, made_of in WAYS.items():
         path = way.partition(" ")[0]

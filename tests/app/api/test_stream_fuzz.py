@@ -5,6 +5,7 @@ tokens, bytes that make no character among them; stop strings are any text; the 
 """
 
 import asyncio
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -72,7 +73,7 @@ class OddExchange(Exchange):
         super().__init__(app, path, body)
         content = b"".join(self._parts)
         places = [0, *sorted(min(cut, len(content)) for cut in odd.cuts), len(content)]
-        self._parts = [content[a:b] for a, b in zip(places, places[1:], strict=False)]
+        self._parts = [content[a:b] for a, b in itertools.pairwise(places)]
         self._odd = odd
 
     async def _send(self, message: Any) -> None:
@@ -188,9 +189,7 @@ def whole_texts(path: str, answer: dict[str, Any], num_outputs: int) -> dict[Any
 
 async def ask(script: Script, path: str, body: dict[str, Any], odd: Behaviour, name: str) -> Any:
     """One request to an application of its own, which is left in good order."""
-    app, runtime = scripted_app(
-        script, written_in=TOKENIZERS[name], stream_keepalive_seconds=0.001
-    )
+    app, runtime = scripted_app(script, written_in=TOKENIZERS[name], stream_keepalive_seconds=0.001)
     exchange = OddExchange(app, path, body, odd)
     await asyncio.wait_for(exchange.run(), TIMEOUT_SECONDS)
     await asyncio.wait_for(runtime.service().drain(TIMEOUT_SECONDS), TIMEOUT_SECONDS)
@@ -199,7 +198,9 @@ async def ask(script: Script, path: str, body: dict[str, Any], odd: Behaviour, n
     return exchange
 
 
-def check(path: str, body: dict[str, Any], outputs: list[list[int]], odd: Behaviour, name: str) -> None:
+def check(
+    path: str, body: dict[str, Any], outputs: list[list[int]], odd: Behaviour, name: str
+) -> None:
     """Ask for a stream and for the plain answer, and compare them."""
     num_outputs = body.get("n", 1)
     script = answering(*outputs)

@@ -202,7 +202,9 @@ def test_what_can_be_refused_is_refused_before_the_first_event() -> None:
         with pytest.raises(InvalidRequestError, match="61 is more than the 60 allowed"):
             service.stream_generation(generation(timeout_seconds=61))
         with pytest.raises(InvalidRequestError, match="more than the 9 allowed"):
-            await service.stream_translation(TranslationRequest(("go",), max_new_tokens=10, beam_size=1))
+            await service.stream_translation(
+                TranslationRequest(("go",), max_new_tokens=10, beam_size=1)
+            )
         assert engine.submitted == []
         # None of them is in flight: draining has nothing to wait for.
         await asyncio.wait_for(service.drain(60), 20)
