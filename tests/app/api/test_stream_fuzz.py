@@ -205,12 +205,14 @@ def check(
     num_outputs = body.get("n", 1)
     script = answering(*outputs)
 
-    async def both() -> tuple[Any, Any]:
-        plain = await ask(script, path, {**body, "stream": False}, Behaviour(), name)
+    async def all_ways() -> tuple[Any, Any, Any]:
+        plain = await ask(script, path, body, Behaviour(), name)
+        free = {key: value for key, value in body.items() if key != "stop"}
+        unstopped = await ask(script, path, free, Behaviour(), name)
         streamed = {**body, "stream": True}
-        return plain, await ask(breaking(script, odd), path, streamed, odd, name)
+        return plain, unstopped, await ask(breaking(script, odd), path, streamed, odd, name)
 
-    plain, stream = asyncio.run(both())
+    plain, unstopped, stream = asyncio.run(all_ways())
     if plain.status != 200:
         # The same is refused, and before anything is streamed.
         assert stream.status == plain.status
@@ -235,10 +237,22 @@ def check(
         assert reason == whole[place]["finish_reason"]
     if told.usage is not None:
         assert told.usage == json.loads(plain.body)["usage"]
-    stops = body.get("stop", [])
-    for place, text in told.pieces.items():
-        prompt = body["prompt"][place[0]] if body.get("echo") else ""
-        assert not any(stop in text[len(prompt) :] for stop in stops), "a stop string is shown"
+    if path != "/translate":
+        check_stops(whole, whole_texts(path, json.loads(unstopped.body), num_outputs), body)
+
+
+def check_stops(whole: dict[Any, Any], unstopped: dict[Any, Any], body: dict[str, Any]) -> None:
+    """The texts are those without stop strings, cut where one begins, and only there."""
+    for place, output in whole.items():
+        prompt = body["prompt"][place[0]] if body["echo"] else ""
+        text = output["text"].removeprefix(prompt)
+        more = unstopped[place]["text"].removeprefix(prompt)
+        assert not any(stop in text for stop in body["stop"]), "a stop string is shown"
+        if any(stop in more for stop in body["stop"]):
+            assert output["finish_reason"] == "stop"
+            assert any(more.startswith(text + stop) for stop in body["stop"])
+        else:
+            assert text == more
 
 
 @given(
