@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from app.main import create_app
@@ -187,13 +187,13 @@ def test_any_form(
 
 
 @settings(suppress_health_check=list(HealthCheck))
-@given(name=st.text(min_size=1, max_size=20).filter(lambda name: name not in (".", "..")))
+@given(name=st.text(st.characters(exclude_characters="/"), min_size=1, max_size=20))
 def test_any_name_of_a_model(small: TestClient, name: str) -> None:
+    assume(name not in (".", ".."))  # which lead elsewhere, as a slash does
     for path, code in (("/models/", "unknown_model"), ("/v1/models/", "model_not_found")):
         response = small.get(path + quote(name, safe=""))
         error = response.json() if path == "/models/" else response.json()["error"]
-        assert response.status_code == 404
-        assert error["code"] == ("not_found" if "/" in name else code)
+        assert (response.status_code, error["code"]) == (404, code)
 
 
 HUGE_TEXTS = {
