@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--examples",
         type=int,
-        default=4,
+        default=20,
         help="how many requests of each kind schemathesis tries at each endpoint",
     )
     parser.addoption("--seed", type=int, default=1, help="of what schemathesis draws")

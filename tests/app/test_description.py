@@ -40,8 +40,8 @@ def keyed(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         server.close()
 
 
-GUARD_SECONDS_PER_EXAMPLE = 120
-"""For a busy machine: four take half a minute."""
+GUARD_SECONDS_PER_EXAMPLE = 30
+"""For a busy machine: one takes a second or less."""
 
 
 @pytest.mark.slow
