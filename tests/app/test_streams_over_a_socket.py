@@ -52,7 +52,8 @@ def received(connection: socket.socket, sizes: list[int], limit: int | None) -> 
     return body, False
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+# Fewer than elsewhere: each is two requests to a real server.
+@settings(max_examples=settings().max_examples // 4, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(["/generate", "/v1/completions"]),
     stop=st.lists(st.text(max_size=3, min_size=1) | st.sampled_from("ea t"), max_size=3),
