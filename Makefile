@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check audit fix bench chaos soak train clean
+.PHONY: help serve test check audit fix bench chaos soak fuzz train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,9 @@ chaos: $(VENV)/dev.stamp ## break things under load, then ask for ten times what
 
 soak: $(VENV)/dev.stamp ## 200,000 mixed requests: nothing grows, the books balance
 	$(BIN)/python -m benchmarks soak $(ARGS)
+
+fuzz: $(VENV)/dev.stamp ## hostile requests, a thousand times as many as in the tests
+	$(BIN)/python -m pytest -m fuzz --hypothesis-profile fuzz --examples 500 --timeout 0 $(ARGS)
 
 train: $(VENV)/train.stamp ## train a model: make train PRESET=name
 ifneq ($(strip $(PRESET)$(ARGS)),)

@@ -73,14 +73,14 @@ class InvalidRequestError(RequestError):
     """A rule over one or several fields is broken.
 
     Args:
-        field: the field at fault, dotted, as the client sent it.
+        field: the field at fault, dotted, as the client sent it; empty for the whole body.
         reason: what is wrong with it.
     """
 
     code = "invalid_request"
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+        super().__init__(f"{field}: {reason}" if field else reason)
         self.field = field
         self.reason = reason
 

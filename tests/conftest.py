@@ -11,6 +11,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A busy machine is slow, not wrong: the time limit of pytest-timeout is the only one.
 hypothesis.settings.register_profile("gatehouse", deadline=None)
 hypothesis.settings.load_profile("gatehouse")
+# What `make fuzz` asks for: many more, and others each time.
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2_000)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the examples of the pages print into the pages, where it has changed",
     )
+    parser.addoption(
+        "--examples",
+        type=int,
+        default=20,
+        help="how many requests of each kind schemathesis tries at each endpoint",
+    )
+    parser.addoption("--seed", type=int, default=1, help="of what schemathesis draws")
 
 
 def _has_gpu() -> bool:

@@ -21,7 +21,7 @@ from training.preset import available_presets
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-TARGETS = ("serve", "test", "check", "audit", "fix", "bench", "chaos", "soak", "train")
+TARGETS = ("serve", "test", "check", "audit", "fix", "bench", "chaos", "soak", "fuzz", "train")
 
 
 def _read(name: str) -> str:
@@ -175,6 +175,9 @@ def test_the_targets_run_what_they_say() -> None:
     assert "-m pytest -m chaos" in _recipe("chaos")
     assert "-m benchmarks overload --seconds 5" in _recipe("chaos", "ARGS=--seconds 5")
     assert "-m benchmarks soak --requests 9" in _recipe("soak", "ARGS=--requests 9")
+    fuzz = _recipe("fuzz", "ARGS=-k forms")
+    assert "-m pytest -m fuzz --hypothesis-profile fuzz" in fuzz
+    assert fuzz.strip().endswith("-k forms")
     check = _recipe("check")
     for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports"):
         assert command in check

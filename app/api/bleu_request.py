@@ -1,8 +1,8 @@
 """The body of ``POST /bleu``, and its way into the service: see :mod:`app.api.requests`."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from app.api.body import StrictBody
 from app.api.fields import (
@@ -24,8 +24,20 @@ from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
 _ONLY_WITH_SOURCES = ("model", "source", "target", "beam_size", "length_penalty")
 
 
+def _either(given: str, other: str) -> dict[str, Any]:
+    """JSON schema of a body that has a list in one field, and none in another."""
+    types = {given: {"type": "array"}, other: {"type": "null"}}
+    return {"required": [given], "properties": types}
+
+
 class BleuBody(StrictBody):
     """What to score: the body of ``POST /bleu``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [_either("hypotheses", "sources"), _either("sources", "hypotheses")]
+        }
+    )
 
     hypotheses: Segments | None = Field(
         default=None, description="Texts to score. Give either these or sources."
@@ -37,7 +49,11 @@ class BleuBody(StrictBody):
         description="For each hypothesis the right text, or a list of right texts.",
     )
     metrics: list[MetricName] = Field(
-        default=["bleu"], min_length=1, max_length=4, description="Scores to compute."
+        default=["bleu"],
+        min_length=1,
+        max_length=4,
+        fail_fast=True,
+        description="Scores to compute.",
     )
     tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
         default="13a", description="sacreBLEU's tokenizer, for bleu."

@@ -22,7 +22,8 @@ from app.exceptions import InvalidRequestError
 
 _MAX_FIELD_CHARACTERS = 100
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-_MAX_FORM_FIELDS = 1_000
+_MAX_FIELDS = 1_000
+"""Of one object or form: no body here has a tenth of it, and an error for each takes its time."""
 _KEY_FIELD = "api_key"
 
 
@@ -76,7 +77,7 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
     Raises:
         HTTPException: 400, it is not JSON; 415, it is not declared as something that is read.
         RequestValidationError: it does not fit the schema.
-        InvalidRequestError: an object has a field twice, or it is no form.
+        InvalidRequestError: an object has a field twice, or very many fields, or it is no form.
         BodyTooLargeError: it is too large.
         SlowRequestError: it did not arrive in time.
         AccessError: it needs a key, which it does not hold.
@@ -142,7 +143,7 @@ async def _admit(request: Request, schema: type[StrictBody], data: dict[str, Any
 async def _read_form(request: Request) -> dict[str, Any]:
     """The fields of a form; one that comes several times is a list."""
     try:
-        async with request.form(max_files=0, max_fields=_MAX_FORM_FIELDS) as form:
+        async with request.form(max_files=0, max_fields=_MAX_FIELDS) as form:
             fields = {name: form.getlist(name) for name in form}
     except (MultiPartException, HTTPException):
         raise InvalidRequestError("body", "cannot be read as a form of texts") from None
@@ -178,7 +179,7 @@ def parse_json(content: bytes) -> Any:
     Raises:
         ValueError: it is not UTF-8, or not JSON.
         RecursionError: it is nested too deeply.
-        InvalidRequestError: an object has a field twice.
+        InvalidRequestError: an object has a field twice, or very many fields.
     """
     # RFC 8259 lets readers ignore a byte order mark, which some programs write.
     return _DECODER.decode(content.decode("utf-8-sig"))
@@ -189,6 +190,8 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise InvalidRequestError(shown_field(name), "is given more than once")
+    if len(fields) > _MAX_FIELDS:
+        raise InvalidRequestError("", f"no object may have more than {_MAX_FIELDS} fields")
     return fields
 
 

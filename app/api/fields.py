@@ -21,8 +21,23 @@ def _one_or_many(value: Any) -> str:
 
 
 def _limit(keyword: str, setting: str) -> dict[str, Any]:
-    """A JSON-Schema keyword whose value is a setting, filled in by :mod:`app.api.openapi`."""
+    """A JSON-Schema keyword whose value is a limit, filled in by :mod:`app.api.openapi`."""
     return {"x-limit": {keyword: setting}}
+
+
+def _list_limits(
+    setting: str | None = None, min_length: int | None = None, max_length: int | None = None
+) -> Any:
+    """What every list has: it is refused at its first wrong item.
+
+    A client can send a million of them, and an error for each takes half a minute to write.
+    """
+    return Field(
+        fail_fast=True,
+        min_length=min_length,
+        max_length=max_length,
+        json_schema_extra=None if setting is None else _limit("maxItems", setting),
+    )
 
 
 def _require_unicode(value: str) -> str:
@@ -39,42 +54,51 @@ Text = Annotated[
     AfterValidator(_require_unicode),
     Field(json_schema_extra=_limit("maxLength", "max_characters_per_text")),
 ]
-Texts = Annotated[
-    list[Text],
-    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request")),
-]
+Texts = Annotated[list[Text], _list_limits("max_texts_per_request", min_length=1)]
 OneOrManyTexts = Annotated[
     Annotated[Text, Tag(_ONE)] | Annotated[Texts, Tag(_MANY)], Discriminator(_one_or_many)
 ]
+Document = Annotated[
+    str,
+    AfterValidator(_require_unicode),
+    Field(json_schema_extra=_limit("maxLength", "max_document_characters")),
+]
+"""A text that is taken apart, and so may be longer."""
+_Documents = Annotated[list[Document], _list_limits("max_texts_per_request", min_length=1)]
+OneOrManyDocuments = Annotated[
+    Annotated[Document, Tag(_ONE)] | Annotated[_Documents, Tag(_MANY)],
+    Discriminator(_one_or_many),
+]
+NOT_DOCUMENTS: dict[str, Any] = {
+    **_limit("maxLength", "max_characters_per_text"),
+    "items": _limit("maxLength", "max_characters_per_text"),
+}
+"""JSON schema of such a field where its texts are not taken apart."""
 _Stop = Annotated[
     str,
     AfterValidator(_require_unicode),
     Field(min_length=1, max_length=MAX_STOP_CHARACTERS),
 ]
-_Stops = Annotated[list[_Stop], Field(max_length=MAX_STOP_STRINGS)]
+_Stops = Annotated[list[_Stop], _list_limits(max_length=MAX_STOP_STRINGS)]
 OneOrManyStops = Annotated[
     Annotated[_Stop, Tag(_ONE)] | Annotated[_Stops, Tag(_MANY)], Discriminator(_one_or_many)
 ]
-_States = Annotated[
-    list[str], Field(min_length=1, json_schema_extra=_limit("maxItems", "max_texts_per_request"))
-]
+_States = Annotated[list[str], _list_limits("max_texts_per_request", min_length=1)]
 OneOrManyStates = Annotated[
     Annotated[str, Tag(_ONE)] | Annotated[_States, Tag(_MANY)], Discriminator(_one_or_many)
 ]
-_SeveralReferences = Annotated[list[Text], Field(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)]
+_SeveralReferences = Annotated[
+    list[Text], _list_limits(min_length=1, max_length=MAX_REFERENCES_PER_TEXT)
+]
 _OneOrManyReferences = Annotated[
     Annotated[Text, Tag(_ONE)] | Annotated[_SeveralReferences, Tag(_MANY)],
     Discriminator(_one_or_many),
 ]
 References = Annotated[
-    list[_OneOrManyReferences],
-    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
+    list[_OneOrManyReferences], _list_limits("max_segments_per_score", min_length=1)
 ]
-Segments = Annotated[
-    list[Text],
-    Field(min_length=1, json_schema_extra=_limit("maxItems", "max_segments_per_score")),
-]
-Protected = Annotated[list[_Stop], Field(max_length=MAX_PROTECTED)]
+Segments = Annotated[list[Text], _list_limits("max_segments_per_score", min_length=1)]
+Protected = Annotated[list[_Stop], _list_limits(max_length=MAX_PROTECTED)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 Language = Annotated[str, Field(min_length=2, max_length=35)]
 BeamSize = Annotated[int, Field(ge=1, le=MAX_ROWS_PER_REQUEST)]

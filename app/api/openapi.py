@@ -18,6 +18,7 @@ from app.api.openai.errors import OpenAIError
 from app.catalog import GENERATE
 from app.keys import KeyRing
 from app.runtime import Runtime
+from app.service.service import limits_of
 from app.settings import Settings
 
 _SCHEMAS = "#/components/schemas/"
@@ -104,13 +105,11 @@ def event_stream(
     """
     described: dict[str, type[BaseModel]] = {**events, ERROR: Problem}
     content = {
-        "schema": {
-            "type": "string",
+        # As OpenAPI 3.2 and FastAPI describe each of a stream's events; a `schema` beside it would
+        # be that of all events in a list.
+        "itemSchema": {
             "description": "With `stream`: server-sent events, each with a JSON object. "
             + "; ".join(f"`{name}`: {data.__name__}" for name, data in described.items()),
-        },
-        # As OpenAPI 3.2 and FastAPI describe each of a stream's events.
-        "itemSchema": {
             "oneOf": [
                 {
                     "type": "object",
@@ -126,7 +125,7 @@ def event_stream(
                     "additionalProperties": False,
                 }
                 for name, data in described.items()
-            ]
+            ],
         },
         "example": example,
     }
@@ -141,33 +140,36 @@ def form_too(body: type[BaseModel]) -> dict[str, Any]:
 
 
 def chunk_stream(
-    chunk: type[BaseModel], error: type[BaseModel], example: str
+    chunk: type[BaseModel], error: type[BaseModel], last: str, example: str
 ) -> dict[int | str, dict[str, Any]]:
     """The other answer of an endpoint that streams as the OpenAI API does.
 
     Args:
-        chunk: what each event carries but the last, which says that the stream is done.
-        error: what the last one carries instead where something went wrong.
+        chunk: what each event carries but the last.
+        error: what the last one carries where something went wrong.
+        last: what it says otherwise.
         example: a whole stream.
     """
     carried = [{"$ref": f"{_SCHEMAS}{data.__name__}"} for data in (chunk, error)]
+    in_json = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"oneOf": carried},
+    }
     content = {
-        "schema": {
-            "type": "string",
-            "description": f"With `stream`: server-sent events, each with a {chunk.__name__}, the "
-            f"last with `[DONE]`, or with an {error.__name__}.",
-        },
         "itemSchema": {
-            "type": "object",
-            "properties": {
-                "data": {
-                    "type": "string",
-                    "contentMediaType": "application/json",
-                    "contentSchema": {"oneOf": carried},
+            "description": f"With `stream`: server-sent events, each with a {chunk.__name__}, the "
+            f"last with `{last}`, or with an {error.__name__}.",
+            "oneOf": [
+                {
+                    "type": "object",
+                    # What the standard calls an event without a name.
+                    "properties": {"event": {"const": "message"}, "data": data},
+                    "required": ["data"],
+                    "additionalProperties": False,
                 }
-            },
-            "required": ["data"],
-            "additionalProperties": False,
+                for data in (in_json, {"const": last})
+            ],
         },
         "example": example,
     }
@@ -192,7 +194,7 @@ def install_openapi(app: FastAPI, runtime: Runtime) -> None:
             description=app.description,
             routes=app.routes,
         )
-        _fill_in_limits(schema, runtime.settings)
+        _fill_in_limits(schema, _limits_by_name(runtime.settings))
         _replace_fastapi_errors(schema)
         _describe_keys(schema, app.state.keys)
         if runtime.catalog is not None:
@@ -246,16 +248,22 @@ def _replace_fastapi_errors(schema: dict[str, Any]) -> None:
     schemas.update(described["$defs"])
 
 
-def _fill_in_limits(node: Any, settings: Settings) -> None:
-    """Replace every ``x-limit`` by the keyword and the setting's value that it names."""
+def _limits_by_name(settings: Settings) -> dict[str, Any]:
+    """What an ``x-limit`` may name: settings, and what follows from them."""
+    of_documents = limits_of(settings).max_document_characters
+    return {**settings.model_dump(), "max_document_characters": of_documents}
+
+
+def _fill_in_limits(node: Any, limits: Mapping[str, Any]) -> None:
+    """Replace every ``x-limit`` by the keyword and the value of the limit that it names."""
     if isinstance(node, list):
         for item in node:
-            _fill_in_limits(item, settings)
+            _fill_in_limits(item, limits)
     elif isinstance(node, dict):
-        for keyword, setting in node.pop("x-limit", {}).items():
-            node[keyword] = getattr(settings, setting)
+        for keyword, limit in node.pop("x-limit", {}).items():
+            node[keyword] = limits[limit]
         for item in node.values():
-            _fill_in_limits(item, settings)
+            _fill_in_limits(item, limits)
 
 
 def _set_model_example(schema: dict[str, Any], path: str, name: str) -> None:

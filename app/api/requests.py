@@ -11,11 +11,13 @@ from pydantic import ConfigDict, Field, field_validator
 
 from app.api.body import StrictBody
 from app.api.fields import (
+    NOT_DOCUMENTS,
     BeamSize,
     Language,
     LengthPenalty,
     MaxNewTokens,
     ModelName,
+    OneOrManyDocuments,
     OneOrManyStates,
     OneOrManyStops,
     OneOrManyTexts,
@@ -195,7 +197,14 @@ class GenerateBody(StrictBody):
 class TranslateBody(StrictBody):
     """What to translate: the body of ``POST /translate``."""
 
-    text: OneOrManyTexts = Field(
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"split": {"const": "sentences"}}, "required": ["split"]},
+            "else": {"properties": {"text": NOT_DOCUMENTS}},
+        }
+    )
+
+    text: OneOrManyDocuments = Field(
         description="Text to translate, or a list of texts. A blank one has the empty translation, "
         "and so has one of which the model's tokenizer keeps nothing."
     )

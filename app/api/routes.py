@@ -109,7 +109,7 @@ async def translate(
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
     if body.stream:
-        stream = service.stream_translation(translation)
+        stream = await service.stream_translation(translation)
         keepalive_seconds = runtime.settings.stream_keepalive_seconds
         return EventStreamResponse(stream, encode_translation, keepalive_seconds)
     result = await while_connected(request.receive, service.translate(translation))

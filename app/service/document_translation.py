@@ -1,8 +1,8 @@
 """Translation of texts of any length: all their sentences in one batch, all or none admitted."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
 from typing import cast
 
 from app.catalog import Catalog
@@ -23,6 +23,7 @@ from app.service.translation import (
     TranslationResult,
     TranslationService,
 )
+from app.service.worker import Worker
 
 
 class DocumentService:
@@ -38,6 +39,12 @@ class DocumentService:
         self._catalog = catalog
         self._translation = translation
         self._limits = limits
+        # Odd texts of the length that is allowed take seconds to be taken apart.
+        self._reading = Worker("gatehouse-documents")
+
+    def close(self) -> None:
+        """Take no more requests, and end those whose turn has not come with a DrainingError."""
+        self._reading.close()
 
     async def translate(self, request: TranslationRequest, deadline: Deadline) -> TranslationResult:
         """Translate every text.
@@ -47,23 +54,21 @@ class DocumentService:
             UnavailableError: it cannot be served now.
             DeadlineError: it took too long.
         """
-        with self.start(request, deadline, stream=False) as translation:
+        read = await self.read(request, deadline)
+        with self.start(read, deadline, stream=False) as translation:
             return await translation.result()
 
-    @contextmanager
-    def start(
-        self, request: TranslationRequest, deadline: Deadline, *, stream: bool
-    ) -> Iterator["DocumentTranslation"]:
-        """Begin to translate every text; at the end drop what is not finished.
+    async def read(self, request: TranslationRequest, deadline: Deadline) -> "ReadRequest":
+        """Take every text apart.
 
         Args:
             request: what to translate.
             deadline: by when.
-            stream: whether the translations are wanted as they come.
 
         Raises:
             RequestError: the request cannot be served as it stands.
-            UnavailableError: it cannot be served now.
+            DrainingError: the service shuts down.
+            DeadlineError: it took too long.
         """
         for field in ("alignments", "beam_trace"):
             if getattr(request, field):
@@ -71,22 +76,58 @@ class DocumentService:
                     field, f"{field} cannot be combined with split: each is of one sentence"
                 )
         model = self._catalog.for_translation(request.model, request.source, request.target)
-        limits = self._limits
-        limits.check_document(request.field, request.texts)
+        self._limits.check_document(request.field, request.texts)
         source, _ = cast(tuple[str, str], model.languages)
-        reader = DocumentReader(source, Protection(request.protect), limits, request.field)
-        documents = [reader.read(text) for text in request.texts]
-        sentences = replace(
-            request,
-            texts=tuple(reader.sources),
-            aligned=frozenset(reader.aligned),
-            # Of the hypotheses that a beam has anyway, another may have kept the spans.
-            num_hypotheses=request.beam_size if reader.has_guarded else request.num_hypotheses,
-        )
+        protection = Protection(request.protect)
+        reader = DocumentReader(source, protection, self._limits, request.field)
+
+        def read() -> ReadRequest:
+            documents = tuple(reader.read(text) for text in request.texts)
+            sentences = replace(
+                request,
+                texts=tuple(reader.sources),
+                aligned=frozenset(reader.aligned),
+                # Of the hypotheses that a beam has anyway, another may have kept the spans.
+                num_hypotheses=request.beam_size if reader.has_guarded else request.num_hypotheses,
+            )
+            return ReadRequest(request, documents, sentences)
+
+        return await self._reading.run(read, deadline)
+
+    @contextmanager
+    def start(
+        self, read: "ReadRequest", deadline: Deadline, *, stream: bool
+    ) -> Iterator["DocumentTranslation"]:
+        """Begin to translate every text; at the end drop what is not finished.
+
+        Args:
+            read: what to translate.
+            deadline: by when.
+            stream: whether the translations are wanted as they come.
+
+        Raises:
+            RequestError: the request cannot be served as it stands.
+            UnavailableError: it cannot be served now.
+        """
         with self._translation.start(
-            sentences, deadline, stream=stream, max_texts=limits.max_decodings
+            read.sentences, deadline, stream=stream, max_texts=self._limits.max_decodings
         ) as translation:
-            yield DocumentTranslation(request, documents, translation)
+            yield DocumentTranslation(read.request, read.documents, translation)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """A request whose texts are taken apart.
+
+    Attributes:
+        request: of the client.
+        documents: its texts.
+        sentences: what is to be translated for them.
+    """
+
+    request: TranslationRequest
+    documents: tuple[Document, ...]
+    sentences: TranslationRequest
 
 
 class DocumentTranslation:
@@ -139,20 +180,22 @@ class DocumentTranslation:
         for teller in tellers:
             for piece in teller.tell():
                 yield piece
-        async for event in self._sentences.events():
-            if isinstance(event, TranslationResult):
-                result = self._put_together(event)
-                for text_index, (best, *_) in enumerate(result.translations):
-                    yield FinishedTranslation(text_index, best)
-                yield result
-                return
-            source = event.text_index
-            if isinstance(event, TranslatedPiece):
-                waiting.setdefault(source, []).append(event.text)
-            else:
-                finished[source] = [_candidate(event.translation, self._request)]
-            for piece in teller_of[source].tell():
-                yield piece
+        # Closed here, and not whenever Python comes to it: a stream may be given up at any moment.
+        async with aclosing(self._sentences.events()) as events:
+            async for event in events:
+                if isinstance(event, TranslationResult):
+                    result = self._put_together(event)
+                    for text_index, (best, *_) in enumerate(result.translations):
+                        yield FinishedTranslation(text_index, best)
+                    yield result
+                    return
+                source = event.text_index
+                if isinstance(event, TranslatedPiece):
+                    waiting.setdefault(source, []).append(event.text)
+                else:
+                    finished[source] = [_candidate(event.translation, self._request)]
+                for piece in teller_of[source].tell():
+                    yield piece
 
     def _put_together(self, sentences: TranslationResult) -> TranslationResult:
         found = [

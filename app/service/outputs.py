@@ -41,7 +41,8 @@ class Output:
             that what follows may change.
 
     Attributes:
-        tokens: what came until now, up to the one that completed a stop string.
+        tokens: what came until now, up to the one that completed a stop string; without an
+            ``<eos>`` that showed one.
         logprobs: the model's own log-probability of each.
         attention: for each token the weight of each source token, where asked for.
         offsets: for each token the characters before its text, where asked for; the bytes of a
@@ -101,8 +102,19 @@ class Output:
             text, found = self._stop_finder.add(text, last=self._ends_with(event))
             if found:
                 self.finish_reason = FinishReason.STOP
+                if event.finish_reason is FinishReason.END:
+                    self._drop_end_token()
         self._pieces.append(text)
         return text
+
+    def _drop_end_token(self) -> None:
+        """Leave the model's end for later: it only showed that a stop string had been there.
+
+        Bytes that make no character are shown as U+FFFD when nothing follows. Whoever goes on
+        from here gets ``<eos>`` once more, and would count it twice.
+        """
+        for values in (self.tokens, self.logprobs, self.offsets):
+            del values[-1:]
 
     def _text(self, event: TokensEvent) -> str:
         last = self._ends_with(event)

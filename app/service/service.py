@@ -85,18 +85,23 @@ class Service:
                 return await self._documents.translate(request, deadline)
             return await self._translation.translate(request, deadline)
 
-    def stream_translation(self, request: TranslationRequest) -> AnswerStream[TranslationEvent]:
+    async def stream_translation(
+        self, request: TranslationRequest
+    ) -> AnswerStream[TranslationEvent]:
         """Begin to translate; what can be refused is refused here.
 
         Raises:
             RequestError: the request cannot be served as it stands.
             UnavailableError: it cannot be served now.
+            DeadlineError: its texts could not be taken apart in time.
         """
         if request.split:
-            return self._stream(
-                request.timeout_seconds,
-                lambda deadline: self._documents.start(request, deadline, stream=True),
-            )
+            with ExitStack() as stack:
+                deadline = stack.enter_context(self._request(request.timeout_seconds))
+                read = await self._documents.read(request, deadline)
+                start = self._documents.start(read, deadline, stream=True)
+                translation = stack.enter_context(start)
+                return AnswerStream(translation.events(), stack.pop_all())
         return self._stream(
             request.timeout_seconds,
             lambda deadline: self._translation.start(request, deadline, stream=True),
@@ -162,6 +167,7 @@ class Service:
             async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
         self._scoring.close()
+        self._documents.close()
         await self._client.drain(0)
 
     def _stream(

@@ -220,8 +220,10 @@ def test_fields(
 
 
 def test_every_fault_names_tests_that_exist() -> None:
-    tables = section(page("reliability.md"), "Faults")
-    lines = [line for line in tables.splitlines() if line.startswith("| ")][1:]
+    text = page("reliability.md")
+    tables = section(text, "Faults") + section(text, "Hostile input")
+    lines = [line for line in tables.splitlines() if line.startswith("| ")]
+    lines = [line for line in lines if not line.endswith(" Test |")]
     named = [line.split("|")[-2] for line in lines if not line.startswith("| ---")]
     assert len(named) > 25
     for cell in named:
@@ -232,13 +234,18 @@ def test_every_fault_names_tests_that_exist() -> None:
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), f"{path}::{function}"
 
 
-def test_every_test_of_chaos_is_in_the_table() -> None:
+@pytest.mark.parametrize(("marker", "files"), [("chaos", "*.py"), ("fuzz", "**/*.py")])
+def test_every_test_of_chaos_and_fuzzing_is_in_a_table(marker: str, files: str) -> None:
     text = page("reliability.md")
-    for path in (PROJECT_DIR / "tests" / "app").glob("test_*.py"):
+    tests = PROJECT_DIR / "tests"
+    found = 0
+    for path in (tests / "app").glob(files):
         source = path.read_text(encoding="utf-8")
-        if re.search(r"^pytestmark = .*pytest\.mark\.chaos", source, re.MULTILINE):
+        if re.search(rf"^pytestmark = .*pytest\.mark\.{marker}", source, re.MULTILINE):
             for function in re.findall(r"^def (test_\w+)\(", source, re.MULTILINE):
-                assert f"`app/{path.name}::{function}`" in text, function
+                assert f"`{path.relative_to(tests).as_posix()}::{function}`" in text, function
+                found += 1
+    assert found > 5
 
 
 def test_defaults_of_request_fields(client: TestClient) -> None:

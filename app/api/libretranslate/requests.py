@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from app.api.body import StrictBody
-from app.api.fields import Language, OneOrManyTexts, Text
+from app.api.fields import Document, Language, OneOrManyDocuments
 from app.api.libretranslate.errors import libretranslate_error
 from app.engine.request import MAX_ROWS_PER_REQUEST
 from app.service.translation import DEFAULT_BEAM_SIZE, TranslationRequest
@@ -31,7 +31,7 @@ class _LibreTranslateBody(StrictBody):
 class LibreTranslateBody(_LibreTranslateBody):
     """What to translate: a body of ``POST /translate`` with ``q``."""
 
-    q: OneOrManyTexts = Field(
+    q: OneOrManyDocuments = Field(
         description="Text of any length to translate, or a list of texts. All are in one language."
     )
     source: Language = Field(
@@ -77,4 +77,4 @@ class LibreTranslateBody(_LibreTranslateBody):
 class DetectBody(_LibreTranslateBody):
     """The body of ``POST /detect``."""
 
-    q: Text = Field(description="Text whose language is to be detected.")
+    q: Document = Field(description="Text whose language is to be detected.")

@@ -14,6 +14,7 @@ from app.api.openai.errors import OpenAIError, openai_error
 from app.api.openai.examples import COMPLETION_EXAMPLES, COMPLETION_STREAM
 from app.api.openai.requests import CompletionBody, own_parameter_names
 from app.api.openai.responses import (
+    DONE,
     CompletionAnswer,
     CompletionWriter,
     OpenAIModel,
@@ -37,7 +38,7 @@ router = APIRouter(route_class=StrictBodyRoute, prefix="/v1", tags=["openai"])
     summary="Complete texts, as the OpenAI API does",
     response_model=CompletionAnswer,
     responses={
-        **chunk_stream(CompletionAnswer, OpenAIError, COMPLETION_STREAM),
+        **chunk_stream(CompletionAnswer, OpenAIError, DONE, COMPLETION_STREAM),
         **openai_errors(*BODY_PROBLEMS, "unknown_model", "unsupported_model"),
     },
 )

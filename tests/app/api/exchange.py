@@ -12,6 +12,7 @@ from app.catalog import ServedModel
 from app.main import create_app
 from app.runtime import Runtime
 from app.service.service import Service
+from models.tokenizers import Tokenizer
 from tests.app.conftest import make_settings
 from tests.app.service.scripted_engine import (
     Script,
@@ -37,10 +38,12 @@ class ScriptedRuntime(Runtime):
         return self._scripted_service
 
 
-def scripted_app(script: Script, **settings: Any) -> tuple[FastAPI, ScriptedRuntime]:
-    """An application with a language model of characters and a translator of words."""
-    letters, words = TOKENIZERS["character"], TOKENIZERS["word"]
-    models = [language_model("letters", letters), translator("en-fr", words, words)]
+def scripted_app(
+    script: Script, *, written_in: Tokenizer = TOKENIZERS["character"], **settings: Any
+) -> tuple[FastAPI, ScriptedRuntime]:
+    """An application with a language model, of characters by default, and a translator of words."""
+    words = TOKENIZERS["word"]
+    models = [language_model("letters", written_in), translator("en-fr", words, words)]
     runtime = ScriptedRuntime(script, models, **settings)
     return create_app(runtime=runtime), runtime
 

@@ -1,6 +1,7 @@
 """What counts as JSON in a body."""
 
 import json
+import time
 
 import pytest
 from fastapi.testclient import TestClient
@@ -43,6 +44,31 @@ def test_a_field_that_comes_twice_is_named(client: TestClient) -> None:
         response = client.post("/generate", content=body, headers=JSON)
         problem = check_problem(response, "invalid_request")
         assert problem["errors"] == [{"field": field, "message": "is given more than once"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "field"),
+    [
+        ("/generate", b'{"prompt":[' + b"0," * 900_000 + b"0]}", "prompt.0"),
+        ("/generate", b'{"prompt":"a","stop":[' + b"0," * 900_000 + b"0]}", "stop.0"),
+        ("/generate", b'{"state":[' + b"0," * 900_000 + b"0]}", "state.0"),
+        ("/translate", b'{"text":"a","protect":[' + b"0," * 900_000 + b"0]}", "protect.0"),
+        ("/bleu", b'{"references":[' + b"0," * 900_000 + b"0]}", "references.0"),
+        ("/bleu", b'{"references":[[' + b"0," * 900_000 + b"0]]}", "references.0.0"),
+        ("/bleu", b'{"metrics":[' + b"0," * 900_000 + b"0]}", "metrics.0"),
+        ("/generate", b"{" + b",".join(b'"%d":0' % i for i in range(150_000)) + b"}", ""),
+    ],
+)
+def test_a_million_mistakes_do_not_take_a_million_errors(
+    client: TestClient, path: str, content: bytes, field: str
+) -> None:
+    started_at = time.process_time()
+    problem = check_problem(client.post(path, content=content, headers=JSON), "invalid_request")
+    # An error for each took half a minute to write, in which nobody else was answered.
+    assert time.process_time() - started_at < 5
+    fields = [error["field"] for error in problem["errors"]]
+    assert field in fields
+    assert len(fields) <= 3
 
 
 def test_parse_json() -> None:

@@ -64,13 +64,11 @@ def check(schema: dict[str, Any], part: dict[str, Any], value: Any) -> None:
 
 
 def check_events(schema: dict[str, Any], content: dict[str, Any], text: str) -> None:
-    if "oneOf" not in content["itemSchema"]:
+    parts = [item["properties"] for item in content["itemSchema"]["oneOf"]]
+    if all(part["event"]["const"] == "message" for part in parts):
         check_chunks(schema, content, text)
         return
-    described = {
-        item["properties"]["event"]["const"]: item["properties"]["data"]["contentSchema"]
-        for item in content["itemSchema"]["oneOf"]
-    }
+    described = {part["event"]["const"]: part["data"]["contentSchema"] for part in parts}
     assert list(described) == ["token", "finish", "done", "error"]
     events = read_events(text)
     for name, data in events:
@@ -81,7 +79,9 @@ def check_events(schema: dict[str, Any], content: dict[str, Any], text: str) -> 
 def check_chunks(schema: dict[str, Any], content: dict[str, Any], text: str) -> None:
     *chunks, done, rest = text.split("\n\n")
     assert (done, rest) == ("data: [DONE]", "")
-    described = content["itemSchema"]["properties"]["data"]["contentSchema"]
+    chunk, last = (item["properties"]["data"] for item in content["itemSchema"]["oneOf"])
+    assert last == {"const": "[DONE]"}
+    described = chunk["contentSchema"]
     for chunk in chunks:
         check(schema, described, json.loads(chunk.removeprefix("data: ")))
 
@@ -119,7 +119,15 @@ def test_limits_are_those_of_the_settings(start_service: Callable[..., TestClien
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     text = {"type": "string", "maxLength": 77}
     many = {"type": "array", "items": text, "minItems": 1, "maxItems": 3}
-    assert schemas["TranslateBody"]["properties"]["text"]["oneOf"] == [text, many]
+    assert schemas["GenerateBody"]["properties"]["prompt"]["anyOf"][0]["oneOf"] == [text, many]
+    # What is taken apart may be longer.
+    document = {"type": "string", "maxLength": 3 * 77}
+    many = {"type": "array", "items": document, "minItems": 1, "maxItems": 3}
+    assert schemas["TranslateBody"]["properties"]["text"]["oneOf"] == [document, many]
+    unsplit = {"properties": {"text": {"maxLength": 77, "items": {"maxLength": 77}}}}
+    assert schemas["TranslateBody"]["else"] == unsplit
+    assert schemas["LibreTranslateBody"]["properties"]["q"]["oneOf"] == [document, many]
+    assert schemas["DetectBody"]["properties"]["q"]["maxLength"] == 3 * 77
     assert schemas["GenerateBody"]["properties"]["max_new_tokens"]["anyOf"][0]["maximum"] == 1_024
     for body in ("GenerateBody", "TranslateBody", "BleuBody"):
         timeout = schemas[body]["properties"]["timeout_seconds"]["anyOf"][0]

@@ -1,5 +1,7 @@
 """Texts of any length at POST /translate: what is sent is what sentences alone would be."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -7,8 +9,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.service.documents import Document, DocumentReader
 from tests.app.api.exchange import read_events
-from tests.app.conftest import ENGLISH, StartService
+from tests.app.conftest import ENGLISH, TIMEOUT_SECONDS, StartService
 
 TEXT = "I am cold .  He is happy .\n\n go\nwe lost ! 😀 see https://example.org/x ."
 
@@ -122,6 +125,29 @@ def test_all_sentences_are_admitted_or_none(start_service: StartService) -> None
     assert "gatehouse_texts_accepted_total 0.0" in client.get("/metrics").text
     translate(client, text="I am cold .\n" * 4, split="sentences")
     assert "gatehouse_texts_accepted_total 4.0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}])
+def test_others_are_answered_while_a_text_is_taken_apart(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
+) -> None:
+    """Of odd texts that takes seconds."""
+    begun, answered, read = threading.Event(), threading.Event(), DocumentReader.read
+
+    def read_slowly(reader: DocumentReader, text: str) -> Document:
+        begun.set()
+        assert answered.wait(TIMEOUT_SECONDS)
+        return read(reader, text)
+
+    monkeypatch.setattr(DocumentReader, "read", read_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        body = {"text": TEXT, "split": "sentences", **body}
+        odd = pool.submit(client.post, "/translate", json=body)
+        assert begun.wait(TIMEOUT_SECONDS)
+        assert client.post("/translate", json={"text": "go"}).status_code == 200
+        assert not odd.done()
+        answered.set()
+        assert odd.result().status_code == 200
 
 
 def test_tags_are_placed_without_attention_too(start_service: StartService) -> None:

@@ -18,6 +18,7 @@ from app.service.decoding import Decoder
 from app.service.outputs import Output, Outputs
 from models.tokenizers import BOS_ID, EOS_ID, CharacterTokenizer, WordTokenizer
 from tests.app.service.scripted_engine import ScriptedEngine, end
+from tests.app.service.test_detokenization import TOKENIZERS, byte_tokens
 
 LETTERS = CharacterTokenizer.train("abcdef")
 WORDS = WordTokenizer.train(["the time machine"])
@@ -42,6 +43,21 @@ def test_an_output_is_cut_before_the_first_stop_string() -> None:
     # Counted up to the token that completed the stop string.
     assert len(output.tokens) == 4
     assert output.logprob == -4.0
+
+
+def test_an_end_that_shows_a_stop_string_is_not_counted() -> None:
+    """Bytes without a character become U+FFFD at the end alone; going on, <eos> comes again."""
+    pieces = TOKENIZERS["pieces"]
+    tokens = [*pieces.encode("the"), *byte_tokens(pieces, b"\xe2\x82"), EOS_ID]
+    for stays_open in (False, True):
+        output = Output(
+            pieces, stop=("\N{REPLACEMENT CHARACTER}",), offsets=True, stays_open=stays_open
+        )
+        for token in tokens:
+            output.add(event(token, reason=FinishReason.END if token == EOS_ID else None))
+        assert (output.text, output.finish_reason) == ("the", FinishReason.STOP)
+        assert output.tokens == tokens[:-1]
+        assert len(output.logprobs) == len(output.offsets) == len(output.tokens)
 
 
 def test_what_only_began_like_a_stop_string_is_shown_at_the_end() -> None:

@@ -146,7 +146,7 @@ def test_translations_come_in_pieces() -> None:
         texts = ("we lost", " ", "go")
         request = TranslationRequest(texts, beam_size=1, alignments=True)
         whole = await service.translate(request)
-        events = await everything(service.stream_translation(request))
+        events = await everything(await service.stream_translation(request))
         last = events.pop()
         assert isinstance(last, TranslationResult)
         assert (last.translations, last.usage) == (whole.translations, whole.usage)
@@ -172,7 +172,7 @@ def test_only_streams_and_stop_strings_need_tokens_one_by_one() -> None:
         await service.generate(generation(stop=("xyz",)))
         await everything(service.stream_generation(generation()))
         await service.translate(TranslationRequest(("go",), beam_size=1))
-        await everything(service.stream_translation(TranslationRequest(("go",), beam_size=1)))
+        await everything(await service.stream_translation(TranslationRequest(("go",), beam_size=1)))
         streamed = [request.stream for request in engine.submitted]
         assert streamed == [False, True, True, False, True]
 
@@ -202,7 +202,9 @@ def test_what_can_be_refused_is_refused_before_the_first_event() -> None:
         with pytest.raises(InvalidRequestError, match="61 is more than the 60 allowed"):
             service.stream_generation(generation(timeout_seconds=61))
         with pytest.raises(InvalidRequestError, match="more than the 9 allowed"):
-            service.stream_translation(TranslationRequest(("go",), max_new_tokens=10, beam_size=1))
+            await service.stream_translation(
+                TranslationRequest(("go",), max_new_tokens=10, beam_size=1)
+            )
         assert engine.submitted == []
         # None of them is in flight: draining has nothing to wait for.
         await asyncio.wait_for(service.drain(60), 20)
@@ -213,7 +215,7 @@ def test_what_can_be_refused_is_refused_before_the_first_event() -> None:
 def test_a_stream_that_is_closed_early_drops_its_work() -> None:
     async def scenario(service: Service, engine: ScriptedEngine) -> None:
         unread = service.stream_generation(generation())
-        stream = service.stream_translation(TranslationRequest(("go",), beam_size=1))
+        stream = await service.stream_translation(TranslationRequest(("go",), beam_size=1))
         assert isinstance(await anext(stream), TranslatedPiece)
         drained = asyncio.create_task(service.drain(60))
         await asyncio.sleep(0.01)
