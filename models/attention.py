@@ -38,15 +38,8 @@ class Attention(nn.Module, ABC):
         return AttentionMemory(keys=self.key_projection(values), values=values, mask=mask)
 
     @abstractmethod
-    def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
-        """Projected queries ``[B, T, A]`` against the keys ``[B, S, A]``: ``[B, T, S]``."""
-
     def weigh(self, queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
         """Projected queries ``[B, T, A]`` to what :meth:`forward` returns."""
-        scores = self.scores(queries, memory).float()
-        scores = scores.masked_fill(~memory.mask[:, None], float("-inf"))
-        weights = torch.softmax(scores, dim=-1).to(memory.values.dtype)
-        return torch.matmul(weights, memory.values), weights
 
     def forward(self, queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
         """Attend from several positions of each source's target.
@@ -91,7 +84,22 @@ class Attention(nn.Module, ABC):
         return layout.gather(context), layout.gather(weights)
 
 
-class AdditiveAttention(Attention):
+class ScoringAttention(Attention):
+    """Scores first, and then what comes of them: in tensor operations, as they can be trained."""
+
+    @abstractmethod
+    def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
+        """Projected queries ``[B, T, A]`` against the keys ``[B, S, A]``: ``[B, T, S]``."""
+
+    def weigh(self, queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
+        """See :meth:`Attention.weigh`."""
+        scores = self.scores(queries, memory).float()
+        scores = scores.masked_fill(~memory.mask[:, None], float("-inf"))
+        weights = torch.softmax(scores, dim=-1).to(memory.values.dtype)
+        return torch.matmul(weights, memory.values), weights
+
+
+class AdditiveAttention(ScoringAttention):
     """v^T tanh(W_q q + W_k k): Bahdanau et al. 2015, appendix A.1.2."""
 
     def __init__(
@@ -101,16 +109,16 @@ class AdditiveAttention(Attention):
         self.score = nn.Linear(attention_size, 1, bias=False)
 
     def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
-        """See :meth:`Attention.scores`."""
+        """See :meth:`ScoringAttention.scores`."""
         scores: Tensor = self.score(torch.tanh(queries[:, :, None] + memory.keys[:, None]))
         return scores.squeeze(-1)
 
 
-class DotAttention(Attention):
+class DotAttention(ScoringAttention):
     """(W_q q) . (W_k k) / sqrt(A): Luong et al. 2015 ("general"), scaled as Vaswani et al. 2017."""
 
     def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
-        """See :meth:`Attention.scores`."""
+        """See :meth:`ScoringAttention.scores`."""
         keys = memory.keys
         return torch.matmul(queries, keys.transpose(1, 2)) / math.sqrt(keys.shape[-1])
 

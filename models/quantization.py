@@ -243,10 +243,6 @@ class Int8Attention(Attention):
             memory: of all sources.
         """
 
-    def scores(self, queries: Tensor, memory: AttentionMemory) -> Tensor:
-        """Scores are computed together with what is made of them."""
-        raise NotImplementedError
-
     def weigh(self, queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
         """See :meth:`Attention.weigh`."""
         count, width = queries.shape[:2]

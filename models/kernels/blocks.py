@@ -10,11 +10,11 @@ Weights are packed as ``[O / 16, I / 4, 16, 4]``: what one instruction takes sta
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from models.kernels.jit import processor_has
+from models.kernels.jit import instruction, processor_has
 
 LANES = 16
 """Outputs of one vector."""
@@ -22,6 +22,9 @@ GROUP = 4
 """Inputs that one instruction takes of each row."""
 HAS_DOT_PRODUCTS = processor_has("avx512vnni")
 """Whether one instruction adds four products of bytes to a 32-bit number (VNNI)."""
+ROUNDING = np.float32(1.5 * 2**23)
+"""Added to a small number, it leaves no place for a fraction: what is left is rounded to even."""
+ROUNDING_BITS = np.int32(ROUNDING.view(np.int32))
 ZERO_POINT = 128 if HAS_DOT_PRODUCTS else 0
 """What stands for 0 in rows: the instruction takes them without a sign."""
 
@@ -32,7 +35,7 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 _BYTES = ir.VectorType(_I8, LANES * GROUP)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@instruction
 def bits_of(typing_context: Any, number: Any) -> Any:
     """The 32 bits of a float32, as int32."""
 
@@ -42,7 +45,7 @@ def bits_of(typing_context: Any, number: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@instruction
 def number_of(typing_context: Any, bits: Any) -> Any:
     """The float32 that has these 32 bits."""
 
@@ -177,7 +180,7 @@ def make_block(rows: int, vectors: int) -> Callable[..., None]:
     and the stride of their rows.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @instruction
     def block(
         typing_context: Any,
         values: Any,
@@ -199,4 +202,4 @@ def make_block(rows: int, vectors: int) -> Callable[..., None]:
 
         return types.void(*[types.intp] * 10), generate
 
-    return block  # type: ignore[no-any-return]
+    return block

@@ -8,7 +8,7 @@ Shape legend: ``N`` rows, ``T`` positions, ``P`` packed positions, ``H`` hidden 
 
 import numpy as np
 
-from models.kernels.blocks import bits_of, number_of
+from models.kernels.blocks import ROUNDING, ROUNDING_BITS, bits_of, number_of
 from models.kernels.jit import formula, kernel
 from models.kernels.products import make_values, multiply, round_row
 
@@ -17,8 +17,6 @@ _LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.3)
 """Where e^x leaves the normal numbers of float32."""
 _LOG2_E = np.float32(1.44269504)
 _LN_2_HIGH, _LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_ROUNDING = np.float32(1.5 * 2**23)
-_ROUNDING_BITS = np.int32(_ROUNDING.view(np.int32))
 _BIAS, _MANTISSA_BITS = np.int32(127), np.int32(23)
 _C2, _C3, _C4 = np.float32(0.5), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
 _C5, _C6 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3)
@@ -33,12 +31,12 @@ def exponential(x):
     """
     x = _HIGHEST if x > _HIGHEST else x
     x = _LOWEST if x < _LOWEST else x
-    rounded = x * _LOG2_E + _ROUNDING
-    power = rounded - _ROUNDING
+    rounded = x * _LOG2_E + ROUNDING
+    power = rounded - ROUNDING
     rest = x - power * _LN_2_HIGH - power * _LN_2_LOW
     sum_ = ((((_C7 * rest + _C6) * rest + _C5) * rest + _C4) * rest + _C3) * rest + _C2
     sum_ = sum_ * rest * rest + rest + _ONE
-    exponent = np.int32(bits_of(rounded) - _ROUNDING_BITS) + _BIAS
+    exponent = np.int32(bits_of(rounded) - ROUNDING_BITS) + _BIAS
     return sum_ * number_of(np.int32(np.int32(exponent) << _MANTISSA_BITS))
 
 

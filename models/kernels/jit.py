@@ -11,6 +11,7 @@ from typing import Any, cast
 import llvmlite.binding
 import numba
 from numba.core import config
+from numba.extending import intrinsic
 
 Function = Callable[..., Any]
 
@@ -29,6 +30,11 @@ def _forget_outdated() -> None:
 
 
 _forget_outdated()
+
+
+def instruction(function: Function) -> Function:
+    """A function that writes what LLVM is to compile in place of a call of it."""
+    return cast(Function, intrinsic(function))
 
 
 def kernel(function: Function) -> Function:

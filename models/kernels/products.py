@@ -10,7 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.blocks import GROUP, LANES, ZERO_POINT, bits_of, make_block, number_of
+from models.kernels.blocks import (
+    GROUP,
+    LANES,
+    ROUNDING,
+    ROUNDING_BITS,
+    ZERO_POINT,
+    bits_of,
+    make_block,
+    number_of,
+)
 from models.kernels.jit import kernel
 from models.kernels.tiles import (
     CONFIGURATION,
@@ -29,9 +38,6 @@ TINY = 1e-30
 
 _TINY = np.float32(TINY)
 _SHARE = np.float32(1 / LEVELS)
-_ROUNDING = np.float32(1.5 * 2**23)
-"""Added to a small number, it leaves no place for a fraction: what is left is rounded to even."""
-_ROUNDING_BITS = np.int32(_ROUNDING.view(np.int32))
 _ABSOLUTE = np.int32(0x7FFFFFFF)
 _INFINITE = np.int32(0x7F800000)
 _ZERO_POINT = np.int32(ZERO_POINT)
@@ -107,7 +113,7 @@ def round_row(row, values):
     scale = max(number_of(largest), _TINY) if largest <= _INFINITE else number_of(largest)
     scale *= _SHARE
     for i in range(row.shape[0]):
-        rounded = bits_of(row[i] / scale + _ROUNDING) - _ROUNDING_BITS
+        rounded = bits_of(row[i] / scale + ROUNDING) - ROUNDING_BITS
         values[i] = np.uint8(rounded + _ZERO_POINT)
     return scale
 

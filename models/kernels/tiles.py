@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from models.kernels.jit import processor_has
+from models.kernels.jit import instruction, processor_has
 
 TILE_ROWS = 16
 TILE_INPUTS = 64
@@ -62,7 +61,7 @@ def _call(builder: Any, name: str, *arguments: Any) -> None:
     builder.call(function, arguments)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@instruction
 def set_up_tiles(typing_context: Any, configuration: Any) -> Any:
     """Prepare this thread's tiles; the argument is the address of :data:`CONFIGURATION`."""
 
@@ -74,7 +73,7 @@ def set_up_tiles(typing_context: Any, configuration: Any) -> Any:
     return types.void(types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@instruction
 def give_up_tiles(typing_context: Any) -> Any:
     """Leave the tiles: the system then need not keep them for this thread."""
 
@@ -92,7 +91,7 @@ def make_tile_block(row_tiles: int) -> Callable[..., None]:
     tiles of inputs; and where the sums go, int32 ``[rows, 32]``.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @instruction
     def block(
         typing_context: Any,
         values: Any,
@@ -107,7 +106,7 @@ def make_tile_block(row_tiles: int) -> Callable[..., None]:
 
         return types.void(*[types.intp] * 5), generate
 
-    return block  # type: ignore[no-any-return]
+    return block
 
 
 def _write_loop(

@@ -92,9 +92,11 @@ class RecordingCapture:
 
     def __call__(self, compute: Compute) -> Compute:
         like = compute()
-        recorded: Callable[[], list[Tensor]] = lambda: flatten(compute())  # noqa: E731
-        if self._records:
-            recorded = make_fx(recorded)()
+
+        def run() -> list[Tensor]:
+            return flatten(compute())
+
+        recorded: Callable[[], list[Tensor]] = make_fx(run)() if self._records else run
         results = [torch.empty_like(tensor) for tensor in flatten(like)]
         output = _like(like, results)
         self._results.append(results)

@@ -35,7 +35,7 @@ def test_a_processor_may_be_named_in_the_environment(monkeypatch: pytest.MonkeyP
 def test_kernels_work_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """In an image that may only be read, without a folder in memory."""
 
-    def add(one, other):  # type: ignore[no-untyped-def]
+    def add(one: int, other: int) -> int:
         return one + other
 
     def refuse(*arguments: object, **options: object) -> object:
