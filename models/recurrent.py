@@ -28,6 +28,7 @@ from models.cells import (
 )
 from models.config import CellName, Implementation
 from models.dropout import dropout
+from models.packed_gru import packed_gru
 from models.packing import PackedLayout
 from models.placement import send
 
@@ -44,6 +45,8 @@ TORCH_KERNELS: dict[type[Cell], Callable[..., tuple[Tensor, ...]]] = {
 PIECE_POSITIONS = 32
 """Positions that :meth:`RecurrentStack.read` computes between two pauses: long enough to be
 worth a product of all of them, short enough that nobody notices the wait."""
+
+GROUP_ROWS = 16
 
 RunCell = Callable[[Cell, Tensor, CellState, Tensor | None], tuple[Tensor, CellState]]
 
@@ -132,6 +135,8 @@ def run_by_torch(
     if kernel is None or not isinstance(cell, RecurrentCell):
         raise ValueError(f"torch has no layer that computes {type(cell).__name__}")
     weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+    if isinstance(cell, GRUCell) and inputs.device.type == "cpu":
+        return _run_packed_gru(inputs, state[0], lengths, weights)
     initial = tuple(part[None] for part in state)
     hx = initial if len(initial) > 1 else initial[0]
     # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch-first.
@@ -157,6 +162,28 @@ def run_by_torch(
         packed._replace(data=data), batch_first=True, total_length=inputs.shape[1]
     )
     return outputs, tuple(part[0].index_select(0, restore) for part in final)
+
+
+def _run_packed_gru(
+    inputs: Tensor, hidden: Tensor, lengths: Tensor | None, weights: list[Tensor]
+) -> tuple[Tensor, CellState]:
+    rows, positions = inputs.shape[:2]
+    if lengths is None:
+        outputs = packed_gru(inputs.transpose(0, 1).flatten(0, 1), [rows] * positions, hidden, *weights)
+        outputs = outputs.view(positions, rows, -1)
+        return outputs.transpose(0, 1), (outputs[-1],)
+    # Rows that stand side by side when sorted end together, at the end of the longest of them.
+    ordered, order = lengths.sort(descending=True)
+    together = ordered[::GROUP_ROWS].repeat_interleave(GROUP_ROWS)[:rows]
+    longest = torch.empty_like(lengths).scatter_(0, order, together)
+    packed = pack_padded_sequence(inputs, longest, batch_first=True, enforce_sorted=False)
+    order = cast(Tensor, packed.sorted_indices)
+    data = packed_gru(packed.data, packed.batch_sizes.tolist(), hidden[order], *weights)
+    outputs, _ = pad_packed_sequence(
+        packed._replace(data=data), batch_first=True, total_length=positions
+    )
+    final = outputs[torch.arange(rows), lengths - 1]
+    return outputs.masked_fill(~sequence_mask(lengths, positions)[..., None], 0.0), (final,)
 
 
 class RecurrentStack(nn.Module):

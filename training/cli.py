@@ -17,7 +17,7 @@ from training.command_line import positive, sentence_of
 from training.distributed import LostProcessError, join_processes, local_rank
 from training.interruption import InterruptedRunError
 from training.loop import RunError
-from training.memory import keep_freed_memory
+from training.memory import keep_compiled_products, keep_freed_memory
 from training.own_text import add_own_text_options, is_own_text, read_own_text
 from training.preset import Preset, PresetError, available_presets, build_preset, load_preset
 from training.record import (
@@ -109,6 +109,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     prog = f"{parser.prog} (process {rank})" if rank else parser.prog
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     keep_freed_memory()
+    keep_compiled_products()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:

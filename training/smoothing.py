@@ -26,9 +26,11 @@ class _SmoothedLoss(torch.autograd.Function):
         likelihood = torch.zeros_like(objective)
         gradient = torch.empty_like(logits)
         passes = 2 if consistency else 1
+        real = passes * len(targets)
+        gradient[real:] = 0
         by_pass = (
-            logits.view(passes, -1, logits.shape[1]),
-            gradient.view(passes, -1, logits.shape[1]),
+            logits[:real].view(passes, -1, logits.shape[1]),
+            gradient[:real].view(passes, -1, logits.shape[1]),
         )
         for rows, wanted, given in zip(
             *(torch.split(tensor, CHUNK_ROWS, dim=1) for tensor in by_pass),
@@ -96,7 +98,7 @@ def smoothed_loss(
 
     Args:
         logits: ``[M, V]`` floating point, padded positions already left out; ``[2M, V]``, one
-            pass behind the other, with ``consistency``.
+            pass behind the other, with ``consistency``. Rows behind these have no loss.
         targets: ``[M]`` int64.
         smoothing: share that is spread over the vocabulary.
         consistency: weight of the mean of both Kullback-Leibler divergences; 0 is one pass.
