@@ -169,7 +169,8 @@ def _run_packed_gru(
 ) -> tuple[Tensor, CellState]:
     rows, positions = inputs.shape[:2]
     if lengths is None:
-        outputs = packed_gru(inputs.transpose(0, 1).flatten(0, 1), [rows] * positions, hidden, *weights)
+        by_position = inputs.transpose(0, 1).flatten(0, 1)
+        outputs = packed_gru(by_position, [rows] * positions, hidden, *weights)
         outputs = outputs.view(positions, rows, -1)
         return outputs.transpose(0, 1), (outputs[-1],)
     # Rows that stand side by side when sorted end together, at the end of the longest of them.

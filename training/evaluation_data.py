@@ -11,10 +11,10 @@ from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
 from models.preparation import PREPARATIONS
 from training.corpora import read_cut
-from training.language_modelling import read_parts
 from training.parallel import TestSentence
 from training.preset import ParallelData, Preset, PresetError, TextData
 from training.record import recorded_location
+from training.running_text import read_parts
 from training.scoring import ALL_FIGURES, figures_for
 from training.sources import DataError, TextSource, read_source
 from training.translation import longest_translation, measured_sentences, textbook_sentences

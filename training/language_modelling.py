@@ -7,37 +7,30 @@ from one batch to the next while the gradient is cut (truncated backpropagation 
 Shape legend: ``N`` rows, ``T`` positions in a batch, ``L`` positions a row reads in an epoch.
 """
 
-import bisect
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.evaluation import perplexity
 from models.language_model import LanguageModel, NotGenerativeError
-from models.preparation import PREPARATIONS
 from models.recurrent import StackState
 from models.tokenizers import (
     BOS_ID,
-    CharacterTokenizer,
     Tokenizer,
-    WordTokenizer,
     continuation,
 )
 from training.distributed import Processes
 from training.preset import Preset, TextData
+from training.running_text import RunningText, TextBatch, read_background, read_parts
 from training.samples import Sample
-from training.sources import DataError, read_data
+from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
-from training.text import split_held_out
 from training.tokenization import train_tokenizer
 
 EVALUATION_CHUNK = 1024
@@ -74,16 +67,25 @@ class LanguageModelling:
         tokenizers: Mapping[str, Tokenizer] | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self._settings = preset.training
-        self._processes = processes or Processes()
+        processes = processes or Processes()
         self._device = device
         text, self._held_out, source = read_parts(data, data_location, cache_dir)
-        self._text = text
         self.sources = [source]
+        background = ""
+        if data.background:
+            background, read = read_background(
+                data.background, data, preset.training.seed, cache_dir
+            )
+            self.sources.append(read)
         tokenizer = (
             tokenizers["text"]
             if tokenizers
-            else train_tokenizer(preset.tokenizer, [text], data.preparation, add_dummy_prefix=False)
+            else train_tokenizer(
+                preset.tokenizer,
+                [text, background] if background else [text],
+                data.preparation,
+                add_dummy_prefix=False,
+            )
         )
         self._tokenizer = tokenizer
         self.tokenizers: dict[str, Tokenizer] = {"text": tokenizer}
@@ -93,56 +95,24 @@ class LanguageModelling:
                 f"{source.name}: the held-out end of the text has no tokens; "
                 "change data.held_out_share"
             )
-        self._tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
-        rows, size = preset.training.batch_rows or 1, len(self._tokens)
-        if size < 2 * rows:
-            raise DataError(
-                f"{source.name}: {size} tokens are too few for {rows} rows; "
-                "lower training.batch_rows"
+        self._text = RunningText(text, tokenizer, preset.training, processes, source.name)
+        self._background, self._background_epochs = self._text, 0
+        if data.background:
+            self._background = RunningText(
+                background, tokenizer, preset.training, processes, self.sources[1].name
             )
-        if rows < self._processes.count:
-            raise ValueError(
-                f"{self._processes.count} processes need as many rows: raise training.batch_rows"
-            )
-        # A row that begins a paragraph teaches the model how texts begin, after <bos>.
-        paragraphs = _token_positions(tokenizer, text, r"\n\s*\n\s*")
-        self._beginnings = [0, *paragraphs, size] if paragraphs else []
+            self._background_epochs = data.background.epochs
         config = LanguageModelConfig.model_validate(
             {**preset.model, "vocabulary_size": tokenizer.vocabulary_size}
         )
         self.model = LanguageModel(config).to(device)
         self._state: StackState | None = None
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Inputs and targets ``[N, T]``, and whether the rows begin anew.
-
-        Every epoch begins at another random offset, as in the book: below the sequence length,
-        or anywhere in a row's stretch where each row goes on to the next paragraph. Of several
-        processes each is given its share of the rows.
-        """
-        settings = self._settings
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-        rows, size = settings.batch_rows or 1, len(self._tokens)
-        length = size // rows
-        offsets = length if self._beginnings else min(settings.sequence_length, length)
-        offset = int(torch.randint(offsets, (1,), generator=generator))
-        own = range(rows)[self._processes.rows(rows)]
-        firsts = [self._first_position(row * length + offset, length) for row in own]
-        # The text is read as a ring.
-        index = (torch.tensor(firsts)[:, None] + torch.arange(length - 1)) % size
-        begin = torch.full((len(own), 1), BOS_ID)
-        stream = torch.cat([begin, self._tokens[index]], dim=1).to(self._device)
-        last = stream.shape[1] - 1
-        for position in range(0, last, settings.sequence_length):
-            end = min(position + settings.sequence_length, last)
-            yield stream[:, position:end], stream[:, position + 1 : end + 1], position == 0
-
-    def _first_position(self, position: int, length: int) -> int:
-        """Where a row begins: the next paragraph, unless the next row may begin there too."""
-        later = bisect.bisect_left(self._beginnings, position)
-        if later < len(self._beginnings) and self._beginnings[later] < position + length:
-            return self._beginnings[later]
-        return position
+    def batches(self, epoch: int) -> Iterator[TextBatch]:
+        """Those of the background in the first epochs, where there is one, then the text's own."""
+        text = self._background if epoch < self._background_epochs else self._text
+        for inputs, targets, begins in text.batches(epoch):
+            yield inputs.to(self._device), targets.to(self._device), begins
 
     def loss(self, batch: tuple[Tensor, Tensor, bool]) -> BatchLoss:
         """Forward pass of one batch; the state goes over to the next, the gradient does not."""
@@ -174,7 +144,7 @@ class LanguageModelling:
     def final_metrics(self) -> dict[str, float]:
         """Perplexity a character, of the held-out text and of the training text."""
         metrics = {}
-        for name, text in (("held_out", self._held_out), ("training", self._text)):
+        for name, text in (("held_out", self._held_out), ("training", self._text.text)):
             if text:
                 metrics[f"{name}_perplexity"] = text_perplexity(self.model, self._tokenizer, text)
         return {name: round(value, 4) for name, value in metrics.items()}
@@ -194,7 +164,7 @@ class LanguageModelling:
 
     def samples(self) -> list[Sample]:
         """A greedy continuation of the text's first words."""
-        prompt = [BOS_ID, *self._tokens[:20].tolist()]
+        prompt = [BOS_ID, *self._text.tokens[:20].tolist()]
         try:
             with evaluation_mode(self.model):
                 _, outputs = next(decode_corpus(self.model, [prompt], DecodingParams(80)))
@@ -202,32 +172,6 @@ class LanguageModelling:
             return [Sample(self._tokenizer.decode(prompt), str(error))]
         output = continuation(self._tokenizer, prompt, outputs[0].token_ids)
         return [Sample(self._tokenizer.decode(prompt), output)]
-
-
-def read_parts(
-    data: TextData, data_location: str | None, cache_dir: Path
-) -> tuple[str, str, DataSource]:
-    """Read the text of a preset and cut off what is held out.
-
-    Args:
-        data: the preset's.
-        data_location: another text to read instead, or None.
-        cache_dir: where downloads are kept.
-
-    Returns:
-        The text to train on, the held-out text (empty where nothing is held out), both
-        prepared, and what was read.
-
-    Raises:
-        DataError: the text cannot be read or is too short.
-    """
-    text, source = read_data(data.source, data_location, cache_dir)
-    text = PREPARATIONS[data.preparation](text)[: data.first_characters]
-    if len(text) < 2:
-        raise DataError(f"{source.name}: {len(text)} characters are too few to train on")
-    if not data.held_out_share:
-        return text, "", source
-    return *split_held_out(text, data.held_out_share), source
 
 
 def text_perplexity(
@@ -288,19 +232,3 @@ def text_loss(
             if on_tokens:
                 on_tokens(last - first)
     return total / max(count, 1)
-
-
-def _token_positions(tokenizer: Tokenizer, text: str, pattern: str) -> list[int]:
-    """Token positions right behind each match of a pattern, but for the text's own two ends.
-
-    None where the tokenizer does not say which token stands where.
-    """
-    begin = len(text) - len(text.lstrip())
-    ends = [match.end() for match in re.finditer(pattern, text)]
-    ends = [end for end in ends if begin < end < len(text)]
-    if isinstance(tokenizer, CharacterTokenizer):
-        return ends
-    if isinstance(tokenizer, WordTokenizer):
-        pieces = [text[first:last] for first, last in pairwise([0, *ends])]
-        return list(accumulate(len(piece.split()) for piece in pieces))
-    return []

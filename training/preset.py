@@ -32,6 +32,16 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Background(_Frozen):
+    """A text that a language model reads before its own, to know the language already."""
+
+    source: TextSource
+    column: int | None = Field(default=None, ge=0)
+    """Of a tab-separated text only this column (from 0), each line of it once, in random order."""
+    epochs: int = Field(default=1, ge=1)
+    """How often it is read; after that the model reads its own text alone."""
+
+
 class TextData(_Frozen):
     """Running text for a language model."""
 
@@ -43,10 +53,12 @@ class TextData(_Frozen):
     """Use only so many characters of the prepared text."""
     held_out_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """The end of the text to measure on; 0 measures on the training text itself."""
+    background: Background | None = None
+    """Nothing is measured on it."""
 
     def texts(self) -> tuple[TextSource, ...]:
         """The texts that are read, in the order in which a run records them."""
-        return (self.source,)
+        return (self.source, self.background.source) if self.background else (self.source,)
 
 
 class ParallelData(_Frozen):
@@ -303,7 +315,8 @@ def _put(data: dict[str, Any], key: str, value: object, override: str) -> None:
 def preset_record(preset: Preset) -> dict[str, Any]:
     """The preset as plain JSON data, for ``training.json``; local files are but names there."""
     record: dict[str, Any] = json.loads(preset.model_dump_json(exclude_none=True))
-    for value in record["data"].values():
-        if isinstance(value, dict):
+    data = record["data"]
+    for value in (*data.values(), data.get("background", {}).get("source")):
+        if isinstance(value, dict) and "location" in value:
             value["location"] = public_origin(value["location"])
     return record

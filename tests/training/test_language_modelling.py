@@ -61,7 +61,7 @@ def test_batches_are_shifted_by_one_and_go_on_where_the_last_ended(
 
 def test_rows_read_the_text_as_it_stands(make_task: MakeTask, text: str) -> None:
     task = make_task()
-    ring = (text[: len(task._text)]) * 2
+    ring = (text[: len(task._text.text)]) * 2
     for row in _rows(task, 0):
         assert task._tokenizer.decode(row.tolist()) in ring
 
@@ -69,7 +69,7 @@ def test_rows_read_the_text_as_it_stands(make_task: MakeTask, text: str) -> None
 def test_every_row_begins_a_paragraph_of_its_own(make_task: MakeTask) -> None:
     task = make_task()
     tokenizer = task._tokenizer
-    beginnings = {part[:25] for part in task._text.split("\n\n")}
+    beginnings = {part[:25] for part in task._text.text.split("\n\n")}
     for epoch in range(5):
         firsts = [tokenizer.decode(row[:26].tolist()) for row in _rows(task, epoch)]
         assert set(firsts) <= beginnings
@@ -103,10 +103,10 @@ def test_epochs_are_repeatable_and_differ(make_task: MakeTask) -> None:
 
 def test_a_prepared_text_begins_within_the_first_steps_as_in_the_book(make_task: MakeTask) -> None:
     task = make_task("data.preparation=book_characters", "data.held_out_share=0")
-    length = len(task._text) // 5
+    length = len(task._text.text) // 5
     for epoch in range(4):
         row = task._tokenizer.decode(_rows(task, epoch)[1].tolist())
-        assert length <= task._text.index(row) < length + 40
+        assert length <= task._text.text.index(row) < length + 40
 
 
 def test_the_loss_carries_the_state_but_not_the_gradient(make_task: MakeTask) -> None:
@@ -236,10 +236,10 @@ def test_without_a_held_out_part_the_training_text_is_measured(make_task: MakeTa
 
 def test_the_held_out_end_is_not_trained_on(make_task: MakeTask, text: str) -> None:
     task = make_task()
-    assert task._text + task._held_out == text
+    assert task._text.text + task._held_out == text
     assert len(task._held_out) == pytest.approx(0.2 * len(text), rel=0.2)
     short = make_task("data.first_characters=500", "data.held_out_share=0")
-    assert short._text == text[:500]
+    assert short._text.text == text[:500]
 
 
 @pytest.mark.parametrize(
