@@ -10,15 +10,56 @@ size.
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from models.cells import GRUCell
+from models.packing import sequence_mask
 
 ROWS_OF_A_SHAPE = 128
-"""Products of all positions at once are computed for a multiple of so many rows."""
+"""Products of all positions at once are computed for a multiple of so many rows: oneDNN compiles
+one for each number that it meets, which takes milliseconds."""
+GROUP_ROWS = 16
+"""Rows that go on together to the end of the longest of them, for the same reason."""
+
+
+def run_gru(
+    cell: GRUCell, inputs: Tensor, hidden: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Run a cell over whole sequences, as :func:`models.recurrent.run_by_equations` does.
+
+    Args:
+        cell: whose weights are used.
+        inputs: ``[N, T, I]``.
+        hidden: ``[N, H]``, the states before.
+        lengths: ``[N]`` int64, or None where no row is padded.
+
+    Returns:
+        The hidden states ``[N, T, H]`` and the states ``[N, H]`` after each row's own end.
+    """
+    rows, positions = inputs.shape[:2]
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    if lengths is None:
+        by_position = inputs.transpose(0, 1).flatten(0, 1)
+        outputs = packed_gru(by_position, [rows] * positions, hidden, *weights)
+        outputs = outputs.view(positions, rows, -1)
+        return outputs.transpose(0, 1), outputs[-1]
+    ordered, order = lengths.sort(descending=True)
+    together = ordered[::GROUP_ROWS].repeat_interleave(GROUP_ROWS)[:rows]
+    longest = torch.empty_like(lengths).scatter_(0, order, together)
+    packed = pack_padded_sequence(inputs, longest, batch_first=True, enforce_sorted=False)
+    first = hidden.index_select(0, cast(Tensor, packed.sorted_indices))
+    data = packed_gru(packed.data, packed.batch_sizes.tolist(), first, *weights)
+    outputs, _ = pad_packed_sequence(
+        packed._replace(data=data), batch_first=True, total_length=positions
+    )
+    final = outputs[torch.arange(rows), lengths - 1]
+    return outputs.masked_fill(~sequence_mask(lengths, positions)[..., None], 0.0), final
 
 
 def packed_gru(

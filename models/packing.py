@@ -13,6 +13,11 @@ from torch import Tensor
 from models.placement import on_device
 
 
+def sequence_mask(lengths: Tensor, size: int) -> Tensor:
+    """True at the real positions: lengths ``[N]`` int64 to ``[N, size]`` bool."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
 class PackedLayout:
     """Where the real positions of N sequences stand, without padding, position by position.
 

@@ -25,9 +25,9 @@ from models.encoder_decoder import (
     StepOutput,
     longest_first,
 )
-from models.packing import PackedLayout
+from models.packing import PackedLayout, sequence_mask
 from models.placement import on_device, send
-from models.recurrent import RecurrentStack, sequence_mask
+from models.recurrent import RecurrentStack
 from models.state import AttentionMemory, DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
 

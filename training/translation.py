@@ -25,7 +25,7 @@ from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.packed_gru import ROWS_OF_A_SHAPE
-from models.recurrent import sequence_mask
+from models.packing import sequence_mask
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
 from training.corpora import read_cut

@@ -79,7 +79,7 @@ def test_a_padded_batch_has_the_gradients_of_its_rows(rows: int) -> None:
         (outputs * weight).sum() + (final[-1][0] * final_weight).sum(),
         [inputs, *stack.parameters()],
     )
-    total = 0
+    total = torch.zeros((), dtype=torch.float64)
     for row, length in enumerate(lengths.tolist()):
         alone, last = stack(inputs[row : row + 1, :length], None, None)
         total = total + (alone[0] * weight[row, :length]).sum()

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from models.config import CellName, Implementation
-from models.packing import PackedLayout
+from models.packing import PackedLayout, sequence_mask
 from models.quantization import quantize
 from models.recurrent import (
     PIECE_POSITIONS,
     RecurrentStack,
     StackState,
     reverse_sequences,
-    sequence_mask,
 )
 
 ROWS, LENGTH, INPUT, HIDDEN, LAYERS = 4, 9, 6, 5, 3

@@ -1,12 +1,13 @@
 """The C library is asked to keep what is freed, where there is one that can."""
 
 import ctypes
+import os
 import platform
 import sys
 
 import pytest
 
-from training.memory import keep_freed_memory
+from training.memory import keep_compiled_products, keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc only")
@@ -19,3 +20,15 @@ def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPa
     assert not keep_freed_memory()
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
+
+
+def test_onednn_keeps_more_products_unless_its_user_says_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(name, raising=False)
+    keep_compiled_products()
+    assert int(os.environ[name]) > 1024, "its own default"
+    monkeypatch.setenv(name, "7")
+    keep_compiled_products()
+    assert os.environ[name] == "7"

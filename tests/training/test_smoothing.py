@@ -58,3 +58,21 @@ def test_two_equal_passes_are_not_apart() -> None:
     alone, _ = smoothed_loss(logits, targets, 0.1)
     together, _ = smoothed_loss(logits.repeat(2, 1), targets, 0.1, consistency=5.0)
     torch.testing.assert_close(together, 2 * alone)
+
+
+@pytest.mark.parametrize("consistency", [0.0, 5.0])
+def test_rows_behind_the_tokens_have_no_loss(consistency: float) -> None:
+    torch.manual_seed(0)
+    passes = 2 if consistency else 1
+    targets = torch.randint(29, (33,))
+    real = torch.randn(33 * passes, 29, requires_grad=True)
+    filled = torch.cat([real.detach(), torch.randn(7, 29)]).requires_grad_()
+    losses = [smoothed_loss(logits, targets, 0.1, consistency) for logits in (real, filled)]
+    for one, other in zip(*losses, strict=True):
+        assert torch.equal(one, other)
+    for objective, _ in losses:
+        objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    assert real.grad is not None
+    assert filled.grad is not None
+    assert torch.equal(filled.grad[: len(real)], real.grad)
+    assert (filled.grad[len(real) :] == 0).all()

@@ -110,6 +110,23 @@ def test_padding_changes_no_loss(make_task: MakeTask, decoder: tuple[str, ...]) 
     assert not batch.negative_log_likelihood.requires_grad
 
 
+def test_rows_that_only_fill_a_shape_change_no_gradient(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task("model.dropout=0")
+    gradients = []
+    for pad in (translation.pad_rows, lambda features: features):
+        monkeypatch.setattr(translation, "pad_rows", pad)
+        task.model.zero_grad()
+        objective = task.loss(task._batch(task._pairs[:7])).objective
+        objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        gradients.append([p.grad for p in task.model.parameters()])
+    torch.testing.assert_close(*gradients)
+    monkeypatch.undo()
+    sizes = {len(translation.pad_rows(torch.ones(rows, 2))) for rows in range(1, 100)}
+    assert len(sizes) == 1
+
+
 def test_the_decoder_reads_the_target_shifted_right(
     make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
