@@ -32,7 +32,7 @@ from models.cells import (
 )
 from models.kernels.attention import attend_additively, attend_by_dot
 from models.kernels.gates import apply_tanh, run_gru, run_lstm, run_rnn, run_textbook_gru
-from models.kernels.products import LEVELS, TINY, Weight, linear, linear_by_threads, pack_weight
+from models.kernels.products import Weight, linear, linear_by_threads, pack_weight, store_rows
 from models.recurrent import RecurrentStack
 from models.state import AttentionMemory
 
@@ -57,8 +57,10 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         Integers from -127 to 127 as int8 ``[..., I]``, and the scales ``[..., 1]`` that multiply
         them.
     """
-    scales = rows.abs().amax(-1, keepdim=True).clamp_(min=TINY).mul_(1 / LEVELS)
-    return torch.div(rows, scales).round_().to(torch.int8), scales
+    flat = rows.reshape(-1, rows.shape[-1]).contiguous()
+    values, scales = torch.empty(flat.shape, dtype=torch.int8), torch.empty(len(flat))
+    store_rows(flat.numpy(), values.numpy(), scales.numpy())
+    return values.view(rows.shape), scales.view(*rows.shape[:-1], 1)
 
 
 def _pack(weight: Tensor, bias: Tensor | None) -> Weight:

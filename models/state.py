@@ -151,7 +151,7 @@ class MemoryPool:
             return
         to, origin = on_device(moves, self._stored.mask.device).unbind(1)
         for part in self._stored.parts():
-            part.index_copy_(0, to, part.index_select(0, origin))
+            _put_lines(part, to, part.index_select(0, origin))
 
     def view(self, layout: RowLayout) -> AttentionMemory:
         """The sources as rows of this layout see them, no longer than the longest of them."""
@@ -184,6 +184,14 @@ class MemoryPool:
             parts.append(fresh)
         self._stored = like.with_parts(parts, RowLayout())
         return self._stored
+
+
+def _put_lines(part: Tensor, to: Tensor, lines: Tensor) -> None:
+    """Put lines ``[M, ...]`` into the places ``[M]`` int64."""
+    if part.dtype == torch.int8 and part.device.type == "cpu":
+        part.numpy()[to.numpy()] = lines.numpy()  # torch would go byte by byte
+    else:
+        part.index_copy_(0, to, lines)
 
 
 def stored_size(length: int) -> int:

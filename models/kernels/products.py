@@ -104,14 +104,31 @@ def pack_weight(
 
 
 @kernel
-def round_row(row, values):
-    """Round a row ``[I]`` float32 to integers ``[I]`` uint8; return the scale that undoes it."""
+def _scale_of(row):
+    """What the integers of a row ``[I]`` float32 are to be multiplied by."""
     largest = np.int32(0)
     for i in range(row.shape[0]):
         # The bits of positive floats are in their order, and NaN is above them all.
         largest = max(largest, np.int32(bits_of(row[i]) & _ABSOLUTE))
     scale = max(number_of(largest), _TINY) if largest <= _INFINITE else number_of(largest)
-    scale *= _SHARE
+    return scale * _SHARE
+
+
+@kernel
+def store_rows(rows, values, scales):
+    """Round rows ``[M, I]`` float32 to integers int8, each with a scale ``[M]``, to be kept."""
+    for m in range(rows.shape[0]):
+        row, stored = rows[m], values[m]
+        scale = _scale_of(row)
+        scales[m] = scale
+        for i in range(row.shape[0]):
+            stored[i] = np.int8(bits_of(row[i] / scale + ROUNDING) - ROUNDING_BITS)
+
+
+@kernel
+def round_row(row, values):
+    """Round a row ``[I]`` float32 to integers ``[I]`` uint8; return the scale that undoes it."""
+    scale = _scale_of(row)
     for i in range(row.shape[0]):
         rounded = bits_of(row[i] / scale + ROUNDING) - ROUNDING_BITS
         values[i] = np.uint8(rounded + _ZERO_POINT)
