@@ -99,8 +99,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="Threads of one tensor operation; unset: one less than there are cores "
-        "to use, at most 8.",
+        description="Threads of one tensor operation; unset: two less than there are cores "
+        "to use (one is for HTTP, one for reading prompts), at least 1 and at most 8.",
     )
     checkpoints_dir: Path = Field(
         PROJECT_DIR / "checkpoints",

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,9 +114,13 @@ class ModelLoader:
         # Only in int8 does a prompt read in parts give the same bits as read at once.
         self._prefix_bytes = spec.prefix_cache_bytes if self.precision == "int8" else 0
         self._capture: CudaCapture | None = None
+        self._reading: ThreadPoolExecutor | None = None
         if self.device.type == "cuda":
             keep_float32_exact()
             self._capture = CudaCapture(self.device)
+        elif available_cores() > 1:
+            # One for all models, whose prompts take turns.
+            self._reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
 
     def prepare(self, folder: Path, revision: int = 0) -> Callable[[], Runner | None]:
         """Read, check and build a model; on any thread.
@@ -155,6 +160,7 @@ class ModelLoader:
             row_budget=self._row_budget,
             single_lane=self._capture is not None,
             prefix_bytes=self._prefix_bytes if is_language_model else 0,
+            executor=self._reading,
             revision=revision,
         )
         runner.warm_up()
@@ -197,8 +203,8 @@ def available_cores() -> int:
 
 
 def default_threads(cores: int) -> int:
-    """One thread less than there are cores, which leaves one for the HTTP side; at most 8."""
-    return min(max(cores - 1, 1), _MOST_THREADS)
+    """Two less than there are cores: one for the HTTP side, one for reading; at most 8."""
+    return min(max(cores - 2, 1), _MOST_THREADS)
 
 
 def _can_decode(info: CheckpointInfo) -> bool:

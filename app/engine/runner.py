@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
@@ -53,6 +54,7 @@ class Runner:
         row_budget: rows that may run at once.
         single_lane: see :class:`BatchedDecoder`.
         prefix_bytes: see :class:`BatchedDecoder`.
+        executor: see :class:`BatchedDecoder`.
         revision: see :class:`app.engine.messages.ModelRevision`.
         clock: seconds that only grow.
     """
@@ -66,6 +68,7 @@ class Runner:
         row_budget: int,
         single_lane: bool = False,
         prefix_bytes: int = 0,
+        executor: Executor | None = None,
         revision: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,6 +80,7 @@ class Runner:
         self._scheduler = Scheduler(row_budget)
         self._single_lane = single_lane
         self._prefix_bytes = prefix_bytes
+        self._executor = executor
         self._decoder = self._new_decoder()
         self._leaving: list[Event] = []
 
@@ -140,7 +144,10 @@ class Runner:
 
     def _new_decoder(self) -> BatchedDecoder:
         return BatchedDecoder(
-            self._model, single_lane=self._single_lane, prefix_bytes=self._prefix_bytes
+            self._model,
+            single_lane=self._single_lane,
+            prefix_bytes=self._prefix_bytes,
+            executor=self._executor,
         )
 
     def _step(

@@ -4,18 +4,19 @@ Rows join by :meth:`BatchedDecoder.admit`, all advance by :meth:`BatchedDecoder.
 when their output is complete or by :meth:`BatchedDecoder.remove`. A greedy or sampled request
 has one row for each output still running, a beam search one for each live hypothesis.
 
-Prompts and sources of similar lengths are read together, in pieces between the steps, so that a
-long one does not hold up the rows that run.
+Prompts and sources of similar lengths are read together, and between the steps or beside them, so
+that a long one does not hold up the rows that run: see :mod:`models.decoding.arrivals`.
 """
 
 import itertools
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from models.decoding.arrivals import Arrivals
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, RowKinds, choose
 from models.decoding.params import (
@@ -28,7 +29,7 @@ from models.decoding.params import (
 from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
 from models.decoding.running import DecodingTask, Running
-from models.encoder_decoder import Reading, StepModel
+from models.encoder_decoder import StepModel
 from models.placement import on_device
 from models.state import (
     AttentionMemory,
@@ -41,8 +42,6 @@ from models.state import (
 
 SHORT_PROMPT = 32
 """Prompts up to this length are all read together: more of them cost less than one by one."""
-PIECES_PER_STEP = 4
-"""Pieces of reading between two steps: a short prompt needs one for each layer."""
 
 
 @dataclass
@@ -72,14 +71,6 @@ class StepResult:
     positions_attended: int = 0
     padding_attended: int = 0
     prefixes: PrefixCounts = field(default_factory=PrefixCounts)
-
-
-@dataclass
-class _Arrival:
-    """Requests whose prompts are being read together."""
-
-    tasks: list[DecodingTask]
-    reading: Reading
 
 
 class _Lane:
@@ -132,15 +123,21 @@ class BatchedDecoder:
         single_lane: whether to keep sources of all sizes together, padded to the longest: for a
             GPU, to which one large computation is cheaper than several small ones.
         prefix_bytes: memory for states of prompts: see :class:`PromptReader`.
+        executor: of another thread that may read prompts while rows run.
     """
 
     def __init__(
-        self, model: StepModel, *, single_lane: bool = False, prefix_bytes: int = 0
+        self,
+        model: StepModel,
+        *,
+        single_lane: bool = False,
+        prefix_bytes: int = 0,
+        executor: Executor | None = None,
     ) -> None:
         self._model = model
         self._reader = PromptReader(model, prefix_bytes)
         self._single_lane = single_lane
-        self._arrivals: deque[_Arrival] = deque()
+        self._arrivals = Arrivals(executor)
         self._lanes: dict[int, _Lane] = {}  # by the size of their sources
         self._state: DecodeState | None = None  # its memory stands in the lanes' pools
         self._inputs = torch.empty(0, dtype=torch.int64)
@@ -153,14 +150,13 @@ class BatchedDecoder:
     @property
     def rows(self) -> int:
         """Rows in the batch, and those that requests still being read will have at most."""
-        reading = sum(task.rows for arrival in self._arrivals for task in arrival.tasks)
+        reading = sum(task.rows for task in self._arrivals.tasks())
         return reading + sum(running.reserved_rows for running in self._running())
 
     @property
     def keys(self) -> list[int]:
         """Of all requests that were admitted and have not ended."""
-        tasks = [task for arrival in self._arrivals for task in arrival.tasks]
-        reading = [task.key for task in tasks if not task.is_dropped]
+        reading = [task.key for task in self._arrivals.tasks() if not task.is_dropped]
         return reading + [running.task.key for running in self._running()]
 
     def check(self, task: DecodingTask) -> None:
@@ -184,16 +180,13 @@ class BatchedDecoder:
         for group in groups.values():
             self._positions_read += sum(len(beginning.tokens) for beginning in group)
             arriving = [beginning.task for beginning in group]
-            self._arrivals.append(_Arrival(arriving, self._reader.read(group)))
+            reading = self._reader.read(group)
+            self._arrivals.add(arriving, reading, rows_run=self._state is not None)
 
     @torch.inference_mode()
     def remove(self, keys: Collection[int]) -> None:
         """Drop requests, whatever they are at; unknown keys are ignored."""
-        for arrival in self._arrivals:
-            # Read to the end with the others of their arrival, they then do not join.
-            arrival.tasks = [t if t.key not in keys else t.dropped() for t in arrival.tasks]
-        wanted = [a for a in self._arrivals if not all(task.is_dropped for task in a.tasks)]
-        self._arrivals = deque(wanted)
+        self._arrivals.drop(keys)
         leaving = [running for running in self._running() if running.task.key in keys]
         if not leaving:
             return
@@ -276,21 +269,15 @@ class BatchedDecoder:
             first += len(running.rows)
 
     def _read(self, result: StepResult) -> None:
-        """Some pieces of what is being read, turn by turn; what is read to its end joins."""
-        for _ in range(PIECES_PER_STEP):
-            if not self._arrivals:
-                return
-            arrival = self._arrivals.popleft()
-            try:
-                next(arrival.reading)
-            except StopIteration as stop:
-                self._join(arrival.tasks, *stop.value)
-            except Exception as error:  # those who run have nothing to do with it
-                message = f"{type(error).__name__}: {error}"
-                tasks = [task for task in arrival.tasks if not task.is_dropped]
+        """Read for a while; what is read to its end joins."""
+        for arrived in self._arrivals.proceed(rows_run=self._state is not None):
+            read = arrived.read
+            if isinstance(read, Exception):  # those who run have nothing to do with it
+                message = f"{type(read).__name__}: {read}"
+                tasks = [task for task in arrived.tasks if not task.is_dropped]
                 result.failed.update((task.key, message) for task in tasks)
             else:
-                self._arrivals.append(arrival)
+                self._join(arrived.tasks, *read)
 
     def _join(self, tasks: Sequence[DecodingTask], tokens: Tensor, state: DecodeState) -> None:
         self._inputs = self._inputs.to(tokens.device)

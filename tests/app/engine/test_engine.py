@@ -26,7 +26,7 @@ from app.engine.request import (
 from app.engine.runner import Runner
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.config import CellName
-from models.decoding.step import PIECES_PER_STEP
+from models.decoding.arrivals import PIECES_PER_STEP
 from models.encoder_decoder import StepModel
 from models.language_model import LanguageModel
 from models.precision import set_precision

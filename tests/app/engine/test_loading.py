@@ -144,8 +144,8 @@ def test_threads_are_as_many_as_asked_for() -> None:
     assert torch.get_num_threads() == default_threads(available_cores())
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3), (64, 8)])
-def test_one_core_is_left_for_the_http_side(cores: int, threads: int) -> None:
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 2), (64, 8)])
+def test_cores_are_left_for_http_and_reading(cores: int, threads: int) -> None:
     assert default_threads(cores) == threads
 
 

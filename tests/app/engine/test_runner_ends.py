@@ -14,7 +14,7 @@ from app.engine.request import (
     TokensEvent,
 )
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
-from models.decoding.step import PIECES_PER_STEP
+from models.decoding.arrivals import PIECES_PER_STEP
 from models.tokenizers import BOS_ID
 from tests.app.engine.scripted_models import (
     BROKEN,

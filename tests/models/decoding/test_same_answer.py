@@ -9,6 +9,7 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,9 +78,11 @@ def make_prompt(form: str, length: int, seed: int) -> tuple[int, ...]:
     return (BOS_ID, *(generator.randint(4, 28) for _ in range(length - 1)))
 
 
-def run(model: StepModel, visits: Sequence[Visit]) -> dict[int, list[Emission]]:
+def run(
+    model: StepModel, visits: Sequence[Visit], executor: Executor | None = None
+) -> dict[int, list[Emission]]:
     """What the batched decoder says to each, by key."""
-    decoder = BatchedDecoder(model)
+    decoder = BatchedDecoder(model, executor=executor)
     emitted: dict[int, list[Emission]] = {visit.task.key: [] for visit in visits}
     ended: list[int] = []
     last = max(visit.joins for visit in visits)
@@ -119,9 +122,11 @@ def outputs(emissions: Sequence[Emission]) -> dict[int, tuple[str, ...]]:
     return found
 
 
-def assert_undisturbed(model: StepModel, visits: Sequence[Visit]) -> None:
+def assert_undisturbed(
+    model: StepModel, visits: Sequence[Visit], executor: Executor | None = None
+) -> None:
     """Everyone is told what would have been told without the others, as long as they stay."""
-    emitted = run(model, visits)
+    emitted = run(model, visits, executor)
     for visit in visits:
         task = visit.task
         alone = run(model, [Visit(task)])[task.key]
@@ -256,6 +261,13 @@ def test_no_company_changes_a_bit_with_two_threads(crowd: tuple[StepModel, list[
         assert_undisturbed(*crowd)
 
 
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@given(crowd=crowds())
+def test_no_company_changes_a_bit_whoever_reads(crowd: tuple[StepModel, list[Visit]]) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        assert_undisturbed(*crowd, executor)
+
+
 @pytest.mark.parametrize(
     ("form", "thread_count"),
     [("embedded", 1), ("context", 1), ("additive", 1), ("embedded", 2), ("parallel dot", 2)],
@@ -264,8 +276,8 @@ def test_a_request_among_64_others(form: str, thread_count: int) -> None:
     """So many rows that threads share out every tensor."""
     model = served_model(form, "gru", 8003, sharpness=1.5)
     visits = random_visits(form, seed=7, count=65)
-    with threads(thread_count):
-        emitted = run(model, visits)
+    with threads(thread_count), ThreadPoolExecutor(1) as executor:
+        emitted = run(model, visits, executor if thread_count == 1 else None)
     # Alone on one thread, whatever the number of threads was.
     staying = [visit for visit in visits if visit.leaves is None]
     for visit in staying[::9]:
