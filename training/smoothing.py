@@ -3,14 +3,19 @@
 Shape legend: ``M`` target tokens, ``V`` vocabulary size.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.kernels.loss import smoothed_gradient
+
 CHUNK_ROWS = 32
 """Tokens whose probabilities are computed at once: few enough to stay in a processor's cache."""
+_THREADS = ThreadPoolExecutor(thread_name_prefix="loss")
+"""They wait until there is something to do, and run without the interpreter's lock."""
 
 
 class _SmoothedLoss(torch.autograd.Function):
@@ -28,6 +33,11 @@ class _SmoothedLoss(torch.autograd.Function):
         passes = 2 if consistency else 1
         real = passes * len(targets)
         gradient[real:] = 0
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(likelihood)
+        if logits.device.type == "cpu" and logits.dtype == torch.bfloat16 and not consistency:
+            sums = _by_kernel(logits[:real], targets, smoothing, gradient[:real])
+            return objective + sums[0], likelihood.add_(sums[1])
         by_pass = (
             logits[:real].view(passes, -1, logits.shape[1]),
             gradient[:real].view(passes, -1, logits.shape[1]),
@@ -52,8 +62,6 @@ class _SmoothedLoss(torch.autograd.Function):
                 probs -= share
             probs.scatter_add_(-1, index, torch.full_like(index, smoothing - 1, dtype=wide))
             wanted.copy_(probs)
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(likelihood)
         return objective, likelihood
 
     @staticmethod
@@ -63,6 +71,24 @@ class _SmoothedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient.mul_(grad_objective), None, None, None
+
+
+def _by_kernel(
+    logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor
+) -> tuple[float, float]:
+    """Both sums, by as many threads as PyTorch takes for an operation."""
+    rows = -(-len(targets) // torch.get_num_threads())
+    parts = (targets, logits.view(torch.int16), gradient.view(torch.int16))
+    own, *others = zip(*(torch.split(part, rows) for part in parts), strict=True)
+
+    def work(share: tuple[Tensor, ...]) -> tuple[float, float]:
+        tokens, given, wanted = (part.numpy() for part in share)
+        objective, likelihood = smoothed_gradient(given, tokens, smoothing, wanted)
+        return float(objective), float(likelihood)
+
+    elsewhere = _THREADS.map(work, others)
+    objectives, likelihoods = zip(work(own), *elsewhere, strict=True)
+    return sum(objectives), sum(likelihoods)
 
 
 def _add_divergence(logprobs: Tensor, probs: Tensor, weight: float) -> Tensor:

@@ -76,3 +76,39 @@ def test_rows_behind_the_tokens_have_no_loss(consistency: float) -> None:
     assert filled.grad is not None
     assert torch.equal(filled.grad[: len(real)], real.grad)
     assert (filled.grad[len(real) :] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 29, 64, 8003])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_kernel_computes_what_tensor_operations_do(size: int, smoothing: float) -> None:
+    torch.manual_seed(size)
+    logits = (4 * torch.randn(11, size)).bfloat16()
+    targets = torch.randint(size, (11,))
+    found = {}
+    for name, given in (("kernel", logits), ("operations", logits.float())):
+        leaf = given.clone().requires_grad_()
+        objective, likelihood = smoothed_loss(leaf, targets, smoothing)
+        objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        assert leaf.grad is not None
+        found[name] = (objective.detach(), likelihood, leaf.grad.bfloat16())
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_threads_share_out_the_tokens() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(37, 29).bfloat16(), torch.randint(29, (37,))
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            leaf = logits.clone().requires_grad_()
+            objective, likelihood = smoothed_loss(leaf, targets, 0.1)
+            objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            assert leaf.grad is not None
+            found.append((objective.detach(), likelihood, leaf.grad))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+        assert torch.equal(other[2], found[0][2])
