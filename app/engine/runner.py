@@ -18,7 +18,12 @@ from app.engine.request import (
     StepReport,
     TokensEvent,
 )
-from app.engine.scheduler import Entry, Scheduler
+from app.engine.scheduler import (
+    ADMISSION_INTERVAL_STEPS,
+    INTERVAL_STEPS_BESIDE,
+    Entry,
+    Scheduler,
+)
 from models.decoding.params import Emission
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder, StepResult
@@ -77,7 +82,9 @@ class Runner:
         self._model = model
         self._heartbeat_prompt = tuple(heartbeat_prompt)
         self._clock = clock
-        self._scheduler = Scheduler(row_budget)
+        self._scheduler = Scheduler(
+            row_budget, INTERVAL_STEPS_BESIDE if executor else ADMISSION_INTERVAL_STEPS
+        )
         self._single_lane = single_lane
         self._prefix_bytes = prefix_bytes
         self._executor = executor

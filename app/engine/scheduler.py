@@ -7,13 +7,13 @@ The policy:
 * Requests are admitted in the order in which they came, each with all of its rows or not at all.
 * When the first one needs more rows than are free, those behind it that fit may pass it, in
   their order, but no more rows in all than it leaves of the budget. Then nobody passes.
-* While rows run, at least :data:`ADMISSION_INTERVAL_STEPS` steps lie between two admissions:
+* While rows run, some steps lie between two admissions (:data:`ADMISSION_INTERVAL_STEPS`):
   requests that come in between are read together, which costs little more than reading one.
   When nothing runs, requests are admitted at once.
 * A request whose time is up leaves, wherever it is.
 
 So nobody starves. Those that passed the first one can never be what it waits for, since it has
-room beside all of them: it gets its rows at the latest :data:`ADMISSION_INTERVAL_STEPS` steps
+room beside all of them: it gets its rows at the latest at the first admission
 after the last of those has left that ran when it became the first. A request with n before it
 is admitted within n + 1 such spans, however wide they are.
 """
@@ -26,6 +26,8 @@ from app.engine.request import DecodeRequest
 ADMISSION_INTERVAL_STEPS = 12
 """Reading a handful of prompts costs as much as several steps. With 4 the server kept up with a
 tenth to a quarter fewer requests, and all of them took longer; beyond 16 nothing was gained."""
+INTERVAL_STEPS_BESIDE = 6
+"""The same where another thread reads: the rows do not wait for it."""
 _SPARE_DEADLINES = 1_000
 
 
@@ -58,19 +60,21 @@ class Scheduler:
 
     Args:
         row_budget: rows that may run at once.
+        interval_steps: at least so many steps from one admission to the next, while rows run.
 
     Raises:
         ValueError: there is no budget.
     """
 
-    def __init__(self, row_budget: int) -> None:
+    def __init__(self, row_budget: int, interval_steps: int = ADMISSION_INTERVAL_STEPS) -> None:
         if row_budget < 1:
             raise ValueError(f"row_budget must be at least 1, not {row_budget}")
         self.row_budget = row_budget
         self._waiting: dict[int, Entry] = {}  # in the order in which they came
         self._running: dict[int, Entry] = {}
         self._deadlines: list[tuple[float, int]] = []
-        self._steps_since_admission = ADMISSION_INTERVAL_STEPS
+        self._interval_steps = interval_steps
+        self._steps_since_admission = interval_steps
 
     @property
     def waiting(self) -> int:
@@ -108,7 +112,7 @@ class Scheduler:
         self._steps_since_admission += 1
         if not self._waiting:
             return []
-        if self._running and self._steps_since_admission < ADMISSION_INTERVAL_STEPS:
+        if self._running and self._steps_since_admission < self._interval_steps:
             return []
         self._steps_since_admission = 0
         admitted = self._choose(self.row_budget - rows_in_use)
