@@ -5,6 +5,7 @@ done in pieces between their steps, or by another thread beside them where there
 kernels of int8 and PyTorch's operations run without the interpreter's lock, so that both get on.
 """
 
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -21,6 +22,9 @@ PIECES_PER_STEP = 4
 """Pieces of reading between two steps: a short prompt needs one for each layer."""
 WAIT_SECONDS = 0.001
 """How long a step without rows waits for the other thread: others may want the next one."""
+HANG_SECONDS = 5.0
+"""A piece takes milliseconds. When none was done for so long, a step waits until one is: whoever
+watches over the steps is to see that something hangs."""
 
 Read = tuple[Tensor, DecodeState]
 """What a reading returns."""
@@ -70,6 +74,7 @@ class Arrivals:
     executor: Executor | None = None
     _here: deque[_Arrival] = field(default_factory=deque)
     _elsewhere: list[_Arrival] = field(default_factory=list)
+    _heard_at: float = 0.0  # of the other thread, on time.monotonic
 
     def tasks(self) -> Iterator[DecodingTask]:
         """Of all of them."""
@@ -89,6 +94,8 @@ class Arrivals:
             self._here.append(arrival)
             return
         arrival.outcome = Future()
+        if not self._elsewhere:
+            self._heard_at = time.monotonic()
         self._elsewhere.append(arrival)
         self.executor.submit(self._go_on, arrival)
 
@@ -124,7 +131,9 @@ class Arrivals:
 
     def _arrived(self, wait_seconds: float) -> Iterator[Arrived]:
         outcomes = [arrival.outcome for arrival in self._elsewhere if arrival.outcome]
-        if wait_seconds and outcomes:
+        if outcomes and time.monotonic() - self._heard_at > HANG_SECONDS:
+            wait(outcomes, return_when=FIRST_COMPLETED)
+        elif outcomes and wait_seconds:
             wait(outcomes, wait_seconds, FIRST_COMPLETED)
         reading = []
         for arrival in self._elsewhere:
@@ -148,8 +157,10 @@ class Arrivals:
             with torch.inference_mode():
                 for _ in range(PIECES_PER_STEP):
                     next(arrival.reading)
+                    self._heard_at = time.monotonic()
             self.executor.submit(self._go_on, arrival)
         except StopIteration as stop:
             arrival.outcome.set_result(stop.value)
         except BaseException as error:  # or the requests would wait for ever
             arrival.outcome.set_exception(error)
+        self._heard_at = time.monotonic()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from models.decoding import arrivals
 from models.decoding.arrivals import PIECES_PER_STEP
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
@@ -147,3 +148,22 @@ def test_what_nobody_waits_for_is_not_read_to_its_end(executor: ThreadPoolExecut
     assert model.pieces == PIECES_PER_STEP
     decoder.admit([_task(2, 3)])
     assert _tokens(decoder, 2) == _alone(_task(2, 3))
+
+
+def test_a_thread_that_hangs_holds_up_the_steps_for_all_to_see(
+    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "HANG_SECONDS", 0.2)
+    model = HeldUp(MODEL)
+    decoder = BatchedDecoder(model, executor=executor)
+    decoder.admit([_task(1, 1, 2000)])
+    decoder.step()
+    decoder.admit([_task(2, 3)])
+    time.sleep(0.3)
+    timer = threading.Timer(0.3, model.may_read.set)
+    timer.start()
+    began = time.monotonic()
+    decoder.step()
+    assert time.monotonic() - began > 0.25
+    assert _tokens(decoder, 2) == _alone(_task(2, 3))
+    timer.join()
