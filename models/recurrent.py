@@ -56,7 +56,9 @@ def reverse_sequences(inputs: Tensor, lengths: Tensor | None) -> Tensor:
     positions = torch.arange(inputs.shape[1], device=inputs.device)
     reverse = lengths[:, None] - 1 - positions
     index = torch.where(reverse >= 0, reverse, positions)
-    return inputs.gather(1, index[..., None].expand_as(inputs))
+    # Whole rows are moved, which takes far less than a gather of single numbers.
+    rows = torch.arange(len(inputs), device=inputs.device)[:, None] * inputs.shape[1]
+    return inputs.flatten(0, 1).index_select(0, (rows + index).flatten()).view_as(inputs)
 
 
 def run_by_equations(
