@@ -152,8 +152,8 @@ class LanguageModelling:
     def metrics_note(self) -> str:
         """See :class:`training.task.Task`."""
         where = (
-            f"the last {len(self._held_out)} characters, which were held out, and on the "
-            "training text"
+            f"the last {len(self._held_out)} characters, which were held out (but chose the best "
+            "checkpoint), and on the training text"
             if self._held_out
             else "the training text itself"
         )
