@@ -1,6 +1,6 @@
 """The command line: ``gatehouse serve | models | generate | translate | bleu | keys`` and more.
 
-``train``, ``evaluate``, ``import`` and ``bench`` are handed on to those who do that.
+``train``, ``evaluate``, ``average``, ``import`` and ``bench`` are handed on to those who do that.
 
 Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
 a traceback.
@@ -39,6 +39,7 @@ OK, FAILED, USAGE = 0, 1, 2
 OFFLINE_COMMANDS = {
     "train": ("training.cli", "train"),
     "evaluate": ("training.evaluate_cli", "train"),
+    "average": ("training.average_cli", "train"),
     "import": ("training.importing.cli", "train"),
     "bench": ("benchmarks.__main__", "bench"),
 }

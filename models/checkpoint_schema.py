@@ -20,7 +20,7 @@ class DataSource(_Frozen):
 
 
 class InitialCheckpoint(_Frozen):
-    """The checkpoint whose weights and tokenizers a training run began with."""
+    """A checkpoint whose weights and tokenizers a training run began with, or an average has."""
 
     name: str
     fingerprint: str
@@ -43,6 +43,8 @@ class TrainingRecord(_Frozen):
     data: list[DataSource]
     initial: InitialCheckpoint | None = None
     imported: ImportedWeights | None = None
+    averaged: list[InitialCheckpoint] = Field(default_factory=list)
+    """The checkpoints whose weights these are the average of; the preset is that of the first."""
     licence: str
     attribution: str | None = None
     seed: int

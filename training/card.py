@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 
 from models.checkpoint import Model
-from models.checkpoint_schema import TrainingRecord
+from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
 from models.tokenizers import Tokenizer
 from training.preset import Card
 
 CARD = """# {card.title}
 
-Trained by Gatehouse with the preset `{record.name}` on {date}: seed {record.seed},
-{record.steps} steps{stored}{initial}.
+{origin}
 `training.json` holds the whole preset and the versions of the libraries.
 
 - Parameters: {millions:.2f} M, stored as float16
@@ -53,9 +52,7 @@ def write_card(
     return CARD.format(
         card=card,
         record=record,
-        date=record.created[:10],
-        initial=_beginning(record),
-        stored=f" (the weights are those of step {record.best_step})" if record.best_step else "",
+        origin=_origin(record),
         millions=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
         vocabulary=", ".join(
             f"{role}: {tokenizer.kind}, {tokenizer.vocabulary_size} tokens"
@@ -73,13 +70,24 @@ def write_card(
     )
 
 
-def _beginning(record: TrainingRecord) -> str:
-    initial = record.initial
-    if initial is None:
-        return ""
+def _origin(record: TrainingRecord) -> str:
+    date = record.created[:10]
+    if record.averaged:
+        names = " and\n".join(map(_name, record.averaged))
+        return f"Averaged by Gatehouse on {date} from the weights of\n{names}."
     return (
-        f", beginning with the weights of\na checkpoint `{initial.name}` of {initial.steps} steps "
-        f"(fingerprint `{initial.fingerprint[:16]}...`)"
+        f"Trained by Gatehouse with the preset `{record.name}` on {date}: seed {record.seed},\n"
+        f"{record.steps} steps"
+        + (f" (the weights are those of step {record.best_step})" if record.best_step else "")
+        + (f", beginning with the weights of\n{_name(record.initial)}" if record.initial else "")
+        + "."
+    )
+
+
+def _name(other: InitialCheckpoint) -> str:
+    return (
+        f"a checkpoint `{other.name}` of {other.steps} steps "
+        f"(fingerprint `{other.fingerprint[:16]}...`)"
     )
 
 

@@ -31,10 +31,10 @@ def read_record(file: Path) -> TrainingRecord:
     """Read a checkpoint's ``training.json``.
 
     Raises:
-        PresetError: it cannot be read, or is no such file.
+        PresetError: it cannot be read, is no such file, or is of an average.
     """
     try:
-        return TrainingRecord.model_validate_json(file.read_bytes())
+        record = TrainingRecord.model_validate_json(file.read_bytes())
     except OSError as error:
         raise PresetError(f"{file}: {error.strerror}") from error
     except ValidationError as error:
@@ -43,6 +43,15 @@ def read_record(file: Path) -> TrainingRecord:
         raise PresetError(
             f"{file}: is no training.json of a checkpoint: {where} {first['msg']}"
         ) from error
+    if record.averaged:
+        names = " and ".join(
+            f"{averaged.name} (fingerprint {averaged.fingerprint})" for averaged in record.averaged
+        )
+        raise PresetError(
+            f"{file}: {record.name} was not trained, but is the average of {names}: "
+            "gatehouse average makes it of these"
+        )
+    return record
 
 
 def recorded_preset(record: TrainingRecord) -> dict[str, Any]:

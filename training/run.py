@@ -157,7 +157,7 @@ def train(
         if repeats:
             require_the_same_beginning(repeats, task.sources, initial)
         facts = {
-            "initial": _initial_record(initial) if initial else None,
+            "initial": checkpoint_record(initial) if initial else None,
             "precision": "bfloat16" if autocast_dtype(preset.training, device) else "float32",
             "processes": processes.count,
             "arguments": list(arguments),
@@ -165,7 +165,7 @@ def train(
 
         def save(progress: Progress, metrics: dict[str, float] | None = None) -> None:
             record = _record(name, preset, task, progress, metrics, facts, device)
-            _save(folder, task, _card(name, preset, task), record)
+            write_model(folder, task, card_of(name, preset, task), record)
 
         trainer = Trainer(
             task=task,
@@ -185,7 +185,7 @@ def train(
         if trainer.progress.step < preset.training.steps:
             LOGGER.info("stopped at step %d", trainer.progress.step)
         elif processes.is_first:
-            save(trainer.progress, _measure(task, folder, device))
+            save(trainer.progress, measure_stored(task, folder, device))
         processes.wait()
     return folder
 
@@ -222,7 +222,7 @@ def _log_file(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def _measure(task: Task, folder: Path, device: torch.device) -> dict[str, float]:
+def measure_stored(task: Task, folder: Path, device: torch.device) -> dict[str, float]:
     """The card's figures, of the best weights as they are stored."""
     best = load_model(read_checkpoint(folder), device)
     task.model.load_state_dict(best.state_dict())
@@ -232,7 +232,8 @@ def _measure(task: Task, folder: Path, device: torch.device) -> dict[str, float]
     return metrics
 
 
-def _save(folder: Path, task: Task, card: Card, record: TrainingRecord) -> None:
+def write_model(folder: Path, task: Task, card: Card, record: TrainingRecord) -> None:
+    """Write a task's model as a checkpoint folder, with its record and card."""
     save_checkpoint(
         folder,
         task.model,
@@ -243,7 +244,7 @@ def _save(folder: Path, task: Task, card: Card, record: TrainingRecord) -> None:
     )
 
 
-def _card(name: str, preset: Preset, task: Task) -> Card:
+def card_of(name: str, preset: Preset, task: Task) -> Card:
     """The preset's card, or a plain one for a text that the preset knows nothing of."""
     expected = [(text.name, public_origin(text.location)) for text in preset.data.texts()]
     if [(source.name, source.origin) for source in task.sources] == expected:
@@ -260,7 +261,7 @@ def _record(
     facts: dict[str, Any],
     device: torch.device,
 ) -> TrainingRecord:
-    card = _card(name, preset, task)
+    card = card_of(name, preset, task)
     figures = {"training_tokens_per_second": round(progress.tokens_per_second, 0)}
     if math.isfinite(progress.train_perplexity):
         figures["last_epoch_training_perplexity"] = round(progress.train_perplexity, 4)
@@ -277,18 +278,24 @@ def _record(
         metrics={**(metrics or {}), **figures},
         metrics_note=task.metrics_note() if metrics else "The run has not ended yet.",
         preset=preset_record(preset),
-        versions={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "sentencepiece": version("sentencepiece"),
-            "gatehouse": _gatehouse_version(),
-            "threads": str(torch.get_num_threads()),
-            "device": _device_name(device),
-        },
+        versions=versions_of(device),
     )
 
 
-def _initial_record(initial: CheckpointInfo) -> InitialCheckpoint:
+def versions_of(device: torch.device) -> dict[str, str]:
+    """What weights depend on beside data and settings."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sentencepiece": version("sentencepiece"),
+        "gatehouse": _gatehouse_version(),
+        "threads": str(torch.get_num_threads()),
+        "device": _device_name(device),
+    }
+
+
+def checkpoint_record(initial: CheckpointInfo) -> InitialCheckpoint:
+    """How a record names another checkpoint."""
     return InitialCheckpoint(
         name=initial.name, fingerprint=initial.fingerprint, steps=initial.training.steps
     )

@@ -1,0 +1,171 @@
+"""``gatehouse average``: several checkpoints to one with the average of their weights.
+
+A run that began with another's weights often ends beside them in the same valley of the loss,
+on another side of it: between the two it is lower than on either (Izmailov et al. 2018; Wortsman
+et al. 2022). The average costs nothing to serve, where an ensemble costs every one of its models.
+"""
+
+import argparse
+import datetime
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
+from models.tokenizers import Tokenizer
+from training.command_line import positive, sentence_of
+from training.preset import Preset
+from training.run import (
+    card_of,
+    checkpoint_record,
+    make_task,
+    measure_stored,
+    versions_of,
+    write_model,
+)
+from training.sources import DataError
+
+DEFAULT_CACHE = "~/.cache/gatehouse"
+MISHAPS = (CheckpointError, DataError, OSError, ValueError)
+"""What a person can mend: told in one sentence, without a traceback."""
+_TRAINING_ONLY = {"dropout", "implementation", "gate_bias", "initializer"}
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Average the weights of checkpoints that have the same architecture and "
+        "tokenizers (one began with the other's weights, by gatehouse train --initial), and "
+        "measure what comes of it. The data are those of the first. See docs/training.md.",
+    )
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="a folder")
+    parser.add_argument("--data", metavar="PATH", help="a copy of the training data (path or URL)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="(runs)")
+    parser.add_argument("--name", help="of the new checkpoint (that of the first)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the measurements")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(DEFAULT_CACHE), metavar="DIR", help=f"({DEFAULT_CACHE})"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 1 after one clear sentence on stderr.
+    """
+    parser = build_parser(prog)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("training").setLevel(logging.INFO)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        folder = average(
+            [read_checkpoint(path) for path in arguments.checkpoints],
+            arguments.out,
+            name=arguments.name,
+            data_location=arguments.data,
+            cache_dir=arguments.cache.expanduser(),
+        )
+    except MISHAPS as error:
+        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
+        return 1
+    print(f"wrote {folder}")
+    return 0
+
+
+def average(
+    infos: Sequence[CheckpointInfo],
+    out_dir: Path,
+    *,
+    name: str | None,
+    data_location: str | None,
+    cache_dir: Path,
+) -> Path:
+    """Write the average of checkpoints, with the figures that it has.
+
+    Args:
+        infos: two or more.
+        out_dir: where the folder goes.
+        name: of the folder, or None for that of the first.
+        data_location: a copy of the first's data, or None for where its preset has them from.
+        cache_dir: where downloads are kept.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CheckpointError: they do not fit together, or the folder is there already.
+        DataError: the data cannot be read.
+    """
+    first = infos[0]
+    _require_alike(infos)
+    folder = out_dir / (name or first.name)
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there already: remove it, or give another --name")
+    preset = _preset_of(first)
+    device = torch.device("cpu")
+    task = make_task(preset, data_location, cache_dir, device, first)
+    read = [source.sha256 for source in task.sources]
+    if read != [source.sha256 for source in first.training.data]:
+        raise CheckpointError(f"{first.name} was trained on other data: give a copy by --data")
+    task.model.load_state_dict(_mean([load_model(i, device).state_dict() for i in infos]))
+    record = first.training.model_copy(
+        update={
+            "name": folder.name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "initial": None,
+            "averaged": [checkpoint_record(info) for info in infos],
+            "best_step": None,
+            "arguments": [],
+            "metrics": {},
+            "versions": versions_of(device),
+        }
+    )
+    card = card_of(folder.name, preset, task)
+    write_model(folder, task, card, record)
+    metrics = measure_stored(task, folder, device)
+    note = task.metrics_note()
+    record = record.model_copy(update={"metrics": metrics, "metrics_note": note})
+    write_model(folder, task, card, record)
+    return folder
+
+
+def _require_alike(infos: Sequence[CheckpointInfo]) -> None:
+    if len(infos) < 2:
+        raise CheckpointError("an average takes two checkpoints at least")
+    first, *others = infos
+    for other in others:
+        if other.fingerprint == first.fingerprint:
+            raise CheckpointError(f"{other.path} holds the same model as {first.path}")
+        configs = [i.config.model_dump(exclude=_TRAINING_ONLY) for i in (first, other)]
+        if configs[0] != configs[1]:
+            raise CheckpointError(f"{other.path} is of another architecture than {first.path}")
+        for role, tokenizer in first.tokenizers.items():
+            if _pieces(other.tokenizers[role]) != _pieces(tokenizer):
+                raise CheckpointError(f"{other.path} has another tokenizer than {first.path}")
+
+
+def _pieces(tokenizer: Tokenizer) -> tuple[str, ...]:
+    return (tokenizer.kind, *map(tokenizer.token, range(tokenizer.vocabulary_size)))
+
+
+def _preset_of(info: CheckpointInfo) -> Preset:
+    try:
+        return Preset.model_validate(info.training.preset)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{info.path}: its training.json holds no preset that says what to measure on"
+        ) from error
+
+
+def _mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([s[name].float() for s in states]).mean(0) for name in states[0]}
