@@ -232,7 +232,7 @@ class TranslateBody(StrictBody):
         ge=1,
         le=MAX_ROWS_PER_REQUEST,
         description="Return so many hypotheses of each text, best first; at most beam_size. The "
-        "beam may find fewer where there are not so many different ones.",
+        "beam may find fewer: those that read the same count once.",
     )
     max_new_tokens: MaxNewTokens | None = Field(
         default=None,

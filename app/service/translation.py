@@ -1,6 +1,6 @@
 """Translation: source texts in, target texts out."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence, Set
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -39,7 +39,7 @@ class TranslationRequest:
         beam_size: width of the beam search; 1 is greedy.
         length_penalty: alpha of the score.
         num_hypotheses: hypotheses to return for each text, at most ``beam_size``; fewer where
-            the beam finds fewer.
+            the beam finds fewer that read differently.
         max_new_tokens: longest translation, ``<eos>`` included; None means three times the
             source's tokens and 16 more, within the service's limit.
         alignments: whether attention weights are wanted.
@@ -232,10 +232,12 @@ class TranslationService:
         max_new_tokens = request.max_new_tokens or min(
             self._limits.max_new_tokens, default_translation_length(len(prompt))
         )
+        # A text may be written in several tokenizations: others are to take the place of those.
+        wants_spares = request.num_hypotheses > 1 and not request.alignments
         params = DecodingParams(
             max_new_tokens=max_new_tokens,
             beam_size=request.beam_size,
-            num_outputs=request.num_hypotheses,
+            num_outputs=request.beam_size if wants_spares else request.num_hypotheses,
             length_penalty=request.length_penalty,
             return_attention=request.alignments,
             return_beam_trace=request.beam_trace,
@@ -288,7 +290,7 @@ class Translation:
         translations = tuple(
             (self._blank(),)
             if decode is None
-            else tuple(
+            else self._distinct(
                 self._finished(decode, output) for output in self._outputs.of(decode.request_id)
             )
             for decode in self._plan
@@ -331,6 +333,15 @@ class Translation:
             if output.finish_reason is not None:
                 yield FinishedTranslation(text_index, self._finished(decode, output))
         yield await self.result()
+
+    def _distinct(
+        self, hypotheses: Iterable[TranslationHypothesis]
+    ) -> tuple[TranslationHypothesis, ...]:
+        """As many as were asked for, the best of those that read the same."""
+        by_text: dict[str, TranslationHypothesis] = {}
+        for hypothesis in hypotheses:
+            by_text.setdefault(hypothesis.text, hypothesis)
+        return tuple(by_text.values())[: self._request.num_hypotheses]
 
     def _blank(self) -> TranslationHypothesis:
         alignment = Alignment((), (), ()) if self._request.alignments else None
