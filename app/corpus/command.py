@@ -98,8 +98,9 @@ def _require_ray() -> None:
     try:
         importlib.import_module("ray.data")
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise StartupError(
-            f"--ray needs Ray Data, of which {error.name} is not installed: "
+            f"--ray needs Ray Data, of which {package} is not installed: "
             "in a checkout run pip install -e '.[ray]'"
         ) from None
 
