@@ -16,6 +16,7 @@ import pytest
 
 from app.cli import main
 from app.settings import PROJECT_DIR
+from benchmarks.corpus_runs import descendants, ray_workers
 from tests.app.conftest import ENGLISH
 
 needs_ray = pytest.mark.skipif(
@@ -134,28 +135,6 @@ def _one_process(checkpoints_dir: Path, content: bytes) -> bytes:
     ).stdout
 
 
-def _descendants(process: int) -> dict[int, str]:
-    """Titles of the processes that a process has started, and of those that these have."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-            titles[int(folder.name)] = (folder / "cmdline").read_text().split("\0")[0]
-        except OSError:
-            continue
-    found = [process]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return {one: titles[one] for one in found[1:]}
-
-
-def _workers(process: int) -> list[int]:
-    titles = _descendants(process)
-    return [one for one, title in titles.items() if title.startswith("ray::MapWorker")]
-
-
 def _wait_for(done: Any, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not done():
@@ -186,12 +165,12 @@ def test_no_kill_loses_or_doubles_a_line(texts: Path, checkpoints_dir: Path) -> 
     # First a worker is killed, which Ray makes good, then the command, with all of Ray.
     with _started(command, log) as process:
         _wait_for(lambda: done() >= 1, process, log)
-        (worker,) = _workers(process.pid)
+        (worker,) = ray_workers(process.pid)
         os.kill(worker, signal.SIGKILL)
         before = done()
         _wait_for(lambda: done() > before + 1, process, log)
-        assert worker not in _workers(process.pid)
-        family = _descendants(process.pid)
+        assert worker not in ray_workers(process.pid)
+        family = descendants(process.pid)
         process.kill()
     assert done() < 16, "the test must kill in the middle"
     assert not (out / "a.txt").exists()
