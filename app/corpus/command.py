@@ -242,7 +242,7 @@ def _translate_missing(
             disable=None,  # where stderr is no terminal
         ) as bar:
             for lines, written in translate_shards(
-                corpus.files, missing, results.path, options, workers
+                corpus.files, missing, results.path.resolve(), options, workers
             ):
                 tokens += written
                 bar.update(lines)

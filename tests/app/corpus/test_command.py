@@ -98,6 +98,32 @@ def test_what_can_be_known_is_refused_before_ray_is_started(
         assert error.count("\n") == 1, error
 
 
+@needs_ray
+def test_nothing_to_translate_needs_no_workers(
+    texts: Path, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (texts / "empty").touch()
+    words = ["translate", "--ray", "in/empty", "--out", "out"]
+    words += ["--from", "en", "--checkpoints", str(checkpoints_dir)]
+    for _ in range(2):
+        assert main(words) == 0
+        assert capsys.readouterr() == ("0 lines of 1 files are translated in out\n", "")
+        assert Path("out/empty").read_bytes() == b""
+
+
+@needs_ray
+def test_a_second_command_does_not_mix_with_a_first(
+    texts: Path, checkpoints_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from filelock import FileLock
+
+    Path("out/.gatehouse").mkdir(parents=True)
+    with FileLock("out/.gatehouse/lock"):
+        words = ["--from", "en", "--checkpoints", str(checkpoints_dir)]
+        assert main(["translate", "--ray", "in", "--out", "out", *words]) == 1
+    assert "another process is translating into out\n" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- whole runs
 
 
