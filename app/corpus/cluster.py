@@ -7,6 +7,7 @@ Ray's. Imported where ``--ray`` asks for it alone.
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ _MOST_TRIES = 5
 """Of one shard. Ray does one again as often as it takes, and some may kill every worker."""
 _MOST_BLOCKS = 10_000
 """Of Ray Data's input: a block has one shard, or several where there are more than this."""
+_KNOCK_SECONDS = 5.0
 _OBJECT_STORE_BYTES = 128 * 2**20
 """No text passes through it."""
 
@@ -56,6 +58,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[int]:
         }
     _prepare_environment()
     try:
+        _knock(address)
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise StartupError(f"Ray cannot be started or reached: {_first_line(error)}") from error
@@ -153,6 +156,17 @@ def _prepare_environment() -> None:
     # They are read by the library, not by us.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # noqa: TID251
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # noqa: TID251
+
+
+def _knock(address: str | None) -> None:
+    """See whether somebody listens at HOST:PORT: Ray tries for minutes, and tells of each try.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def _silence_ray_data() -> None:
