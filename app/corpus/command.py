@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,9 @@ class CorpusRequest:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """The files and their shards."""
+    """The files and their shards; the names of the files are those that were given."""
 
+    names: Sequence[str]
     files: Sequence[CorpusFile]
     scanned: list[ScannedFile] = field(default_factory=list)
     shards: list[tuple[Span, ...]] = field(default_factory=list)
@@ -142,8 +143,10 @@ def _locked(state: Path) -> Any:
 
 
 def _read(files: Sequence[CorpusFile], request: CorpusRequest) -> _Corpus:
-    files = [CorpusFile(file.path.resolve(), file.output, file.column) for file in files]
-    corpus = _Corpus(files)
+    names = [str(file.path) for file in files]
+    # Workers need not share the working folder.
+    files = [replace(file, path=file.path.resolve()) for file in files]
+    corpus = _Corpus(names, files)
     spans: list[Span] = []
     for content, own in scan(files, request.shard_lines):
         corpus.scanned.append(content)
@@ -192,7 +195,7 @@ def _translate(
         tokens=tokens,
         seconds=seconds,
         workers=workers,
-        failures=failed_lines(corpus.files, corpus.shards, map(results.read, numbers)),
+        failures=failed_lines(corpus.names, corpus.shards, map(results.read, numbers)),
     )
     join(
         corpus.files,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.corpus.inputs import CorpusFile, Span
+from app.corpus.inputs import Span
 from app.corpus.results import ShardResult, write_whole
 
 MOST_FAILURES_SHOWN = 20
@@ -67,7 +67,7 @@ class CorpusReport:
         """
         lines = [f"{self.lines:,} lines of {self.files:,} files are translated in {out}"]
         if self.lines_before:
-            lines.append(f"{self.lines_before:,} of them had been from an earlier start")
+            lines.append(f"{self.lines_before:,} of them were there from an earlier start")
         if self.lines > self.lines_before:
             lines.append(
                 f"{self.seconds:,.1f} seconds, {self.workers} workers: "
@@ -102,14 +102,14 @@ class CorpusReport:
 
 
 def failed_lines(
-    files: Sequence[CorpusFile],
+    names: Sequence[str],
     shards: Sequence[Sequence[Span]],
     results: Iterable[ShardResult],
 ) -> list[FailedLine]:
     """The lines that failed, by file and number.
 
     Args:
-        files: of the corpus.
+        names: of the files.
         shards: all of them.
         results: of each of them, in order.
     """
@@ -120,7 +120,7 @@ def failed_lines(
             for span in spans:
                 if index < span.lines:
                     line = span.first_line + index + 1
-                    failed.append(FailedLine(str(files[span.file].path), line, failure.reason))
+                    failed.append(FailedLine(names[span.file], line, failure.reason))
                     break
                 index -= span.lines
     return failed

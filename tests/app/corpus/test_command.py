@@ -52,6 +52,16 @@ def test_without_ray_one_sentence_says_what_to_install(
     assert error.count("\n") == 1
 
 
+def test_ray_is_imported_where_it_is_asked_for_alone() -> None:
+    program = (
+        "import sys, app.cli, app.main, app.corpus.command\n"
+        "print({'ray', 'pyarrow'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -208,7 +218,7 @@ def test_no_kill_loses_or_doubles_a_line(texts: Path, checkpoints_dir: Path) -> 
     status, told = _finish(command, log)
     assert status == 1, told  # a line failed
     assert "going on: " in told
-    assert "/in/sub/b.txt: line 2: not UTF-8: invalid start byte\n" in told
+    assert "\n  in/sub/b.txt: line 2: not UTF-8: invalid start byte\n" in told
     bad = (texts / "sub" / "b.txt").read_bytes()
     contents = [(texts / "a.txt").read_bytes(), bad.replace(b"\xff", b"") + b"\n"]
     contents.append("".join(f"{row or ''}\n" for row in rows).encode())
