@@ -171,6 +171,12 @@ def _translate(arguments: argparse.Namespace) -> int:
     arguments.text = ""
     names = ("text", "source", "target", "model", "beam_size", "length_penalty")
     body = _checked(TranslateBody, arguments, names)
+    if arguments.ray:
+        return _translate_corpus(arguments, body)
+    if arguments.inputs or arguments.out:
+        raise StartupError(
+            "INPUT and --out are for --ray: without it, lines come on standard input"
+        )
     if arguments.server:
         key = _settings(arguments).api_key
         secret = None if key is None else key.get_secret_value()
@@ -186,6 +192,26 @@ def _translate(arguments: argparse.Namespace) -> int:
     # What is read ahead has to have room in the queue.
     settings = _settings(arguments, engine="inline", queue_capacity=2 * LINES_AHEAD)
     return _offline(settings, work)
+
+
+def _translate_corpus(arguments: argparse.Namespace, body: "TranslateBody") -> int:
+    from app.corpus.command import CorpusRequest, translate_corpus
+
+    if arguments.server:
+        raise StartupError("--ray loads models, --server asks a server that has: give one of them")
+    if not arguments.inputs or arguments.out is None:
+        raise StartupError("--ray needs what to translate and where to: INPUT... --out DIR")
+    request = CorpusRequest(
+        inputs=tuple(arguments.inputs),
+        out=arguments.out,
+        column=arguments.column,
+        translation_column=arguments.translation_column,
+        shard_lines=arguments.shard_lines,
+        address=arguments.ray_address,
+        workers=arguments.workers,
+    )
+    report = translate_corpus(_settings(arguments), request, body.to_request())
+    return FAILED if report.failures else OK
 
 
 async def _translate_by_server(address: str, api_key: str | None, body: "TranslateBody") -> int:

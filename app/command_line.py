@@ -78,7 +78,8 @@ def _add_translate(commands: "_Commands") -> argparse.ArgumentParser:
         help="translate lines",
         description="Translate standard input line by line, in order, to standard output; files "
         "of any size, in constant memory. A line that cannot be translated ends it with the "
-        "line's number; what came before is written.",
+        "line's number; what came before is written. With --ray, translate files and folders "
+        "into a folder on every core: see docs/corpora.md.",
     )
     parser.add_argument("--from", dest="source", metavar="LANGUAGE")
     parser.add_argument("--to", dest="target", metavar="LANGUAGE")
@@ -96,7 +97,55 @@ def _add_translate(commands: "_Commands") -> argparse.ArgumentParser:
         "GATEHOUSE_API_KEY where it needs one",
     )
     _add_model_options(parser)
+    _add_corpus_options(parser)
     return parser
+
+
+def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "whole corpora, with Ray Data (the extra ray)",
+        "A run that was killed goes on when the same command is given again. Lines that cannot "
+        "be translated are empty, and are told at the end with their numbers.",
+    )
+    group.add_argument(
+        "inputs",
+        type=Path,
+        nargs="*",
+        metavar="INPUT",
+        help="files of lines, Parquet files, or folders of them",
+    )
+    group.add_argument("--ray", action="store_true", help="translate INPUT with Ray Data")
+    group.add_argument("--out", type=Path, metavar="DIR", help="folder for the translations")
+    group.add_argument(
+        "--column", default="text", metavar="NAME", help="of the texts in Parquet files (text)"
+    )
+    group.add_argument(
+        "--translation-column",
+        default="translation",
+        metavar="NAME",
+        help="that Parquet files get (translation)",
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a Ray cluster that runs, or auto; without it Ray is started on this machine",
+    )
+    group.add_argument(
+        "--workers", type=_positive, metavar="N", help="with one core each (default: every core)"
+    )
+    group.add_argument(
+        "--shard-lines",
+        type=_positive,
+        default=2_000,
+        metavar="N",
+        help="lines that a worker does at a time (default 2000)",
+    )
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def _add_bleu(commands: "_Commands") -> argparse.ArgumentParser:

@@ -72,7 +72,7 @@ async def translate_lines(
             if not line.translation.done():
                 target.flush()
             text = await _translation_of(line)
-            target.write(" ".join(text.splitlines()).encode() + b"\n")
+            target.write(one_line(text).encode() + b"\n")
             advance(line.size_bytes)
             count += 1
             if reading.is_behind:
@@ -82,6 +82,11 @@ async def translate_lines(
         with contextlib.suppress(BrokenPipeError):
             target.flush()
     return count
+
+
+def one_line(text: str) -> str:
+    """A translation without the line ends that a model may write."""
+    return " ".join(text.splitlines())
 
 
 async def _translation_of(line: _Line) -> str:

@@ -14,7 +14,7 @@ import torch
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.checkpoint_schema import TrainingRecord
 from training.command_line import positive, sentence_of
-from training.distributed import LostProcessError, join_processes, local_rank
+from training.distributed import LostProcessError, global_rank, join_processes
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.memory import keep_compiled_products, keep_freed_memory
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
-    rank = local_rank()
+    rank = global_rank()
     prog = f"{parser.prog} (process {rank})" if rank else parser.prog
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     keep_freed_memory()

@@ -7,6 +7,8 @@ makes of the whole batch, up to rounding. Gradients meet in one flat buffer rath
 what goes through a model's ``forward``.
 """
 
+import importlib
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,6 +150,7 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         yield Processes(device=device)
         return
     own = _own_gpu(device) if device.type == "cuda" else device
+    _import_keepers_of_the_group()
     with _others():
         if own.type == "cuda":
             torch.cuda.set_device(own)
@@ -164,6 +167,30 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         raise
     # Not after another error: the others may be in the middle of something that never comes.
     dist.destroy_process_group()
+
+
+def _import_keepers_of_the_group() -> None:
+    """Import what would keep the processes' group alive behind its end.
+
+    ``torch.distributed.nn.functional`` has the default group in the defaults of its functions:
+    imported while there is one (by the first optimizer, by way of ``torch._dynamo``), it holds
+    that one for good. Destroying the group then leaves gloo's threads running, and one that
+    frees a tensor while Python shuts down aborts the process with "terminate called without an
+    active exception" (https://github.com/pytorch/pytorch/issues/190489). Imported before, it
+    holds none.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
+
+
+def global_rank() -> int:
+    """This process's number among all of ``torchrun``, on every machine; 0 without it.
+
+    Known before the processes have joined, and after they have parted.
+    """
+    if not dist.is_torchelastic_launched():
+        return 0
+    # torchrun's own word to its processes, no setting.
+    return int(os.environ["RANK"])  # noqa: TID251
 
 
 def local_rank() -> int:

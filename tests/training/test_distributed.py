@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -153,6 +154,34 @@ def test_a_state_from_before_there_were_several_processes_is_resumed(
     assert torch.equal(torch.get_rng_state(), state["random"][0])
 
 
+ALONE_UNDER_TORCHRUN = """
+from pathlib import Path
+import torch
+from training.distributed import join_processes
+
+with join_processes(torch.device("cpu")):
+    torch.optim.AdamW(torch.nn.Linear(2, 2).parameters())  # imports much of torch's own
+for task in Path("/proc/self/task").iterdir():
+    print((task / "comm").read_text().strip())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at threads under /proc")
+def test_no_thread_of_gloo_is_left_behind() -> None:
+    # One that frees a tensor while Python shuts down would abort the process.
+    with socket.create_server(("localhost", 0)) as server:
+        port = str(server.getsockname()[1])
+    environment = os.environ | {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "alone"}
+    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    command = (sys.executable, "-c", ALONE_UNDER_TORCHRUN)
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    threads = result.stdout.split()
+    assert threads
+    assert not [name for name in threads if "gloo" in name or "pt_" in name], threads
+
+
 # Whole runs of two processes. Starting Python and torch three times takes most of their time.
 
 
@@ -235,6 +264,11 @@ def test_two_processes_learn_what_one_learns(
         device=CPU,
         show_progress=False,
     )
+    _assert_learnt_the_same(two, one)
+
+
+def _assert_learnt_the_same(two: Path, one: Path) -> None:
+    """Two runs agree in all they measured and learnt, up to rounding."""
     rows, expected = history(two / "run"), history(one / "run")
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     for row, other in zip(rows, expected, strict=True):
@@ -245,6 +279,35 @@ def test_two_processes_learn_what_one_learns(
     metrics, wanted = (read_checkpoint(folder).training.metrics for folder in (two, one))
     metrics["training_tokens_per_second"] = wanted["training_tokens_per_second"]
     assert metrics == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_nodes_learn_what_one_process_learns(
+    pairs_preset_file: Path, pairs_preset: MakePreset, tmp_path: Path
+) -> None:
+    """As docs/training.md has it, but that both machines are this one."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    overrides = ("model.dropout=0", "training.log_every_steps=1")
+    command = _command(pairs_preset_file, tmp_path / "two", *overrides, count=1)
+    place = command.index("--standalone")
+    where = ["--nnodes=2", f"--rdzv-endpoint=localhost:{port}"]
+    first_node, second_node = (
+        [*command[:place], *where, f"--node-rank={rank}", *command[place + 1 :]] for rank in (0, 1)
+    )
+    with _started(first_node) as first, _started(second_node) as second:
+        outputs = [_finish(first), _finish(second)]
+    assert first.returncode == second.returncode == 0, outputs
+    assert outputs[0].count("wrote ") == outputs[0].count("by 2 processes") == 1
+    assert "wrote " not in outputs[1], "the first process alone writes"
+    one = train(
+        *("pairs", pairs_preset(*overrides), tmp_path / "one"),
+        cache_dir=tmp_path,
+        device=CPU,
+        show_progress=False,
+    )
+    _assert_learnt_the_same(tmp_path / "two" / "pairs", one)
 
 
 @pytest.mark.slow
