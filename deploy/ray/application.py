@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import get_runtime_context, serve
 from ray.serve.config import BackpressureConfig
+from starlette.middleware import Middleware
 
 from app.exceptions import NotReadyError, StartupError
 from app.garbage import freeze_heap
@@ -19,6 +20,7 @@ from app.main import create_app
 from app.runtime import Runtime
 from app.settings import Settings, load_settings
 from deploy.ray.metrics import ReplicaMetrics, serve_metrics_of_all
+from deploy.ray.multiplexing import LoadModel, ModelInHeaderMiddleware, multiplexed
 from deploy.ray.replica_headers import ReplicaHeadersMiddleware
 
 DEPLOYMENT = "gatehouse"
@@ -33,11 +35,14 @@ class Arguments(BaseModel):
     Attributes:
         settings: of every replica, by their names in :class:`app.settings.Settings`; they go
             before the environment of its node.
+        models_per_replica: most models that a replica loads on demand, beside those that it
+            begins with; 0: none.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     settings: dict[str, Any] = Field(default_factory=dict)
+    models_per_replica: int = Field(0, ge=0)
 
 
 class Replica:
@@ -45,21 +50,31 @@ class Replica:
 
     Args:
         given: settings that go before the environment's.
+        models_per_replica: see :class:`Arguments`.
 
     Raises:
         StartupError: a setting is unknown or refused, or an API key cannot be read.
     """
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], models_per_replica: int = 0) -> None:
         settings = replica_settings(given, num_cpus=_assigned_cpus())
         configure_logging(settings.log_level, resolve_format(settings.log_format))
         self._runtime = Runtime(settings, on_loaded=freeze_heap)
+        # Ray looks for it here, and then tells its proxies which replica has which model.
+        self._load_model: LoadModel | None = None
+        if models_per_replica:
+            self._load_model = multiplexed(self._runtime, models_per_replica)
         context = serve.get_replica_context()
         self._metrics = ReplicaMetrics(context.replica_id.unique_id, self._runtime.metrics.registry)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray once, before the lifespan begins and the models are loaded."""
         app = create_app(runtime=self._runtime)
+        if self._load_model is not None:
+            # The innermost: behind the keys and the limits of create_app.
+            app.user_middleware.append(
+                Middleware(ModelInHeaderMiddleware, runtime=self._runtime, load=self._load_model)
+            )
         serve_metrics_of_all(app)
         app.add_middleware(ReplicaHeadersMiddleware, replica=self._metrics.replica)
         return app
@@ -104,7 +119,7 @@ gatehouse = serve.deployment(
 
 def build(arguments: Arguments) -> serve.Application:
     """The application; ``import_path`` of the configuration names this."""
-    return gatehouse.bind(arguments.settings)
+    return gatehouse.bind(arguments.settings, arguments.models_per_replica)
 
 
 def replica_settings(given: dict[str, Any], num_cpus: float) -> Settings:

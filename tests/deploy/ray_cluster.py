@@ -92,7 +92,14 @@ class RayService:
             http_options={"host": "127.0.0.1", "port": self.port},
         )
 
-    def deploy(self, checkpoints_dir: Path, *, options: dict[str, Any], **settings: Any) -> None:
+    def deploy(
+        self,
+        checkpoints_dir: Path,
+        *,
+        options: dict[str, Any],
+        models_per_replica: int = 0,
+        **settings: Any,
+    ) -> None:
         """Run the application, or update it; returns when it runs as it is to."""
         from ray import serve
 
@@ -109,7 +116,7 @@ class RayService:
         }
         actor = {"num_cpus": 1}
         chosen = {"ray_actor_options": actor, "graceful_shutdown_wait_loop_s": 0.1, **options}
-        serve.run(gatehouse.options(**chosen).bind(given))
+        serve.run(gatehouse.options(**chosen).bind(given, models_per_replica))
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         return httpx.post(f"{self.address}{path}", json=body, timeout=TIMEOUT_SECONDS, **more)
