@@ -166,7 +166,7 @@ class Catalog:
         return list(self._models.values())
 
     def replace(self, model: ServedModel) -> None:
-        """Put a model in the place of the one that has its name, if any, and does the same tasks."""
+        """Put a model in the place of the one of its name, if any, which does the same tasks."""
         self._models = dict(sorted({**self._models, model.name: model}.items()))
 
     def remove(self, name: str) -> None:

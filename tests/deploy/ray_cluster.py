@@ -1,10 +1,14 @@
 """A Ray cluster of several nodes on this machine, and Gatehouse on it as deploy/ray has it."""
 
+import json
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ pytest.importorskip("ray.serve", reason="ray[serve] is not installed: pip instal
 TIMEOUT_SECONDS = 180.0
 """A guard, not a promise: a busy machine takes its time to start processes."""
 KEY = "k" * 32
+REPLICA = "X-Gatehouse-Replica"
 
 # Nodes that die are found out within seconds; Ray's defaults take half a minute.
 _SYSTEM = {
@@ -86,6 +91,11 @@ class RayService:
         self.cluster = cluster
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(
+            base_url=self.address,
+            timeout=TIMEOUT_SECONDS,
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=200),
+        )
         # All nodes have this machine's address, on which there is one such port.
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
@@ -119,22 +129,121 @@ class RayService:
         serve.run(gatehouse.options(**chosen).bind(given, models_per_replica))
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        return httpx.post(f"{self.address}{path}", json=body, timeout=TIMEOUT_SECONDS, **more)
+        return self.client.post(path, json=body, **more)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.address}{path}", timeout=TIMEOUT_SECONDS)
+        return self.client.get(path)
 
-    def replicas(self) -> list[str]:
-        """Names of the replicas that run."""
-        from ray import serve
+    def replicas(self) -> list[Any]:
+        """What Ray knows of the replicas that run."""
+        from ray.serve.context import _get_global_client
 
-        found = serve.status().applications["default"].deployments["gatehouse"]
-        return [state for state, count in found.replica_states.items() for _ in range(count)]
+        details = _get_global_client().get_serve_details()
+        found = details["applications"]["default"]["deployments"]["gatehouse"]["replicas"]
+        return [replica for replica in found if replica["state"] == "RUNNING"]
+
+    def kill_replica(self) -> None:
+        """End one's process, as the kernel does when memory runs out."""
+        os.kill(self.replicas()[0]["pid"], signal.SIGKILL)
 
     def close(self) -> None:
         from ray import serve
 
+        self.client.close()
         serve.shutdown()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How a request ended: with a status, and with the code of a problem where there was one."""
+
+    status: int
+    code: str | None
+    retry_after: str | None
+    replica: str | None
+    is_stream: bool
+
+
+class Load:
+    """Clients that send texts to a service again and again, every other one as a stream.
+
+    Args:
+        service: that is asked.
+        clients: threads, each with one request on its way.
+        tokens: of a text.
+        long_tokens: of a stream.
+    """
+
+    def __init__(
+        self, service: RayService, *, clients: int, tokens: int = 20, long_tokens: int = 500
+    ) -> None:
+        self.answers: list[Answered] = []
+        self._service = service
+        self._clients = clients
+        self._tokens = tokens
+        self._long_tokens = long_tokens
+        self._over = threading.Event()
+
+    @property
+    def lost(self) -> list[Answered]:
+        """Requests that got no answer of a replica, or half of one."""
+        return [answer for answer in self.answers if answer.code is not None]
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Send while the block runs; whoever hangs fails here."""
+        threads = [
+            threading.Thread(target=self._send, args=(number % 2 == 1,), daemon=True)
+            for number in range(self._clients)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join(TIMEOUT_SECONDS)
+        assert not any(thread.is_alive() for thread in threads), "a request hangs"
+
+    def check_lost_requests_were_told(self) -> None:
+        """Each request got its answer, or a clear error that says to ask again."""
+        assert {answer.status for answer in self.answers} <= {200, 429, 503}, self.answers
+        for answer in self.lost:
+            assert answer.code in {"engine_failed", "not_ready", "queue_full", "draining"}, answer
+            assert answer.is_stream or answer.retry_after is not None, answer
+
+    def _send(self, as_stream: bool) -> None:
+        ask = self._stream if as_stream else self._whole
+        while not self._over.is_set():
+            try:
+                answer = ask()
+            except httpx.TransportError:
+                answer = Answered(0, "no answer at all", None, None, as_stream)
+            self.answers.append(answer)
+
+    def _whole(self) -> Answered:
+        body = {"prompt": "a", "max_new_tokens": self._tokens, "temperature": 0}
+        answer = self._service.post("/generate", body)
+        code = None if answer.status_code == 200 else answer.json().get("code", answer.text)
+        headers = answer.headers
+        return Answered(
+            answer.status_code, code, headers.get("Retry-After"), headers.get(REPLICA), False
+        )
+
+    def _stream(self) -> Answered:
+        body = {"text": "go", "max_new_tokens": self._long_tokens, "stream": True, "beam_size": 1}
+        with self._service.client.stream("POST", "/translate", json=body) as answer:
+            lines = [line for line in answer.iter_lines() if line]
+        retry_after = answer.headers.get("Retry-After")
+        replica = answer.headers.get(REPLICA)
+        code = None
+        if answer.status_code != 200:
+            code = json.loads(lines[-1])["code"]
+        elif lines[-2:][0] != "event: done":
+            assert lines[-2] == "event: error", lines[-2:]
+            code = json.loads(lines[-1].removeprefix("data: "))["code"]
+        return Answered(answer.status_code, code, retry_after, replica, True)
 
 
 @contextmanager

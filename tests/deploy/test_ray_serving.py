@@ -2,23 +2,28 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
 from tests.app.conftest import ENDLESS, save_language_model, save_translator
-from tests.deploy.ray_cluster import TIMEOUT_SECONDS, RayService, ray_service, wait_for
+from tests.deploy.ray_cluster import (
+    REPLICA,
+    TIMEOUT_SECONDS,
+    Load,
+    RayService,
+    ray_service,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-REPLICA = "X-Gatehouse-Replica"
 MODEL_HEADER = "serve_multiplexed_model_id"
 ON_DEMAND = ("amber", "beryl", "coral")
-TEXT = {"prompt": "a", "max_new_tokens": 20}
+TEXT = {"prompt": "a", "max_new_tokens": 20, "temperature": 0}
 LIMIT = 20_000
 
 
@@ -38,17 +43,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayService]:
             max_new_tokens_limit=LIMIT,
         )
         yield service
-
-
-def answer_of(service: RayService, is_wanted: Callable[[httpx.Response], bool], **body: Any) -> Any:
-    """An answer from a replica that is wanted."""
-
-    def ask() -> Any:
-        answer = service.post("/generate", {**TEXT, **body})
-        assert answer.status_code == 200, answer.text
-        return answer if is_wanted(answer) else None
-
-    return wait_for(ask)
 
 
 def figures(service: RayService, name: str) -> dict[str, float]:
@@ -74,7 +68,7 @@ def test_a_state_of_one_replica_goes_on_at_another(service: RayService) -> None:
     drawn = {"temperature": 0.8, "seed": 7}
     whole = service.post("/generate", {**TEXT, **drawn}).json()["outputs"][0]
     half = {**drawn, "max_new_tokens": 10}
-    first = answer_of(service, lambda _: True, **half, return_state=True)
+    first = service.post("/generate", {**TEXT, **half, "return_state": True})
     output = first.json()["outputs"][0]
     body = {"state": output["state"], "max_new_tokens": 10, "temperature": 0.8}
 
@@ -189,3 +183,18 @@ def test_a_model_that_a_replica_began_with_needs_no_header_and_bears_one(
 ) -> None:
     answer = service.post("/generate", TEXT, headers={MODEL_HEADER: "letters"})
     assert answer.json()["model"] == "letters"
+
+
+def test_a_replica_that_dies_over_requests_leaves_none_without_an_answer(
+    service: RayService,
+) -> None:
+    """The short form of what tests/deploy/test_ray_faults.py does under load."""
+    load = Load(service, clients=4, long_tokens=2_000)
+    with load.busy():
+        wait_for(lambda: len(load.answers) > 10)
+        service.kill_replica()
+        wait_for(lambda: load.lost)
+        seen = len(load.answers)
+        wait_for(lambda: len(load.answers) > seen + 10)
+    load.check_lost_requests_were_told()
+    wait_for(lambda: len(figures(service, "gatehouse_ready")) == 2)
