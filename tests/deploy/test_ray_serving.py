@@ -19,7 +19,7 @@ from tests.deploy.ray_cluster import (
     wait_for,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MODEL_HEADER = "serve_multiplexed_model_id"
 ON_DEMAND = ("amber", "beryl", "coral")
