@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -233,7 +232,7 @@ def _metric(server: ServerProcess, prefix: str) -> list[float]:
     return []
 
 
-def processor_seconds(leader: int) -> Counter[str]:
+def processor_seconds(leader: int) -> dict[str, float]:
     """Processor time of a process and all below it, by what they are: see :data:`PARTS`."""
     found: dict[int, tuple[int, float, str]] = {}
     for path in Path("/proc").iterdir():
@@ -243,7 +242,7 @@ def processor_seconds(leader: int) -> Counter[str]:
                 command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 seconds = sum(map(int, stat[11:13])) / _TICKS_PER_SECOND
                 found[int(path.name)] = int(stat[1]), seconds, command
-    used: Counter[str] = Counter()
+    used = dict.fromkeys(PARTS, 0.0)
     for pid, (_, seconds, command) in found.items():
         if _is_below(pid, leader, found):
             part = next(name for name, pattern in _PARTS if pattern.search(command))

@@ -144,6 +144,13 @@ class RayService:
         found = details["applications"]["default"]["deployments"]["gatehouse"]["replicas"]
         return [replica for replica in found if replica["state"] == "RUNNING"]
 
+    def message(self) -> str:
+        """What `serve status` says of the deployment."""
+        from ray import serve
+
+        message: str = serve.status().applications["default"].deployments["gatehouse"].message
+        return message
+
     def kill_replica(self) -> None:
         """End one's process, as the kernel does when memory runs out."""
         os.kill(self.replicas()[0]["pid"], signal.SIGKILL)
@@ -256,6 +263,7 @@ def ray_cluster(nodes: int) -> Iterator[RayCluster]:
     given = {
         "PYTHONPATH": str(PROJECT_DIR),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.ray.proxy.middlewares",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -47,11 +47,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayService]:
 
 def figures(service: RayService, name: str) -> dict[str, float]:
     """A metric of each replica."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = {}
     for line in service.get("/metrics").text.splitlines():
         if line.startswith(name) and 'replica="' in line:
-            found[line.partition('replica="')[2].partition('"')[0]] += float(line.split()[-1])
-    return dict(found)
+            replica = line.partition('replica="')[2].partition('"')[0]
+            found[replica] = found.get(replica, 0.0) + float(line.split()[-1])
+    return found
 
 
 def test_requests_spread_over_the_replicas_which_give_the_same_answer(service: RayService) -> None:
