@@ -41,7 +41,7 @@ def test_every_contestant_has_the_same_threads_in_all() -> None:
 def test_the_configuration_is_what_ray_takes(tmp_path: Path) -> None:
     schema = pytest.importorskip("ray.serve.schema", reason="ray is not installed")
     contestant = contestants(2, [2])[1]
-    config = schema.ServeDeploySchema.parse_obj(serve_config(contestant, tmp_path, 8000))
+    config = schema.ServeDeploySchema.model_validate(serve_config(contestant, tmp_path, 8000))
     (deployment,) = config.applications[0].deployments
     assert deployment.num_replicas == 2
     assert config.applications[0].args["settings"]["num_threads"] == 1

@@ -35,7 +35,7 @@ def test_the_configuration_is_what_ray_takes_and_names_what_there_is() -> None:
 
     from deploy.ray import application
 
-    config = ServeDeploySchema.parse_obj(yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
+    config = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text(encoding="utf-8")))
     (app,) = config.applications
     module, _, name = app.import_path.partition(":")
     assert module == application.__name__
