@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
-from app.exceptions import StartupError
+from app.exceptions import StartupError, UnknownModelError
 from app.keys import read_keys
 from app.settings import PROJECT_DIR, Settings
 from deploy.ray.proxy import middlewares
@@ -197,3 +197,49 @@ def test_rays_refusals_become_problems() -> None:
 def test_rays_own_pages_are_left_alone() -> None:
     messages = [START | {"status": 503, "headers": TEXT_HEADER}, body(b"unhealthy")]
     assert through_the_proxy(messages, "/-/healthz") == messages
+
+
+# ---------------------------------------------------------------- models on demand
+
+
+@pytest.mark.parametrize(
+    ("path", "is_granted", "wanted"),
+    [("/generate", True, "amber"), ("/generate", False, ""), ("/health/live", True, "")],
+)
+def test_nobody_has_a_model_loaded_whom_the_service_would_not_answer(
+    monkeypatch: pytest.MonkeyPatch, path: str, is_granted: bool, wanted: str
+) -> None:
+    from ray import serve
+
+    from app.api.admission import Admission, set_admission
+    from app.key_limits import KeyLimits
+    from deploy.ray.multiplexing import ModelInHeaderMiddleware
+
+    asked: list[str] = []
+
+    class Models:
+        resident = frozenset({"letters"})
+
+        def models_on_demand(self) -> "Models":
+            return self
+
+        async def check(self, name: str) -> None:
+            asked.append(name)
+            raise UnknownModelError("there is none")
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(START | {"headers": JSON_HEADER})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(serve, "get_multiplexed_model_id", lambda: "amber")
+    keys = read_keys(Settings(allow_anonymous=True))
+    scope: dict[str, Any] = {"type": "http", "path": path, "headers": []}
+    set_admission(scope, Admission(keys, KeyLimits(None, None), is_open=is_granted))
+    sent: list[Message] = []
+    runtime: Any = Models()
+    load: Any = None
+    asyncio.run(ModelInHeaderMiddleware(answer, runtime, load)(scope, load, send))
+    assert "".join(asked) == wanted
+    assert sent[0]["status"] == (404 if wanted else 200)
