@@ -20,14 +20,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check audit fix bench chaos soak fuzz train clean
+.PHONY: help serve serve-ray test check audit fix bench chaos soak fuzz train clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON, TORCH_INDEX_URL, ARGS (more arguments for the command), PRESET (train)."
 
 serve: $(VENV)/serve.stamp ## serve the models of checkpoints/ on http://127.0.0.1:8000
 	$(BIN)/gatehouse serve $(ARGS)
+
+# Ray's processes find deploy/ray by the path, and the proxies' answers by the second variable.
+serve-ray: $(VENV)/ray.stamp ## the same in replicas on Ray, one of them at first
+	PYTHONPATH="$(CURDIR)" RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray.proxy.middlewares \
+		$(BIN)/serve run deploy/ray/serve_config.yaml $(ARGS)
 
 test: $(VENV)/dev.stamp ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -117,10 +122,11 @@ $(VENV)/torch.stamp: constraints.txt | $(BIN)/python
 	@echo "$(TORCH_INDEX_URL)" > $@
 
 $(VENV)/train.stamp: EXTRAS := [train]
-$(VENV)/dev.stamp: EXTRAS := [train,dev]
+$(VENV)/dev.stamp: EXTRAS := [train,dev,ray]
+$(VENV)/ray.stamp: EXTRAS := [ray]
 $(VENV)/bench.stamp: EXTRAS := [train,bench]
 $(VENV)/audit.stamp: EXTRAS := [audit]
-$(VENV)/serve.stamp $(VENV)/train.stamp $(VENV)/dev.stamp $(VENV)/bench.stamp $(VENV)/audit.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
+$(VENV)/serve.stamp $(VENV)/ray.stamp $(VENV)/train.stamp $(VENV)/dev.stamp $(VENV)/bench.stamp $(VENV)/audit.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "Installing gatehouse$(EXTRAS) ..."
 	@$(PIP) --quiet install --constraint constraints.txt --editable '.$(EXTRAS)'
 	@touch $@

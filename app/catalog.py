@@ -166,8 +166,12 @@ class Catalog:
         return list(self._models.values())
 
     def replace(self, model: ServedModel) -> None:
-        """Put a model in the place of the one that has its name, and does the same tasks."""
-        self._models[model.name] = model
+        """Put a model in the place of the one of its name, if any, which does the same tasks."""
+        self._models = dict(sorted({**self._models, model.name: model}.items()))
+
+    def remove(self, name: str) -> None:
+        """Take a model out that is no task's default; nothing where it is not there."""
+        self._models.pop(name, None)
 
     def defaults_of(self, name: str) -> list[str]:
         """The tasks whose default model this is."""

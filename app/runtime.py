@@ -24,6 +24,7 @@ from app.engine.unchanged import EngineLoader, load_unchanged
 from app.exceptions import DrainingError, NotReadyError, StartupError
 from app.logs import resolve_format
 from app.metrics import Metrics
+from app.on_demand import ModelsOnDemand
 from app.reloading import Reloader
 from app.service.service import Service
 from app.settings import Settings
@@ -59,6 +60,7 @@ class Runtime:
         self._on_loaded = on_loaded
         self._service: Service | None = None
         self._reloader: Reloader | None = None
+        self._on_demand: ModelsOnDemand | None = None
         self._engine: SupervisedEngine | None = None
         self._loading: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
@@ -97,6 +99,17 @@ class Runtime:
         self.service()
         assert self._reloader is not None
         return self._reloader
+
+    def models_on_demand(self) -> ModelsOnDemand:
+        """What loads more models, once those of the beginning are loaded.
+
+        Raises:
+            NotReadyError: they are not loaded, or never will be.
+            DrainingError: the service shuts down.
+        """
+        self.service()
+        assert self._on_demand is not None
+        return self._on_demand
 
     def begin_reload(self) -> None:
         """Reload every model in the background; without loaded models, do nothing."""
@@ -252,6 +265,9 @@ class Runtime:
         self.metrics.watch_engine(engine.stats)
         self._service = Service(self.settings, catalog, engine, self.metrics)
         self._reloader = Reloader(catalog, engine, self.metrics, self._on_loaded)
+        self._on_demand = ModelsOnDemand(
+            self.settings.checkpoints_dir, catalog, engine, self.metrics
+        )
         logger.info("ready: %s", ", ".join(model.name for model in catalog.models))
         if self._on_loaded is not None:
             self._on_loaded()

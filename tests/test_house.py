@@ -21,7 +21,19 @@ from training.preset import available_presets
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-TARGETS = ("serve", "test", "check", "audit", "fix", "bench", "chaos", "soak", "fuzz", "train")
+TARGETS = (
+    "serve",
+    "serve-ray",
+    "test",
+    "check",
+    "audit",
+    "fix",
+    "bench",
+    "chaos",
+    "soak",
+    "fuzz",
+    "train",
+)
 
 
 def _read(name: str) -> str:
@@ -103,7 +115,7 @@ def _installed_closure(name: str, extras: frozenset[str]) -> set[str]:
 def test_constraints_pin_all_that_is_needed_at_the_version_installed(
     constraints: dict[str, Requirement],
 ) -> None:
-    needed = _installed_closure("gatehouse", frozenset({"train", "dev"}))
+    needed = _installed_closure("gatehouse", frozenset({"train", "dev", "ray"}))
     assert {"torch", "starlette", "matplotlib", "pytest"} <= needed
     # The CUDA builds bring their own libraries, at versions that torch itself pins exactly.
     needed = {
@@ -171,6 +183,7 @@ def _recipe(target: str, *arguments: str) -> str:
 def test_the_targets_run_what_they_say() -> None:
     assert "gatehouse serve --port 8001" in _recipe("serve", "ARGS=--port 8001")
     assert "gatehouse train some-preset" in _recipe("train", "PRESET=some-preset")
+    assert "serve run deploy/ray/serve_config.yaml" in _recipe("serve-ray")
     assert "-m pytest" in _recipe("test")
     assert "-m pytest -m chaos" in _recipe("chaos")
     assert "-m benchmarks overload --seconds 5" in _recipe("chaos", "ARGS=--seconds 5")

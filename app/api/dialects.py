@@ -35,10 +35,17 @@ class DialectMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "http":
-            for path, shape in _SHAPES.items():
-                if scope["path"] == path or scope["path"].startswith(f"{path}/"):
-                    scope[ERROR_SHAPE_SCOPE_KEY] = shape
-            if scope["path"] == "/translate" and is_form(Headers(scope=scope)):
-                scope[ERROR_SHAPE_SCOPE_KEY] = libretranslate_error
+        if scope["type"] == "http" and (shape := error_shape(scope)) is not None:
+            scope[ERROR_SHAPE_SCOPE_KEY] = shape
         await self._app(scope, receive, send)
+
+
+def error_shape(scope: Scope) -> ErrorShape | None:
+    """The shape of the errors of a request's dialect, as far as its head tells; None: our own."""
+    path = scope["path"]
+    if path == "/translate" and is_form(Headers(scope=scope)):
+        return libretranslate_error
+    for folder, shape in _SHAPES.items():
+        if path == folder or path.startswith(f"{folder}/"):
+            return shape
+    return None

@@ -180,18 +180,27 @@ class SupervisedEngine:
         self._flush_soon()
         return await loading
 
-    def retire_model(self, model: ModelRevision) -> None:
-        """Drop a revision of a model when the requests that were submitted for it are over."""
+    def retire_model(self, model: ModelRevision, *, name_too: bool = False) -> None:
+        """Drop a revision of a model when the requests that were submitted for it are over.
+
+        Args:
+            model: which one.
+            name_too: whether no other revision of it is there.
+        """
         self._newly_retired.append(model)
+        if name_too and self._loaded is not None:
+            self._loaded.load_seconds.pop(model.name, None)
         self._flush_soon()
 
     def stats(self) -> EngineStats:
         """See :meth:`app.engine.client.EngineClient.stats`."""
         names = self._loaded.load_seconds if self._loaded is not None else {}
+        # A model that has left the service is there until its last row is.
+        rows = {name: rows for name, rows in self._rows_running.items() if rows or name in names}
         return EngineStats(
             waiting=self._books.waiting,
             running=self._books.running,
-            rows_running={**dict.fromkeys(names, 0), **self._rows_running},
+            rows_running={**dict.fromkeys(names, 0), **rows},
             row_budget=self._row_budget,
             accepted=self._books.accepted,
             finished=self._books.finished,
@@ -277,6 +286,8 @@ class SupervisedEngine:
             if loading is None or loading.done():
                 return
             if isinstance(message, ModelLoaded):
+                if self._loaded is not None:
+                    self._loaded.load_seconds.setdefault(message.model.name, message.load_seconds)
                 loading.set_result(message)
             else:
                 loading.set_exception(ReloadError(message.reason))

@@ -233,7 +233,7 @@ class TranslationService:
             self._limits.max_new_tokens, default_translation_length(len(prompt))
         )
         # A text may be written in several tokenizations: others are to take the place of those.
-        wants_spares = request.num_hypotheses > 1 and not request.alignments
+        wants_spares = request.num_hypotheses > 1
         params = DecodingParams(
             max_new_tokens=max_new_tokens,
             beam_size=request.beam_size,

@@ -100,8 +100,11 @@ def test_a_beam_returns_what_exists_where_that_is_less(odd_client: TestClient) -
 
 def test_alignments_are_bounded(start_service: Callable[..., TestClient]) -> None:
     client = start_service(max_alignment_cells=240)
-    # 2 texts x 3 hypotheses x 8 target tokens x 5 source tokens = 240
-    body = {"text": ["I am cold ."] * 2, "num_hypotheses": 3, "alignments": True}
+    # 2 texts x the 3 hypotheses of a beam x 8 target tokens x 5 source tokens = 240
+    body = {
+        **{"text": ["I am cold ."] * 2, "alignments": True},
+        **{"beam_size": 3, "num_hypotheses": 2},
+    }
     assert translate(client, **body, max_new_tokens=8)["translations"][1]["alignment"]
     response = client.post("/translate", json={**body, "max_new_tokens": 9})
     assert response.status_code == 422
