@@ -13,8 +13,15 @@ from app.exceptions import DeadlineError, DrainingError, InvalidRequestError
 from app.service.deadline import Deadline
 from app.service.scoring import ScoringRequest, ScoringService
 from app.service.service import Service
-from app.service.translation import TranslationRequest, TranslationService
-from tests.app.service.scripted_engine import ScriptedEngine, end, make_service, translator
+from app.service.translation import TranslationRequest, TranslationResult, TranslationService
+from models.tokenizers import EOS_ID
+from tests.app.service.scripted_engine import (
+    ScriptedEngine,
+    answering,
+    end,
+    make_service,
+    translator,
+)
 from tests.app.service.test_detokenization import TOKENIZERS
 from tests.app.service.test_scoring import shuffled
 
@@ -184,3 +191,22 @@ def test_draining_cuts_off_scoring() -> None:
         assert time.monotonic() - started_at < 10  # all of it would take much longer
 
     run(scenario)
+
+
+def test_hypotheses_that_read_the_same_count_once() -> None:
+    """Subword models write one text in several ways, and a beam keeps more than one of them."""
+    engine = ScriptedEngine(answering((5, EOS_ID), (5,), (6, EOS_ID), (7, EOS_ID)))
+    words = TOKENIZERS["word"]
+
+    async def translate(count: int) -> TranslationResult:
+        service = make_service(engine, [translator("en-fr", words, words)])
+        request = TranslationRequest(("go",), beam_size=4, num_hypotheses=count)
+        return await service.translate(request)
+
+    for count, tokens in ((1, [5]), (2, [5, 6]), (3, [5, 6, 7]), (4, [5, 6, 7])):
+        result = asyncio.run(translate(count))
+        [hypotheses] = result.translations
+        assert [h.text for h in hypotheses] == [words.decode([token]) for token in tokens]
+        assert [h.tokens for h in hypotheses] == [2] * len(tokens)
+        assert result.usage.output_tokens == 2 * len(tokens)
+    assert [each.params.num_outputs for each in engine.submitted] == [1, 4, 4, 4]
