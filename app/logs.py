@@ -47,7 +47,7 @@ def log_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
                 structlog.stdlib.add_log_level,
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.ExtraAdder(),
-                _drop_what_others_formatted,
+                _drop_what_others_left,
                 structlog.processors.TimeStamper("iso", utc=True),
             ],
             processors=[
@@ -59,9 +59,9 @@ def log_handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
     return handler
 
 
-def _drop_what_others_formatted(_: object, __: str, line: Any) -> Any:
-    """Other formatters leave their own wording of an event on the record, as if it were more."""
-    for name in ("message", "color_message"):
+def _drop_what_others_left(_: object, __: str, line: Any) -> Any:
+    """Others leave their own wording or time of an event on the record, as if it were more."""
+    for name in ("message", "color_message", "_ray_timestamp_ns"):
         line.pop(name, None)
     return line
 

@@ -23,16 +23,29 @@ const LONGEST_TOKEN = 11;
  * @param {HTMLElement} place
  * @param {HTMLElement} readout the line that says what is pointed at
  * @param {Candidate[][]} trace
- * @param {number} rank of the hypothesis, 0 for the best
+ * @param {number} score of the hypothesis
  * @param {string} language of the target
  */
-export function showBeamTree(place, readout, trace, rank, language) {
+export function showBeamTree(place, readout, trace, score, language) {
   readout.textContent = "";
   if (!trace.length) {
     place.replaceChildren(element("p", { class: "empty" }, "Nothing was searched."));
     return;
   }
-  new BeamTree(place, readout, trace, rank, language);
+  new BeamTree(place, readout, trace, rankOf(trace, score), language);
+}
+
+/**
+ * Where among the complete candidates a hypothesis stands: not where it does among the
+ * hypotheses, for of those that read the same only the best one is told.
+ *
+ * @param {Candidate[][]} trace
+ * @param {number} score
+ * @returns {number}
+ */
+export function rankOf(trace, score) {
+  const off = completeIn(trace).map(([at, place]) => Math.abs(trace[at][place].score - score));
+  return off.indexOf(Math.min(...off));
 }
 
 /**

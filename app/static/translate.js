@@ -192,7 +192,8 @@ export class TranslatePanel {
     // Meanwhile another one may have been chosen, which has its own call.
     if (this.chosen.sentence !== sentence || this.chosen.hypothesis !== hypothesis) return;
     const trace = this.traces.get(sentence);
-    showBeamTree(tree, byId("trace-readout"), trace, hypothesis, this.languages.target);
+    const { score } = this.translations[sentence].hypotheses[hypothesis];
+    showBeamTree(tree, byId("trace-readout"), trace, score, this.languages.target);
   }
 }
 

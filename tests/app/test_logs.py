@@ -50,7 +50,8 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 def test_a_line_is_an_object_with_its_level_logger_time_and_more(lines: Lines) -> None:
     with bound_contextvars(request_id="abc"):
-        logging.getLogger("app.some").warning("no %s", "room", extra={"waiting": 3})
+        others = {"color_message": "no room", "_ray_timestamp_ns": 17}
+        logging.getLogger("app.some").warning("no %s", "room", extra={"waiting": 3, **others})
         logging.getLogger("app.some").debug("not this")
     (line,) = lines()
     assert line.pop("timestamp").endswith("Z")

@@ -219,3 +219,5 @@ def test_the_ways_through_a_search(call: Call) -> None:
     ]
     assert call("beam_tree", "completeIn", trace) == [[2, 1], [1, 1], [2, 0]]
     assert call("beam_tree", "pathTo", trace, 2, 1) == [1, 0, 1]
+    # A hypothesis that reads like a better one is not told: the third may be the second.
+    assert [call("beam_tree", "rankOf", trace, score) for score in (-1.5, -2.0, -1.9)] == [0, 1, 1]

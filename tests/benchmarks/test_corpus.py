@@ -1,6 +1,7 @@
 """Speeds from made-up runs, and a tiny run with kills."""
 
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -48,5 +49,6 @@ def test_a_tiny_measurement(tmp_path: Path) -> None:
     small = ("--beam-size", "1", "--workers", "1")
     figures = run_benchmark("corpus", "--checkpoints", str(tmp_path), *sizes, *small)
     assert figures["outputs_that_differ"] == 0
-    assert figures["ratio"] > 0
+    # Of so few lines it says nothing, and is below 0 where the short run happened to take longer.
+    assert math.isfinite(figures["ratio"])
     assert len(figures["speeds"]["Ray"]) == len(figures["speeds"]["one process"]) == 1
