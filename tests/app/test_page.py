@@ -30,6 +30,11 @@ def ask(server: Server, path: str, **body: Any) -> Any:
     return response.json()
 
 
+def letters(*texts: str) -> str:
+    """What tokens and the text that they make have in common, wherever words are cut."""
+    return re.sub(r"\W", "", "".join(texts))
+
+
 # --------------------------------------------------------------- translate
 
 
@@ -89,7 +94,7 @@ def test_a_hypothesis_is_chosen_with_the_keyboard(page: TryPage, shipped: Server
     page.page.keyboard.press("ArrowDown")
     rows = page.find(".heat-map th[scope=row]")
     shown = page.find(".choice-text").nth(1).inner_text()
-    assert " ".join(rows.all_inner_texts()) == shown.replace(".", " . end")
+    assert letters(*rows.all_inner_texts()) == letters(shown, "end")
     assert shown == second
 
 
@@ -138,8 +143,7 @@ def test_the_search_is_shown_step_by_step(page: TryPage, shipped: Server) -> Non
     for place, hypothesis in enumerate(answer["hypotheses"]):
         page.find(".choice input").nth(place).check()
         chosen = page.find(".candidate.chosen span").all_inner_texts()
-        written = " ".join(chosen).replace(" -", "")  # pieces that go on with a word
-        assert written == hypothesis["text"].replace(".", " .") + " end"
+        assert letters(*chosen) == letters(hypothesis["text"], "end")
 
 
 def test_the_arrow_keys_walk_through_the_search(page: TryPage) -> None:
