@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import subprocess
 import sys
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from typing import cast
 
 import httptools
 import uvloop
+
+from benchmarks.processes import ROOT
 
 MAX_CONNECTIONS = 256
 _REFUSALS = (429, 503)
@@ -324,6 +327,23 @@ def _message(plan: Plan, body: str) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content
+
+
+def send_load(plan: Plan) -> Outcome:
+    """Carry out a plan by a process of its own.
+
+    Raises:
+        subprocess.CalledProcessError: it broke.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"],
+        cwd=ROOT,
+        input=json.dumps(asdict(plan)),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return Outcome(**json.loads(answer.stdout))
 
 
 def main() -> int:

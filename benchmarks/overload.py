@@ -9,15 +9,13 @@ what it takes of the processor is told, and on few cores it is much.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Outcome, Plan
+from benchmarks.load import Outcome, Plan, send_load
 from benchmarks.processes import HOST, ROOT, ServerProcess
 from benchmarks.report import finish, markdown_table
 from benchmarks.saturation import percentile
@@ -120,15 +118,7 @@ def _p99(values: Sequence[float]) -> float:
 
 def _send(server: ServerProcess, bodies: Sequence[str], load: Mapping[str, Any]) -> Outcome:
     plan = Plan(host=HOST, port=server.port, path=PATH, bodies=bodies, **load)
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"],
-        cwd=ROOT,
-        input=json.dumps(asdict(plan)),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return Outcome(**json.loads(answer.stdout))
+    return send_load(plan)
 
 
 def broken_promises(figures: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Outcome, Plan
+from benchmarks.load import Outcome, Plan, send_load
 from benchmarks.processes import HOST, ROOT, ServerProcess, free_port, running_server
 from benchmarks.report import finish, markdown_table
 from benchmarks.saturation import percentile
@@ -203,15 +202,7 @@ def _send(
     server: ServerProcess, bodies: Sequence[str], connections: int, seconds: float
 ) -> Outcome:
     plan = Plan(HOST, server.port, PATH, bodies, seconds, connections=connections)
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load"],
-        cwd=ROOT,
-        input=json.dumps(asdict(plan)),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return Outcome(**json.loads(answer.stdout))
+    return send_load(plan)
 
 
 def _seconds_inside(server: ServerProcess) -> tuple[float, float]:

@@ -1,15 +1,13 @@
 """One server under measurement: loads are sent to it, and what they cost is read beside it."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from benchmarks.contestants import PATH, Contestant
-from benchmarks.load import MAX_CONNECTIONS, Outcome, Plan
-from benchmarks.processes import HOST, ROOT, ServerProcess, busy_seconds
+from benchmarks.load import MAX_CONNECTIONS, Outcome, Plan, send_load
+from benchmarks.processes import HOST, ServerProcess, busy_seconds
 from benchmarks.saturation import (
     Measurement,
     highest_rate,
@@ -270,16 +268,8 @@ class Trial:
     def _send(self, plan: Plan) -> tuple[Outcome, Costs]:
         """Have the generator send a load, and note what that cost."""
         before = self._read_clocks()
-        answer = subprocess.run(
-            [sys.executable, "-m", "benchmarks.load"],
-            cwd=ROOT,
-            input=json.dumps(asdict(plan)),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
+        outcome = send_load(plan)
         after = self._read_clocks()
-        outcome = Outcome(**json.loads(answer.stdout))
         sent = max(outcome.sent, 1)
         lag = percentile(sorted(outcome.lags_ms), 0.97) if outcome.lags_ms else 0.0
         costs = Costs(

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
 from models.tokenizers import Tokenizer
+from training.cli import DEFAULT_CACHE
 from training.command_line import positive, sentence_of
 from training.preset import Preset
 from training.run import (
+    architecture_difference,
     card_of,
     checkpoint_record,
     make_task,
@@ -30,10 +32,8 @@ from training.run import (
 )
 from training.sources import DataError
 
-DEFAULT_CACHE = "~/.cache/gatehouse"
 MISHAPS = (CheckpointError, DataError, OSError, ValueError)
 """What a person can mend: told in one sentence, without a traceback."""
-_TRAINING_ONLY = {"dropout", "implementation", "gate_bias", "initializer"}
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--name", help="of the new checkpoint (that of the first)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the measurements")
     parser.add_argument(
-        "--cache", type=Path, default=Path(DEFAULT_CACHE), metavar="DIR", help=f"({DEFAULT_CACHE})"
+        "--cache", metavar="DIR", type=Path, default=DEFAULT_CACHE, help="where downloads are kept"
     )
     return parser
 
@@ -146,9 +146,11 @@ def _require_alike(infos: Sequence[CheckpointInfo]) -> None:
     for other in others:
         if other.fingerprint == first.fingerprint:
             raise CheckpointError(f"{other.path} holds the same model as {first.path}")
-        configs = [i.config.model_dump(exclude=_TRAINING_ONLY) for i in (first, other)]
-        if configs[0] != configs[1]:
-            raise CheckpointError(f"{other.path} is of another architecture than {first.path}")
+        key = architecture_difference(first.config, other.config)
+        if key is not None:
+            raise CheckpointError(
+                f"{other.path} is of another architecture than {first.path}: model.{key} differs"
+            )
         for role, tokenizer in first.tokenizers.items():
             if _pieces(other.tokenizers[role]) != _pieces(tokenizer):
                 raise CheckpointError(f"{other.path} has another tokenizer than {first.path}")

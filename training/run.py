@@ -21,6 +21,7 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
+from models.config import ModelConfig
 from training.card import write_card
 from training.distributed import Processes
 from training.language_modelling import LanguageModelling
@@ -83,18 +84,27 @@ def make_task(
 
 
 def _take_weights(model: Model, initial: CheckpointInfo, device: torch.device) -> None:
-    """Begin with a checkpoint's weights; what only training knows of may differ."""
-    ours, theirs = (
-        config.model_dump(exclude={"dropout", "implementation", "gate_bias", "initializer"})
-        for config in (model.config, initial.config)
-    )
-    for key in ours.keys() | theirs.keys():
-        if ours.get(key) != theirs.get(key):
-            raise CheckpointError(
-                f"{initial.path}: cannot begin with it, since its model.{key} is "
-                f"{theirs.get(key)} and the preset's {ours.get(key)}"
-            )
+    key = architecture_difference(model.config, initial.config)
+    if key is not None:
+        raise CheckpointError(
+            f"{initial.path}: cannot begin with it, since its model.{key} is "
+            f"{getattr(initial.config, key, None)} and the preset's "
+            f"{getattr(model.config, key, None)}"
+        )
     model.load_state_dict(load_model(initial, device).state_dict())
+
+
+def architecture_difference(ours: ModelConfig, theirs: ModelConfig) -> str | None:
+    """The first field for which weights of one do not fit into the other, or None.
+
+    What only training knows of may differ.
+    """
+    one, other = (
+        config.model_dump(exclude={"dropout", "implementation", "gate_bias", "initializer"})
+        for config in (ours, theirs)
+    )
+    keys = [key for key in (*one, *other) if one.get(key) != other.get(key)]
+    return keys[0] if keys else None
 
 
 def train(
