@@ -23,6 +23,7 @@ from app.api.request_id import HEADER as REQUEST_ID_HEADER
 from app.api.request_id import RequestIdMiddleware
 from app.api.routes import page_files, router
 from app.api.security_headers import SecurityHeadersMiddleware
+from app.api.shedding import SheddingMiddleware
 from app.key_limits import KeyLimits
 from app.keys import read_keys
 from app.runtime import Runtime
@@ -89,6 +90,7 @@ def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
     )
     app.add_middleware(ObservationMiddleware, metrics=runtime.metrics)
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(SheddingMiddleware, queue_full=runtime.queue_full, metrics=runtime.metrics)
     app.add_middleware(DialectMiddleware)
     if settings.cors_origins:
         app.add_middleware(

@@ -21,7 +21,7 @@ from app.engine.messages import Loaded
 from app.engine.process import ProcessLink
 from app.engine.supervisor import SupervisedEngine
 from app.engine.unchanged import EngineLoader, load_unchanged
-from app.exceptions import DrainingError, NotReadyError, StartupError
+from app.exceptions import DrainingError, NotReadyError, QueueFullError, StartupError
 from app.logs import resolve_format
 from app.metrics import Metrics
 from app.on_demand import ModelsOnDemand
@@ -88,6 +88,10 @@ class Runtime:
         if self._service is None:
             raise NotReadyError(self.not_ready_because() or "the models are being loaded")
         return self._service
+
+    def queue_full(self) -> QueueFullError | None:
+        """What a request would be told that needs a place in the queue; None where it gets one."""
+        return None if self._engine is None else self._engine.queue_full()
 
     def reloader(self) -> Reloader:
         """What replaces models, once they are loaded.

@@ -80,8 +80,9 @@ class Outcome:
         cpu_seconds: processor time of this process for all of them.
         process_seconds: its processor time in all, starting included.
         lags_ms: how late this process was to look at a request that was due.
-        refused_after_ms: of answers with status 429 or 503, from the moment at which the request
-            was sent, since it may have waited for a connection before.
+        answered_after_ms: of those with status 200, from the moment at which the request was
+            sent, since it may have waited for a connection before.
+        refused_after_ms: the same of answers with status 429 or 503.
     """
 
     latencies_ms: list[float] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     process_seconds: float = 0.0
     lags_ms: list[float] = field(default_factory=list)
+    answered_after_ms: list[float] = field(default_factory=list)
     refused_after_ms: list[float] = field(default_factory=list)
 
 
@@ -155,16 +157,17 @@ class Generator:
     def finish(self, connection: "_Connection", request: int, status: int) -> None:
         """An answer is complete and its connection free again."""
         now = time.perf_counter() - self._started_at
+        elapsed_ms = (now - (connection.sent_at - self._started_at)) * 1e3
         if status == 200:
             if self._plan.lead_in_seconds <= now < self._end:
                 self.outcome.answered += 1
             if self._counts(request):
                 self.outcome.latencies_ms.append((now - self._due[request]) * 1e3)
+                self.outcome.answered_after_ms.append(elapsed_ms)
         else:
             self._fail(request, str(status))
             if status in _REFUSALS and self._counts(request):
-                elapsed = now - (connection.sent_at - self._started_at)
-                self.outcome.refused_after_ms.append(elapsed * 1e3)
+                self.outcome.refused_after_ms.append(elapsed_ms)
         self._open_requests -= 1
         if self._waiting:
             connection.send(self._waiting.popleft())

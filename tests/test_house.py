@@ -40,13 +40,13 @@ def _read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+# What make hands down to the commands of its recipes, its command line's variables among it.
+OF_MAKE = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "PRESET", "TORCH_INDEX_URL"}
+
+
 def _run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> tuple[int, str]:
     """Run a command without input, and outside any make that runs these tests."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "TORCH_INDEX_URL"}
-    }
+    inherited = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
     result = subprocess.run(
         command,
         cwd=cwd,

@@ -96,7 +96,7 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
     try:
         data = _read_json(request, content)
     except (HTTPException, InvalidRequestError):
-        _set_error_shape(request, _looks_like(content, schemas))
+        _set_error_shape(request, looks_like(content, schemas))
         raise
     if not isinstance(data, dict):
         message = "the body must be a JSON object"
@@ -116,7 +116,7 @@ def _read_json(request: Request, content: bytes) -> Any:
         raise HTTPException(400) from None
 
 
-def _looks_like(content: bytes, schemas: Sequence[type[StrictBody]]) -> type[StrictBody]:
+def looks_like(content: bytes, schemas: Sequence[type[StrictBody]]) -> type[StrictBody]:
     """The schema whose field's name stands in a body that was not read; else the first one."""
     for schema in schemas:
         # Within a text its quotation marks would be escaped.

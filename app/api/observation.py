@@ -66,19 +66,29 @@ class ObservationMiddleware:
             finally:
                 model = scope.get(MODEL_SCOPE_KEY, NO_MODEL)
                 seconds = time.monotonic() - started_at
-                self._count(endpoint, model, outcome)
-                self._metrics.request_seconds.labels(endpoint).observe(seconds)
+                count(self._metrics, endpoint, model, outcome, seconds=seconds)
                 told = {"endpoint": endpoint, "model": model, "outcome": outcome, "status": status}
                 if (name := key_name(scope)) is not None:
                     told["key_name"] = name
                 times = {"total_ms": round(1000 * seconds, 3)}
                 logger.info("request", extra=told | times | facts)
 
-    def _count(self, endpoint: str, model: str, outcome: str) -> None:
-        self._metrics.requests.labels(endpoint, model, outcome).inc()
-        if outcome in _REJECTIONS:
-            self._metrics.rejected.labels(outcome).inc()
-        elif outcome == CANCELLED:
-            self._metrics.cancelled.labels(endpoint).inc()
-        elif outcome == "deadline_exceeded":
-            self._metrics.expired.labels(endpoint).inc()
+
+def count(metrics: Metrics, endpoint: str, model: str, outcome: str, *, seconds: float) -> None:
+    """Write a request that is over into the metrics.
+
+    Args:
+        metrics: what to write into.
+        endpoint: of :data:`COUNTED_PATHS`.
+        model: that answered, or :data:`app.metrics.NO_MODEL`.
+        outcome: :data:`OK` or an error's code.
+        seconds: that it took.
+    """
+    metrics.requests.labels(endpoint, model, outcome).inc()
+    metrics.request_seconds.labels(endpoint).observe(seconds)
+    if outcome in _REJECTIONS:
+        metrics.rejected.labels(outcome).inc()
+    elif outcome == CANCELLED:
+        metrics.cancelled.labels(endpoint).inc()
+    elif outcome == "deadline_exceeded":
+        metrics.expired.labels(endpoint).inc()

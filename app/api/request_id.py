@@ -1,14 +1,14 @@
 """Every request has an id, which its answer and its log lines carry."""
 
+import os
 import re
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 HEADER = "X-Request-ID"
-_VALID = re.compile(r"[\x21-\x7e]{1,128}")
+_NAME = HEADER.lower().encode()
+_VALID = re.compile(rb"[\x21-\x7e]{1,128}")
 """Printable, and no longer than a log line bears."""
 
 
@@ -27,13 +27,13 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _VALID.fullmatch(given) else uuid.uuid4().hex
+        given = next((value for name, value in scope["headers"] if name == _NAME), b"")
+        request_id = given if _VALID.fullmatch(given) else os.urandom(16).hex().encode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message.get("headers", ()), (_NAME, request_id)]
             await send(message)
 
-        with bound_contextvars(request_id=request_id):
+        with bound_contextvars(request_id=request_id.decode()):
             await self._app(scope, receive, send_with_id)

@@ -1,6 +1,5 @@
 """Headers that keep browsers from making more of an answer than it is."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECURITY_HEADERS = {
@@ -13,6 +12,7 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 """What every answer has that does not say otherwise itself."""
+_ENCODED = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 class SecurityHeadersMiddleware:
@@ -33,9 +33,10 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = list(message.get("headers", ()))
+                given = {name for name, _ in headers}
+                missing = [header for header in _ENCODED if header[0] not in given]
+                message["headers"] = headers + missing
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

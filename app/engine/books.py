@@ -87,6 +87,16 @@ class Books:
         """Those of the requests that have not ended."""
         return [request_id for request_id in request_ids if request_id in self._open]
 
+    def refusal(self, count: int = 1) -> QueueFullError | None:
+        """Why so many requests find no room in the queue now; None where they do."""
+        if self.waiting + count <= self._queue_capacity:
+            return None
+        return QueueFullError(
+            f"the queue has no room for {count} more: {self.waiting} of "
+            f"{self._queue_capacity} places are taken",
+            retry_after_seconds=self._retry_after_seconds(),
+        )
+
     def accept(self, requests: Sequence[DecodeRequest]) -> EventStream:
         """Accept all of the requests or none.
 
@@ -98,12 +108,8 @@ class Books:
                 time would be up before they came to their end.
             ValueError: an id is in use.
         """
-        if self.waiting + len(requests) > self._queue_capacity:
-            raise QueueFullError(
-                f"the queue has no room for {len(requests)} more: {self.waiting} of "
-                f"{self._queue_capacity} places are taken",
-                retry_after_seconds=self._retry_after_seconds(),
-            )
+        if (error := self.refusal(len(requests))) is not None:
+            raise error
         self._check_time(requests)
         ids = {request.request_id for request in requests}
         if len(ids) < len(requests) or not self._open.keys().isdisjoint(ids):

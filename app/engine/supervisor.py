@@ -20,7 +20,13 @@ from app.engine.messages import (
 )
 from app.engine.request import DecodeRequest, EndReason, EngineStats, StepReport
 from app.engine.watchdog import Watchdog
-from app.exceptions import DrainingError, NotReadyError, ReloadError, StartupError
+from app.exceptions import (
+    DrainingError,
+    NotReadyError,
+    QueueFullError,
+    ReloadError,
+    StartupError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +147,10 @@ class SupervisedEngine:
         if self._restarts > 0 or self._restart is not None:
             return "the engine died and is being started again"
         return "the models are being loaded" if self._link is not None else "no engine is running"
+
+    def queue_full(self) -> QueueFullError | None:
+        """What one more request would be told, if the queue has no room for it."""
+        return None if self._draining or self._loaded is None else self._books.refusal()
 
     def submit(self, requests: Sequence[DecodeRequest]) -> EventStream:
         """See :meth:`app.engine.client.EngineClient.submit`."""
