@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rest-seconds", type=float, default=30.0, help="until all is as before")
     parser.add_argument("--factor", type=float, default=10.0, help="times the saturation")
     parser.add_argument("--deadline-seconds", type=float, default=2.0, help="of each request")
+    parser.add_argument("--beam-size", type=int, default=1)
     parser.add_argument("--queue-capacity", type=int, default=256)
     parser.add_argument("--sentences", type=Path, default=DEFAULT_SENTENCES)
 
@@ -49,8 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
         0, or 1 where a promise was broken that holds at any speed.
     """
     lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
-    deadline = {"timeout_seconds": arguments.deadline_seconds}
-    bodies = [json.dumps({"text": line, "beam_size": 1} | deadline) for line in lines if line]
+    options = {
+        "beam_size": arguments.beam_size,
+        "timeout_seconds": arguments.deadline_seconds,
+    }
+    bodies = [json.dumps({"text": line} | options) for line in lines if line]
     settings = {
         "GATEHOUSE_QUEUE_CAPACITY": str(arguments.queue_capacity),
         "GATEHOUSE_MAX_TEXTS_PER_REQUEST": str(min(64, arguments.queue_capacity)),

@@ -15,12 +15,12 @@ from app.api.openai.errors import openai_error
 from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 
 _SHAPES: dict[str, ErrorShape] = {
-    "/v1": openai_error,
-    "/detect": libretranslate_error,
-    "/languages": libretranslate_error,
-    "/frontend": libretranslate_error,
+    "v1": openai_error,
+    "detect": libretranslate_error,
+    "languages": libretranslate_error,
+    "frontend": libretranslate_error,
 }
-"""The shape of the errors of a path and of everything below it."""
+"""The shape of the errors of a path and of everything below it, by its first part."""
 
 
 class DialectMiddleware:
@@ -42,10 +42,7 @@ class DialectMiddleware:
 
 def error_shape(scope: Scope) -> ErrorShape | None:
     """The shape of the errors of a request's dialect, as far as its head tells; None: our own."""
-    path = scope["path"]
-    if path == "/translate" and is_form(Headers(scope=scope)):
-        return libretranslate_error
-    for folder, shape in _SHAPES.items():
-        if path == folder or path.startswith(f"{folder}/"):
-            return shape
-    return None
+    if scope["path"] == "/translate":
+        return libretranslate_error if is_form(Headers(scope=scope)) else None
+    _, _, rest = scope["path"].partition("/")
+    return _SHAPES.get(rest.partition("/")[0])

@@ -4,7 +4,7 @@ import os
 import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 HEADER = "X-Request-ID"
 _NAME = HEADER.lower().encode()
@@ -35,5 +35,8 @@ class RequestIdMiddleware:
                 message["headers"] = [*message.get("headers", ()), (_NAME, request_id)]
             await send(message)
 
-        with bound_contextvars(request_id=request_id.decode()):
+        tokens = bind_contextvars(request_id=request_id.decode())
+        try:
             await self._app(scope, receive, send_with_id)
+        finally:
+            reset_contextvars(**tokens)
