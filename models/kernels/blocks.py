@@ -148,24 +148,55 @@ class _Block:
             return grown
         return [[self._add_neighbours(total) for total in row] for row in grown]
 
-    def scale(self, sums: list[list[Any]], weight: Any, row_scales: Any, place: Any) -> None:
+    def load_weight(self, weight: Any) -> list[tuple[Any, Any, Any]]:
+        """Correction, scale and bias of each vector of outputs."""
+        loaded = []
+        for vector in range(self._vectors):
+            places = [self._builder.add(part, _constant(4 * LANES * vector)) for part in weight]
+            kinds = (_SUMS, _FLOATS, _FLOATS)
+            loaded.append(tuple(map(self._load, kinds, places)))
+        return loaded
+
+    def scale(
+        self, sums: list[list[Any]], weight: list[tuple[Any, Any, Any]], row_scales: Any, place: Any
+    ) -> None:
         """Write ``bias + row_scale * (scale * (sum - correction))``, each operation rounded."""
         builder = self._builder
-        corrections, scales, biases = weight
         outputs, output_stride = place
-        for vector in range(self._vectors):
-            offset = _constant(4 * LANES * vector)
-            correction = self._load(_SUMS, builder.add(corrections, offset))
-            scale, bias = (
-                self._load(_FLOATS, builder.add(part, offset)) for part in (scales, biases)
-            )
-            for row in range(self._rows):
+        for row in range(self._rows):
+            own = self._load(_FLOAT, builder.add(row_scales, _constant(4 * row)))
+            own = self._spread(own, _FLOATS)
+            for vector, (correction, scale, bias) in enumerate(weight):
                 exact = builder.sub(sums[row][vector], correction)
                 scaled = builder.fmul(builder.sitofp(exact, _FLOATS), scale)
-                own = self._load(_FLOAT, builder.add(row_scales, _constant(4 * row)))
-                result = builder.fadd(builder.fmul(scaled, self._spread(own, _FLOATS)), bias)
-                address = builder.add(self._at(outputs, _constant(row), output_stride), offset)
+                result = builder.fadd(builder.fmul(scaled, own), bias)
+                address = self._at(outputs, _constant(row), output_stride)
+                address = builder.add(address, _constant(4 * LANES * vector))
                 builder.store(result, builder.inttoptr(address, _FLOATS.as_pointer()), align=1)
+
+    def scale_stored(self, sums: Any, rows: Any, weight: Any, row_scales: Any, place: Any) -> None:
+        """:meth:`scale` for rows, at least one, whose sums stand in memory one behind the other."""
+        builder = self._builder
+        outputs, output_stride = place
+        loaded = self.load_weight(weight)
+        before = builder.block
+        loop = builder.append_basic_block("rows")
+        after = builder.append_basic_block("scaled")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        row = builder.phi(_I64)
+        row.add_incoming(_constant(0), before)
+        first = self._at(sums, row, _constant(4 * LANES * self._vectors))
+        own_sums = [
+            self._load(_SUMS, builder.add(first, _constant(4 * LANES * vector)))
+            for vector in range(self._vectors)
+        ]
+        target = (self._at(outputs, row, output_stride), output_stride)
+        self.scale([own_sums], loaded, self._at(row_scales, row, _constant(4)), target)
+        following = builder.add(row, _constant(1))
+        row.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, rows), loop, after)
+        builder.position_at_end(after)
 
 
 def _constant(value: int, kind: Any = _I64) -> Any:
@@ -197,9 +228,39 @@ def make_block(rows: int, vectors: int) -> Callable[..., None]:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             writer = _Block(builder, rows, vectors)
             sums = writer.sums(*arguments[:4])
-            writer.scale(sums, arguments[4:7], arguments[7], arguments[8:])
+            writer.scale(sums, writer.load_weight(arguments[4:7]), arguments[7], arguments[8:])
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 10), generate
 
     return block
+
+
+def make_scaling(vectors: int) -> Callable[..., None]:
+    """A function that makes outputs of sums, as the functions of :func:`make_block` end.
+
+    Its arguments are int64, addresses and strides in bytes: sums ``[rows, 16 vectors]`` int32 and
+    the number of rows; the rest as there.
+    """
+
+    @instruction
+    def scaling(
+        typing_context: Any,
+        sums: Any,
+        rows: Any,
+        corrections: Any,
+        scales: Any,
+        biases: Any,
+        row_scales: Any,
+        outputs: Any,
+        output_stride: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            writer = _Block(builder, 1, vectors)
+            sums, rows, row_scales = arguments[0], arguments[1], arguments[5]
+            writer.scale_stored(sums, rows, arguments[2:5], row_scales, arguments[6:])
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 8), generate
+
+    return scaling

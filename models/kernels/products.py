@@ -18,6 +18,7 @@ from models.kernels.blocks import (
     ZERO_POINT,
     bits_of,
     make_block,
+    make_scaling,
     number_of,
 )
 from models.kernels.jit import kernel
@@ -55,6 +56,7 @@ _TILES_PAY = 12
 """Rows from which tiles are worth it, which compute 16 however few there are."""
 if HAS_TILES:
     _tiles_32, _tiles_16 = make_tile_block(2), make_tile_block(1)
+    _scale = make_scaling(2)
 
 
 class Weight(NamedTuple):
@@ -156,27 +158,38 @@ if HAS_TILES:
         """As :func:`multiply`, two vectors of outputs at a time; return the first left over."""
         rows, width = outputs.shape
         groups = weight.packed.shape[1]
-        stride, sums = values.strides[0], np.empty((2 * TILE_ROWS, 2 * LANES), np.int32)
-        first, packed = np.intp(values.ctypes.data), np.intp(weight.packed.ctypes.data)
-        tiles, aside = groups * GROUP // TILE_INPUTS, np.intp(sums.ctypes.data)
+        stride, reach = values.strides[0], outputs.strides[0]
+        first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)
+        packed, target = np.intp(weight.packed.ctypes.data), np.intp(outputs.ctypes.data)
+        parts = (
+            np.intp(weight.corrections.ctypes.data),
+            np.intp(weight.scales.ctypes.data),
+            np.intp(weight.biases.ctypes.data),
+        )
+        sums = np.empty((2 * TILE_ROWS, 2 * LANES), np.int32)
+        scaled = np.empty((2 * TILE_ROWS, 2 * LANES), np.float32)
+        aside, scratch = np.intp(sums.ctypes.data), np.intp(scaled.ctypes.data)
+        tiles = groups * GROUP // TILE_INPUTS
         set_up_tiles(np.intp(CONFIGURATION.ctypes.data))
         last = begin + (end - begin) // 2 * 2
         for column in range(begin, last, 2):
-            w, place = packed + column * groups * LANES * GROUP, column * LANES
-            lanes = min(width - place, 2 * LANES)
-            scales, biases = weight.scales[place:], weight.biases[place:]
-            corrections = weight.corrections[place:]
+            w = packed + column * groups * LANES * GROUP
+            offset = column * _VECTOR_BYTES
+            k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
+            lanes = width - column * LANES
             for m in range(0, rows, 2 * TILE_ROWS):
                 if rows - m > TILE_ROWS:
                     _tiles_32(first + m * stride, stride, w, tiles, aside)
                 else:
                     _tiles_16(first + m * stride, stride, w, tiles, aside)
-                for row in range(min(rows - m, 2 * TILE_ROWS)):
-                    out, own = outputs[m + row, place : place + lanes], row_scales[m + row]
-                    total = sums[row]
+                count, r = min(rows - m, 2 * TILE_ROWS), first_scale + 4 * m
+                if lanes >= 2 * LANES:
+                    _scale(aside, count, k, s, b, r, target + m * reach + offset, reach)
+                    continue
+                _scale(aside, count, k, s, b, r, scratch, 2 * _VECTOR_BYTES)
+                for row in range(count):
                     for lane in range(lanes):
-                        exact = np.float32(total[lane] - corrections[lane])
-                        out[lane] = biases[lane] + own * (scales[lane] * exact)
+                        outputs[m + row, column * LANES + lane] = scaled[row, lane]
         give_up_tiles()
         return last
 
