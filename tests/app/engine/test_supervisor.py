@@ -11,7 +11,7 @@ from app.engine.link import LinkFactory, LinkListener
 from app.engine.messages import Loaded, Orders, Turn
 from app.engine.request import EndEvent, EndReason, StepReport, TokensEvent
 from app.engine.supervisor import Backoff, SupervisedEngine
-from app.exceptions import DrainingError, NotReadyError, StartupError
+from app.exceptions import DrainingError, NotReadyError, QueueFullError, StartupError
 from tests.app.engine.fake_engine import (
     DEVICE,
     LOAD_SECONDS,
@@ -100,6 +100,31 @@ def test_what_one_turn_of_the_event_loop_brings_goes_out_as_one_message() -> Non
         engine.cancel([99])
         await asyncio.sleep(0)
         assert len(links.made[0].sent) == 2
+
+    asyncio.run(scenario())
+
+
+def test_whether_the_queue_is_full_is_known_before_anything_is_submitted() -> None:
+    async def scenario() -> None:
+        engine = make_engine(links := HandLinks(), queue_capacity=2)
+        assert engine.queue_full() is None
+        engine = await start_by_hand(links, queue_capacity=2)
+        engine.submit([make_request(1)])
+        assert engine.queue_full() is None
+        engine.submit([make_request(2)])
+        told = engine.queue_full()
+        with pytest.raises(QueueFullError) as caught:
+            engine.submit([make_request(3)])
+        assert str(told) == str(caught.value)
+        engine.received(Turn(started=(1,)))
+        assert engine.queue_full() is None
+        engine.submit([make_request(3)])
+        assert engine.queue_full() is not None
+        # What is wrong then is not that there is no room.
+        engine.lost("died")
+        assert engine.queue_full() is None
+        await engine.drain(1)
+        assert engine.queue_full() is None
 
     asyncio.run(scenario())
 
