@@ -140,19 +140,25 @@ class _Reading:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _read(self) -> None:
+        # Where the event loop has ended, nobody wants more lines.
+        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
+            self._hand_over(self._put(self._read_lines()))
+
+    def _read_lines(self) -> Exception | None:
+        """Read to the end; return what went wrong."""
         number = 0
         try:
             while content := self._source.readline():
                 number += 1
                 text = content.decode("utf-8").rstrip("\r\n")
                 self._hand_over(self._begin(number, len(content), text))
-            self._hand_over(self._put(None))
         except UnicodeDecodeError as error:
-            self._hand_over(self._put(LineError(number, f"not UTF-8: {error.reason}")))
+            return LineError(number, f"not UTF-8: {error.reason}")
         except OSError as error:
-            self._hand_over(self._put(error))
-        except (RuntimeError, concurrent.futures.CancelledError):
-            pass  # the event loop has ended: nobody wants more lines
+            return error
+        except ValueError as error:  # the source was closed, perhaps because a line failed
+            return OSError(str(error))
+        return None
 
     def _hand_over(self, step: Coroutine[Any, Any, None]) -> None:
         """Do something on the event loop; a full window holds the reading back."""

@@ -86,6 +86,40 @@ def test_a_failure_names_its_line_and_what_came_before_is_written() -> None:
     assert target.getvalue() == b"one\ntwo\n"
 
 
+def test_a_source_may_be_closed_once_a_line_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Source(io.BytesIO):
+        """Gives a line, and the next one only when it has been closed."""
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            if self.tell():
+                is_closed.wait()
+            return super().readline(size)
+
+    async def translate(line: str) -> str:
+        raise InvalidRequestError("text", "too long")
+
+    is_closed, died = threading.Event(), list[threading.ExceptHookArgs]()
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    source = Source(b"one\ntwo\n")
+    with pytest.raises(LineError, match="line 1"):
+        asyncio.run(translate_lines(source, io.BytesIO(), translate, window=4))
+    (reader,) = [thread for thread in threading.enumerate() if thread.name == "lines"]
+    source.close()
+    is_closed.set()
+    reader.join()
+    assert not died
+
+
+def test_a_source_that_is_closed_too_early_is_an_error() -> None:
+    async def translate(line: str) -> str:
+        return line
+
+    source = io.BytesIO(b"one\n")
+    source.close()
+    with pytest.raises(OSError, match="closed file"):
+        asyncio.run(translate_lines(source, io.BytesIO(), translate, window=4))
+
+
 def test_a_person_who_types_sees_each_translation_at_once() -> None:
     async def translate(line: str) -> str:
         return line.upper()
