@@ -154,8 +154,13 @@ def round_rows(rows, values, scales):
 if HAS_TILES:
 
     @kernel
-    def _multiply_tiles(values, row_scales, weight, outputs, begin, end):
-        """As :func:`multiply`, two vectors of outputs at a time; return the first left over."""
+    def _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums, scaled):
+        """As :func:`multiply`, two vectors of outputs at a time; return the first left over.
+
+        ``sums`` int32 and ``scaled`` float32, ``[32, 32]``, are space for what is computed. They
+        come from the caller, since an array of which only the address is used is given back
+        before that.
+        """
         rows, width = outputs.shape
         groups = weight.packed.shape[1]
         stride, reach = values.strides[0], outputs.strides[0]
@@ -166,8 +171,6 @@ if HAS_TILES:
             np.intp(weight.scales.ctypes.data),
             np.intp(weight.biases.ctypes.data),
         )
-        sums = np.empty((2 * TILE_ROWS, 2 * LANES), np.int32)
-        scaled = np.empty((2 * TILE_ROWS, 2 * LANES), np.float32)
         aside, scratch = np.intp(sums.ctypes.data), np.intp(scaled.ctypes.data)
         tiles = groups * GROUP // TILE_INPUTS
         set_up_tiles(np.intp(CONFIGURATION.ctypes.data))
@@ -196,7 +199,7 @@ if HAS_TILES:
 else:
 
     @kernel
-    def _multiply_tiles(values, row_scales, weight, outputs, begin, end):
+    def _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums, scaled):
         """No output is computed where there are no tiles."""
         return begin
 
@@ -217,7 +220,9 @@ def multiply(values, row_scales, weight, outputs, begin, end):
     """
     rows, width = outputs.shape
     if weight.in_tiles and rows >= _TILES_PAY:
-        begin = _multiply_tiles(values, row_scales, weight, outputs, begin, end)
+        sums = np.empty((2 * TILE_ROWS, 2 * LANES), np.int32)
+        scaled = np.empty((2 * TILE_ROWS, 2 * LANES), np.float32)
+        begin = _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums, scaled)
     groups = weight.packed.shape[1]
     stride, reach = values.strides[0], outputs.strides[0]
     first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)

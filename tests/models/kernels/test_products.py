@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,29 @@ def test_other_processors_give_the_same_bits(name: str, features: str, tmp_path:
         check=True,
     )
     assert found.stdout.strip() == digest()
+
+
+@pytest.mark.parametrize("in_tiles", [False, True], ids=["vectors", "tiles"])
+def test_threads_do_not_disturb_each_other(in_tiles: bool) -> None:
+    if in_tiles and not may_use_tiles():
+        pytest.skip("this processor has no tiles, or the system does not lend them")
+    rows, inputs, outputs = 64, 128, 520
+    cases = []
+    for seed in range(4):
+        left, values, scales, biases = random_case(rows, inputs, outputs)
+        weight = pack_weight(np.roll(values, seed, 0), scales, biases, in_tiles=in_tiles)
+        expected = np.empty((rows, outputs), np.float32)
+        linear(left, weight, expected)
+        cases.append((left, weight, expected))
+
+    def compute(case: int) -> int:
+        left, weight, expected = cases[case]
+        wrong = 0
+        for _ in range(500):
+            found = np.empty((rows, outputs), np.float32)
+            linear(left, weight, found)
+            wrong += not np.array_equal(found, expected)
+        return wrong
+
+    with ThreadPoolExecutor(len(cases)) as threads:
+        assert list(threads.map(compute, range(len(cases)))) == [0] * len(cases)
