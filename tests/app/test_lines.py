@@ -99,11 +99,12 @@ def test_a_source_may_be_closed_once_a_line_has_failed(monkeypatch: pytest.Monke
         raise InvalidRequestError("text", "too long")
 
     is_closed, died = threading.Event(), list[threading.ExceptHookArgs]()
+    others = set(threading.enumerate())  # those of other tests may still be at their end
     monkeypatch.setattr(threading, "excepthook", died.append)
     source = Source(b"one\ntwo\n")
     with pytest.raises(LineError, match="line 1"):
         asyncio.run(translate_lines(source, io.BytesIO(), translate, window=4))
-    (reader,) = [thread for thread in threading.enumerate() if thread.name == "lines"]
+    (reader,) = set(threading.enumerate()) - others
     source.close()
     is_closed.set()
     reader.join()
