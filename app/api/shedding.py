@@ -26,7 +26,7 @@ _QUEUED_PATHS = frozenset({"/generate", "/translate", "/v1/completions"})
 """Whose requests all go through the queue."""
 _TELLING_SECONDS = 1.0
 _ANSWERS_KEPT = 100
-"""They differ in their dialect and in when to try again only."""
+"""They differ in their dialect and in when to try again; to make one takes longer than all else."""
 _BYTES_THAT_TELL = 2**16
 """Most bytes of a body that are looked at to see which dialect it is."""
 

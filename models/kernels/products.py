@@ -151,6 +151,17 @@ def round_rows(rows, values, scales):
         scales[m] = round_row(rows[m], values[m, : rows.shape[1]])
 
 
+@kernel
+def _places(weight):
+    """Addresses of what is packed, and of corrections, scales and biases."""
+    parts = (
+        np.intp(weight.corrections.ctypes.data),
+        np.intp(weight.scales.ctypes.data),
+        np.intp(weight.biases.ctypes.data),
+    )
+    return np.intp(weight.packed.ctypes.data), parts
+
+
 if HAS_TILES:
 
     @kernel
@@ -165,12 +176,8 @@ if HAS_TILES:
         groups = weight.packed.shape[1]
         stride, reach = values.strides[0], outputs.strides[0]
         first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)
-        packed, target = np.intp(weight.packed.ctypes.data), np.intp(outputs.ctypes.data)
-        parts = (
-            np.intp(weight.corrections.ctypes.data),
-            np.intp(weight.scales.ctypes.data),
-            np.intp(weight.biases.ctypes.data),
-        )
+        target = np.intp(outputs.ctypes.data)
+        packed, parts = _places(weight)
         aside, scratch = np.intp(sums.ctypes.data), np.intp(scaled.ctypes.data)
         tiles = groups * GROUP // TILE_INPUTS
         set_up_tiles(np.intp(CONFIGURATION.ctypes.data))
@@ -226,12 +233,8 @@ def multiply(values, row_scales, weight, outputs, begin, end):
     groups = weight.packed.shape[1]
     stride, reach = values.strides[0], outputs.strides[0]
     first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)
-    packed, target = np.intp(weight.packed.ctypes.data), np.intp(outputs.ctypes.data)
-    parts = (
-        np.intp(weight.corrections.ctypes.data),
-        np.intp(weight.scales.ctypes.data),
-        np.intp(weight.biases.ctypes.data),
-    )
+    target = np.intp(outputs.ctypes.data)
+    packed, parts = _places(weight)
     wide_end = begin + max(min(end, width // LANES) - begin, 0) // _WIDE * _WIDE
     for column in range(begin, wide_end, _WIDE):
         w = packed + column * groups * LANES * GROUP
