@@ -2,11 +2,11 @@
 
 All rows are kept busy: as requests end, others join, admitted as the engine admits them. The
 prompts are real sentences, and the texts are as long as the model makes them (translations) or
-as another sentence is. Everything runs on one thread, whose processor time counts: what other
-programs take of the processor meanwhile does not.
+as another sentence is. On a processor everything runs on one thread, whose processor time counts:
+what other programs take of the processor meanwhile does not. On a GPU the clock on the wall
+counts, and the steps are CUDA graphs, as in the service.
 
-A step's floor is what no implementation of it can do without: the int8 products of its weights
-for as many rows, one pass over the logits, and one pass over the encoded sources.
+Beside each step stands its floor: see :mod:`benchmarks.floor`.
 """
 
 import argparse
@@ -16,25 +16,25 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from app.engine.device import resolve_device
+from app.engine.graphs import CudaCapture, GraphedModel
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
+from app.exceptions import StartupError
+from benchmarks.floor import floor_seconds, step_weights
 from benchmarks.report import finish, markdown_table
 from benchmarks.subjects import Subject, all_subjects
-from models.cells import RecurrentCell
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput
-from models.kernels.products import LEVELS, make_values, multiply, pack_weight, round_rows
-from models.language_model import LanguageModel
-from models.precision import Precision, set_precision
+from models.precision import Precision, keep_float32_exact, set_precision
 from models.seq2seq import Seq2Seq
 from models.state import DecodeState
 
@@ -42,15 +42,23 @@ SENTENCES = Path(__file__).parent / "data" / "sentences.txt"
 ROWS = (1, 8, 64, 128, 256)
 QUICK_ROWS = (1, 64)
 PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "float32")
+GPU_PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float16", "float32")
 BEAM_SIZES = (1, 4)
 WARM_UP_LIMIT = 3
 """The rows are let go apart, which they begin together, for so many times the seconds at most."""
 WINDOWS = 5
 """Parts of a measurement, whose median counts: others may disturb some."""
-FLOOR_REPEATS = 10
 
 
 # ---------------------------------------------------------------- how fast it is decoded
+
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
+
+def clock_of(device: torch.device) -> Clock:
+    """What measures steps on a device: they end with a transfer, for which the host waits."""
+    return time.thread_time if device.type == "cpu" else time.perf_counter
 
 
 class TimedModel:
@@ -58,13 +66,15 @@ class TimedModel:
 
     Args:
         model: the real one.
+        clock: see :func:`clock_of`. On a GPU it sees what the host does, not what it has begun.
 
     Attributes:
         reading_seconds: in all.
     """
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepModel, clock: Clock) -> None:
         self._model = model
+        self._clock = clock
         self.vocabulary_size = model.vocabulary_size
         self.continues_prompt = model.continues_prompt
         self.reading_seconds = 0.0
@@ -73,14 +83,14 @@ class TimedModel:
         """See :class:`StepModel`."""
         reading = self._model.read(prompts)
         while True:
-            began = time.thread_time()
+            began = self._clock()
             try:
                 next(reading)
             except StopIteration as stop:
                 result: tuple[Tensor, DecodeState] = stop.value
                 return result
             finally:
-                self.reading_seconds += time.thread_time() - began
+                self.reading_seconds += self._clock() - began
             yield
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
@@ -115,13 +125,20 @@ class Drive:
         tasks: what to decode, without end.
         rows: of the batch.
         beam_size: of every task.
+        device: where the model is.
     """
 
     def __init__(
-        self, model: StepModel, tasks: Iterator[DecodingTask], rows: int, beam_size: int
+        self,
+        model: StepModel,
+        tasks: Iterator[DecodingTask],
+        rows: int,
+        beam_size: int,
+        device: torch.device,
     ) -> None:
-        self._model = TimedModel(model)
-        self._decoder = BatchedDecoder(self._model)
+        self._clock = clock_of(device)
+        self._model = TimedModel(model, self._clock)
+        self._decoder = BatchedDecoder(self._model, single_lane=device.type != "cpu")
         self._tasks, self._rows, self._width = tasks, rows, beam_size
         self._lengths: dict[int, int] = {}
         self._running: set[int] = set()
@@ -136,7 +153,7 @@ class Drive:
     def step(self, tally: Tally) -> None:
         """Admit when it is time, make a step, and note it."""
         joining: list[DecodingTask] = []
-        began = time.thread_time()
+        began = self._clock()
         if self._steps % ADMISSION_INTERVAL_STEPS == 0 or not self._decoder.rows:
             room = (self._rows - self._decoder.rows) // self._width
             joining = list(itertools.islice(self._tasks, room))
@@ -144,7 +161,7 @@ class Drive:
         read_before = self.reading_seconds
         self._decoder.admit(joining)
         result = self._decoder.step()
-        seconds = time.thread_time() - began
+        seconds = self._clock() - began
         self._lengths.update((task.key, len(task.prompt)) for task in joining)
         self._running.update(result.begun)
         tally.seconds += seconds
@@ -171,66 +188,6 @@ class Drive:
         return tally
 
 
-# ---------------------------------------------------------------- how fast it could be
-
-
-def step_weights(model: LanguageModel | Seq2Seq) -> list[Tensor]:
-    """The shapes ``[O, I]`` of all that a step multiplies rows with, filled with int8.
-
-    Args:
-        model: in float32.
-    """
-    stepping: nn.Module = model
-    other: set[nn.Module] = set()
-    if isinstance(model, Seq2Seq):
-        stepping = model.decoder
-        for name, module in stepping.named_modules():
-            # These work on sources, not on rows.
-            if name.startswith("bridge.") or name.endswith(("key_projection", "attention.score")):
-                other.add(module)
-    shapes = []
-    for module in stepping.modules():
-        if isinstance(module, RecurrentCell):
-            shapes += [weight.shape for weight, _ in module.products()]
-        elif isinstance(module, nn.Linear) and module not in other:
-            shapes.append(module.weight.shape)
-    return [torch.randint(-LEVELS, LEVELS + 1, tuple(shape), dtype=torch.int8) for shape in shapes]
-
-
-def floor_seconds(
-    weights: Sequence[Tensor], rows: int, vocabulary_size: int, memory_shape: tuple[int, int]
-) -> float:
-    """The least that a step could take.
-
-    Args:
-        weights: see :func:`step_weights`.
-        rows: N.
-        vocabulary_size: of the logits.
-        memory_shape: positions of all running sources together, and numbers of each.
-    """
-    products = []
-    for weight in weights:
-        outputs, inputs = weight.shape
-        ones, zeros = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
-        packed = pack_weight(weight.numpy(), ones, zeros)
-        values, scales = make_values(rows, packed), np.empty(rows, np.float32)
-        round_rows(np.random.default_rng(0).random((rows, inputs), np.float32), values, scales)
-        products.append((values, scales, packed, np.empty((rows, outputs), np.float32)))
-    positions, size = memory_shape
-    # Sources are kept as bytes, four of which are as much to read as one of these.
-    logits, memory = torch.randn(rows, vocabulary_size), torch.randn(positions, size // 4)
-    times = []
-    for _ in range(FLOOR_REPEATS):
-        began = time.thread_time()
-        for product in products:
-            multiply(*product, 0, product[2].packed.shape[0])
-        logits.amax(-1)
-        if memory.numel():
-            memory.sum(0)
-        times.append(time.thread_time() - began)
-    return statistics.median(times)
-
-
 # ---------------------------------------------------------------- the table
 
 
@@ -246,7 +203,7 @@ class Record:
         rows_running: of these, on average; a request that ends leaves its rows empty for a while.
         tokens_per_second: of the outputs, reading included.
         step_ms: a step without what it reads, in milliseconds.
-        floor_ms: the least that such a step could take.
+        floor_ms: the least that such a step could take, on a processor.
         ratio: of the two.
         reading_share: of the time that is spent on prompts and sources.
     """
@@ -258,8 +215,8 @@ class Record:
     rows_running: float
     tokens_per_second: float
     step_ms: float
-    floor_ms: float
-    ratio: float
+    floor_ms: float | None
+    ratio: float | None
     reading_share: float
 
     def cells(self) -> list[str]:
@@ -273,8 +230,8 @@ class Record:
             f"{self.rows_running:.1f}",
             f"{self.tokens_per_second:,.0f}",
             f"{self.step_ms:.2f}",
-            f"{self.floor_ms:.2f}",
-            f"{self.ratio:.2f}",
+            "" if self.floor_ms is None else f"{self.floor_ms:.2f}",
+            "" if self.ratio is None else f"{self.ratio:.2f}",
             f"{self.reading_share:.0%}",
         ]
 
@@ -291,27 +248,35 @@ class Bench:
     Args:
         subject: the model and what it is asked for.
         precision: what it computes in.
+        device: where.
+        has_graphs: whether steps on a GPU are CUDA graphs.
     """
 
-    def __init__(self, subject: Subject, precision: Precision) -> None:
-        self._subject, self._precision = subject, precision
+    def __init__(
+        self, subject: Subject, precision: Precision, device: torch.device, *, has_graphs: bool
+    ) -> None:
+        self._subject, self._precision, self._device = subject, precision, device
         model = subject.build()
         self._weights = step_weights(model)
         has_memory = isinstance(model, Seq2Seq) and model.config.decoder != "context"
         # Of each source position, a key and a value.
         self._memory_numbers = 2 * model.config.hidden_size if has_memory else 0
-        self._model = set_precision(model, precision)
+        self._model: StepModel = set_precision(model.to(device), precision)
+        if device.type == "cuda" and has_graphs:
+            self._model = GraphedModel(self._model, CudaCapture(device))
 
     def measure(self, beam_size: int, rows: int, seconds: float) -> Record:
         """Decode for some seconds, and measure the floor every now and then."""
-        drive = Drive(self._model, self._subject.tasks(beam_size), rows, beam_size)
+        tasks = self._subject.tasks(beam_size)
+        drive = Drive(self._model, tasks, rows, beam_size, self._device)
         drive.warm_up(WARM_UP_LIMIT * seconds)
         read_before = drive.reading_seconds
         tallies: list[Tally] = []
         floors: list[float] = []
         for _ in range(WINDOWS):
             tallies.append(drive.run(seconds / WINDOWS))
-            floors.append(self._floor_seconds(tallies[-1]))
+            if self._device.type == "cpu":
+                floors.append(self._floor_seconds(tallies[-1]))
         steps = [statistics.median(tally.step_seconds) for tally in tallies]
         reading_seconds = drive.reading_seconds - read_before
         return Record(
@@ -322,9 +287,11 @@ class Bench:
             rows_running=round(statistics.mean(statistics.mean(t.rows) for t in tallies), 1),
             tokens_per_second=round(statistics.median(t.tokens / t.seconds for t in tallies)),
             step_ms=round(1e3 * statistics.median(steps), 3),
-            floor_ms=round(1e3 * statistics.median(floors), 3),
+            floor_ms=round(1e3 * statistics.median(floors), 3) if floors else None,
             # Of each part alone: a processor that slows down slows both.
-            ratio=round(statistics.median(map(operator.truediv, steps, floors)), 2),
+            ratio=round(statistics.median(map(operator.truediv, steps, floors)), 2)
+            if floors
+            else None,
             reading_share=round(reading_seconds / sum(tally.seconds for tally in tallies), 3),
         )
 
@@ -338,7 +305,14 @@ class Bench:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--models", nargs="+", metavar="NAME", help="some of them (default: all)")
-    parser.add_argument("--precisions", nargs="+", choices=get_args(Precision), default=PRECISIONS)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--no-graphs", action="store_true", help="on a GPU: start each kernel")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=get_args(Precision),
+        help=f"default: {', '.join(PRECISIONS)}; on a GPU {', '.join(GPU_PRECISIONS)}",
+    )
     parser.add_argument("--rows", nargs="+", type=int, help=f"default: {ROWS}")
     parser.add_argument("--beams", nargs="+", type=int, default=BEAM_SIZES, help="1 is greedy")
     parser.add_argument("--seconds", type=float, default=0.6, help="of one measurement")
@@ -353,6 +327,13 @@ def run(arguments: argparse.Namespace) -> int:
         The exit status.
     """
     torch.set_num_threads(1)
+    try:
+        device = resolve_device(arguments.device)
+    except StartupError as error:
+        raise SystemExit(str(error)) from None
+    if device.type == "cuda":
+        keep_float32_exact()
+    precisions = arguments.precisions or (PRECISIONS if device.type == "cpu" else GPU_PRECISIONS)
     lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
     sentences = [line for line in lines if line.strip()]
     random.Random(0).shuffle(sentences)
@@ -363,9 +344,9 @@ def run(arguments: argparse.Namespace) -> int:
     widths = arguments.rows or (QUICK_ROWS if arguments.quick else ROWS)
     seconds = 0.3 if arguments.quick else arguments.seconds
     records = []
-    for name, precision in itertools.product(names, arguments.precisions):
+    for name, precision in itertools.product(names, precisions):
         print(f"measuring {name} in {precision} ...", file=sys.stderr, flush=True)
-        bench = Bench(subjects[name], precision)
+        bench = Bench(subjects[name], precision, device, has_graphs=not arguments.no_graphs)
         records += [
             bench.measure(beam_size, max(rows, beam_size), seconds)
             for beam_size in arguments.beams

@@ -78,7 +78,7 @@ def measure(name: str, precision: Precision, seconds: float) -> Record:
         model = set_precision(subject.build(), precision)
         record.loaded_mb = _resident_mb() - record.libraries_mb
         for rows in ROWS:
-            drive = Drive(model, subject.tasks(1), rows, 1)
+            drive = Drive(model, subject.tasks(1), rows, 1, torch.device("cpu"))
             drive.warm_up(3 * seconds)
             tally = drive.run(seconds)
             record.tokens_per_second[rows] = tally.tokens / tally.seconds

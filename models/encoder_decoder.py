@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from models.placement import on_device
 from models.recurrent import StackState
 from models.state import DecodeState
 from models.tokenizers import PAD_ID
@@ -200,5 +201,5 @@ def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tupl
     lengths = [len(sequence) for sequence in sequences]
     size = max(lengths, default=0)
     rows = [[*sequence, *[PAD_ID] * (size - len(sequence))] for sequence in sequences]
-    batch = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(rows), size)
-    return batch, torch.tensor(lengths, dtype=torch.int64, device=device)
+    batch = on_device(rows, device).reshape(len(rows), size)
+    return batch, on_device(lengths, device)

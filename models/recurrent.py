@@ -14,33 +14,16 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.cells import (
-    CELLS,
-    Cell,
-    CellState,
-    GRUCell,
-    LSTMCell,
-    RecurrentCell,
-    RNNCell,
-    pair_cells,
-)
+from models.cells import CELLS, Cell, CellState, RecurrentCell, pair_cells
 from models.config import CellName, Implementation
 from models.dropout import dropout
-from models.packed_gru import run_gru
+from models.fused_layers import run_by_torch, run_packed_by_torch, starting_dominates
 from models.packing import PackedLayout, sequence_mask
 from models.placement import send
 
 StackState = tuple[CellState, ...]
 """One :data:`~models.cells.CellState` for each layer, bottom first."""
-
-TORCH_KERNELS: dict[type[Cell], Callable[..., tuple[Tensor, ...]]] = {
-    RNNCell: torch.rnn_tanh,
-    GRUCell: torch.gru,
-    LSTMCell: torch.lstm,
-}
-"""The functions behind ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which take weights as arguments."""
 
 PIECE_POSITIONS = 32
 """Positions that :meth:`RecurrentStack.read` computes between two pauses: long enough to be
@@ -90,7 +73,7 @@ def run_by_equations(
     return torch.stack(outputs, dim=1), state
 
 
-def _run_packed(
+def run_packed(
     cell: Cell, inputs: Tensor, layout: PackedLayout, start: CellState | None = None
 ) -> Generator[None, None, tuple[Tensor, CellState]]:
     """Run a cell over packed sequences ``[..., P, I]``, with pauses.
@@ -116,50 +99,6 @@ def _run_packed(
         piece, state = cell.run(projected, active, state)
         outputs.append(piece)
     return torch.cat(outputs, dim=-2), state
-
-
-def run_by_torch(
-    cell: Cell, inputs: Tensor, state: CellState, lengths: Tensor | None = None
-) -> tuple[Tensor, CellState]:
-    """The same as :func:`run_by_equations`, computed by torch's fused layer.
-
-    A GRU on a CPU has :func:`~models.packed_gru.run_gru` in its place, which trains faster.
-
-    Raises:
-        ValueError: torch has no layer that computes this cell.
-    """
-    kernel = TORCH_KERNELS.get(type(cell))
-    if kernel is None or not isinstance(cell, RecurrentCell):
-        raise ValueError(f"torch has no layer that computes {type(cell).__name__}")
-    if isinstance(cell, GRUCell) and inputs.device.type == "cpu":
-        outputs, hidden = run_gru(cell, inputs, state[0], lengths)
-        return outputs, (hidden,)
-    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
-    initial = tuple(part[None] for part in state)
-    hx = initial if len(initial) > 1 else initial[0]
-    # Arguments after the weights: biases, layers, dropout, training, bidirectional, batch-first.
-    if lengths is None:
-        outputs, *final = kernel(inputs, hx, weights, True, 1, 0.0, cell.training, False, True)
-        return outputs, tuple(part[0] for part in final)
-    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    order = cast(Tensor, packed.sorted_indices)
-    restore = cast(Tensor, packed.unsorted_indices)
-    hx = tuple(part.index_select(1, order) for part in initial)
-    data, *final = kernel(
-        packed.data,
-        packed.batch_sizes,
-        hx if len(hx) > 1 else hx[0],
-        weights,
-        True,
-        1,
-        0.0,
-        cell.training,
-        False,
-    )
-    outputs, _ = pad_packed_sequence(
-        packed._replace(data=data), batch_first=True, total_length=inputs.shape[1]
-    )
-    return outputs, tuple(part[0].index_select(0, restore) for part in final)
 
 
 class RecurrentStack(nn.Module):
@@ -245,9 +184,10 @@ class RecurrentStack(nn.Module):
     ) -> Generator[None, None, tuple[Tensor, StackState]]:
         """What :meth:`forward` computes, for serving.
 
-        Always by the equations: decoding steps by them, so a prompt read this way leaves the
-        state that the same tokens would have left one by one. No padding is computed, and there
-        are pauses in which others may run.
+        On a processor by the equations: decoding steps by them, so a prompt read this way leaves
+        the state that the same tokens would have left one by one. On a GPU, where no two ways
+        give the same bits, by torch's fused layer. No padding is computed, and there are pauses
+        in which others may run.
 
         Args:
             inputs: ``[P, I]``, packed.
@@ -256,26 +196,56 @@ class RecurrentStack(nn.Module):
                 zeros if None. A bidirectional stack begins with zeros.
 
         Yields:
-            Nothing, after every :data:`PIECE_POSITIONS` positions of a layer but the last.
+            Nothing, after every :data:`PIECE_POSITIONS` positions of a layer but the last
+            (:data:`FUSED_PIECE_POSITIONS` of the fused layer).
 
         Returns:
             The top layer's outputs ``[P, D*H]``, packed, and each layer's state ``[N, D*H]``.
         """
         reverse = send(layout.reverse, inputs.device) if self.num_directions == 2 else None
-        final = []
+        final: list[CellState] = []
+        if self._run is run_by_torch and starting_dominates(inputs):
+            return (yield from self._read_by_torch(inputs, layout, start, reverse))
         for layer in range(len(self.forward_cells)):
             if layer:
                 yield
             if reverse is None:
                 cell = self.cells()[layer]
                 before = None if start is None else start[layer]
-                inputs, after = yield from _run_packed(cell, inputs, layout, before)
+                inputs, after = yield from run_packed(cell, inputs, layout, before)
                 final.append(after)
                 continue
             both = torch.stack([inputs, inputs.index_select(0, reverse)])
-            outputs, after = yield from _run_packed(self._pair(layer), both, layout)
+            outputs, after = yield from run_packed(self._pair(layer), both, layout)
             inputs = torch.cat([outputs[0], outputs[1].index_select(0, reverse)], dim=-1)
             final.append(tuple(torch.cat([part[0], part[1]], dim=-1) for part in after))
+        return inputs, tuple(final)
+
+    def _read_by_torch(
+        self,
+        inputs: Tensor,
+        layout: PackedLayout,
+        start: StackState | None,
+        reverse: Tensor | None,
+    ) -> Generator[None, None, tuple[Tensor, StackState]]:
+        """:meth:`read` by the fused layer; ``reverse`` as the layout has it, or None."""
+        cells, depth = self.trained_cells(), len(self.forward_cells)
+        final: list[CellState] = []
+        for layer in range(depth):
+            if layer:
+                yield
+            before = None if start is None else start[layer]
+            ahead, after = yield from run_packed_by_torch(cells[layer], inputs, layout, before)
+            if reverse is None:
+                inputs = ahead
+                final.append(after)
+                continue
+            back, after_back = yield from run_packed_by_torch(
+                cells[depth + layer], inputs.index_select(0, reverse), layout
+            )
+            inputs = torch.cat([ahead, back.index_select(0, reverse)], dim=-1)
+            both = zip(after, after_back, strict=True)
+            final.append(tuple(torch.cat(pair, dim=-1) for pair in both))
         return inputs, tuple(final)
 
     def _pair(self, layer: int) -> Cell:

@@ -25,7 +25,7 @@ from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.packed_gru import ROWS_OF_A_SHAPE
-from models.packing import sequence_mask
+from models.placement import on_device
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
 from training.corpora import read_cut
@@ -74,12 +74,14 @@ class Batch:
         source_lengths: ``[N]`` int64.
         targets: ``[N, T]`` int64, each row ends with ``<eos>`` unless it was truncated.
         target_lengths: ``[N]`` int64.
+        real_targets: ``[M]`` int64, where the targets stand that are no padding, all rows in one.
     """
 
     sources: Tensor
     source_lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
+    real_targets: Tensor
 
     def twice(self) -> "Batch":
         """The same pairs again behind these, for dropout to make another pass of them."""
@@ -88,6 +90,7 @@ class Batch:
             self.source_lengths.repeat(2),
             self.targets.repeat(2, 1),
             self.target_lengths.repeat(2),
+            torch.cat([self.real_targets, self.real_targets + self.targets.numel()]),
         )
 
 
@@ -234,7 +237,14 @@ class Translation:
     def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
         sources = pad_tokens([pair.source for pair in pairs], self._device)
         targets = pad_tokens([pair.target for pair in pairs], self._device)
-        return Batch(*sources, *targets)
+        size = targets[0].shape[1]
+        # Found here, where a GPU need not be asked, and waited for.
+        real = [
+            row * size + position
+            for row, pair in enumerate(pairs)
+            for position in range(len(pair.target))
+        ]
+        return Batch(*sources, *targets, on_device(real, self._device))
 
     def loss(self, batch: Batch) -> BatchLoss:
         """Teacher forcing on one batch; logits are computed at real positions only."""
@@ -246,9 +256,9 @@ class Translation:
         inputs = torch.cat([begin, batch.targets[:, :-1]], dim=1)
         decoder = self.model.decoder
         features = decoder.features(inputs, decoder.start(encoded))
-        mask = sequence_mask(batch.target_lengths, batch.targets.shape[1])
-        targets = batch.targets[mask]
-        logits = decoder.output(pad_rows(features[mask]))
+        targets = batch.targets.flatten().index_select(0, batch.real_targets)
+        real = features.flatten(0, 1).index_select(0, batch.real_targets)
+        logits = decoder.output(pad_rows(real))
         smoothing = self._settings.label_smoothing
         if not consistency:
             objective, likelihood = smoothed_loss(logits, targets, smoothing)

@@ -6,13 +6,16 @@ from torch.nn import functional
 
 from training.smoothing import smoothed_loss
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_loss_and_gradient_are_torchs(smoothing: float, dtype: torch.dtype) -> None:
+def test_loss_and_gradient_are_torchs(smoothing: float, dtype: torch.dtype, device: str) -> None:
     torch.manual_seed(0)
-    logits = (3 * torch.randn(37, 29)).to(dtype).requires_grad_()
-    targets = torch.randint(29, (37,))
+    logits = (3 * torch.randn(37, 29)).to(device, dtype).requires_grad_()
+    targets = torch.randint(29, (37,)).to(device)
     objective, likelihood = smoothed_loss(logits, targets, smoothing)
     (objective / 37).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     found = logits.grad
@@ -29,13 +32,16 @@ def test_loss_and_gradient_are_torchs(smoothing: float, dtype: torch.dtype) -> N
     assert not likelihood.requires_grad
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_consistency_of_two_passes_is_r_drop(smoothing: float, dtype: torch.dtype) -> None:
+def test_consistency_of_two_passes_is_r_drop(
+    smoothing: float, dtype: torch.dtype, device: str
+) -> None:
     torch.manual_seed(0)
     rows = 41  # more than a chunk has, and no multiple of it
-    logits = (2 * torch.randn(2 * rows, 29)).to(dtype).requires_grad_()
-    targets = torch.randint(29, (rows,))
+    logits = (2 * torch.randn(2 * rows, 29)).to(device, dtype).requires_grad_()
+    targets = torch.randint(29, (rows,)).to(device)
     objective, likelihood = smoothed_loss(logits, targets, smoothing, consistency=5.0)
     (objective / 7).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     found = logits.grad
