@@ -5,9 +5,13 @@ without an end; h11, uvicorn's other parser, bounds their size, but is slower.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.api.scope import WATCH_SCOPE_KEY
 
 MAX_HEAD_BYTES = 64 * 1024
 """Most bytes of a request line and its headers: what h11 takes, too."""
@@ -34,18 +38,21 @@ class LimitedProtocol(HttpToolsProtocol):
     _watched: _Part | None = None
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Wait for the first request's head."""
         super().connection_made(transport)
+        self._watchers: set[Callable[[], None]] = set()
         self._awaited = "head"
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._awaited = None
+        """Wait for nothing more, and tell whoever works for the client."""
+        self._awaited, self._is_lost = None, True
         self._watch()
         super().connection_lost(exc)
+        self._tell_watchers()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head, and read it."""
@@ -62,6 +69,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A request begins."""
         self._awaited = "head"
         super().on_message_begin()
+        self.scope[WATCH_SCOPE_KEY] = self._watch_client  # type: ignore[literal-required]  # ours
 
     def on_headers_complete(self) -> None:
         """Its head is here."""
@@ -90,6 +98,17 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._watched == "head":
             self._watched = None
             self._watch()
+
+    def _watch_client(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """See :data:`app.api.scope.WATCH_SCOPE_KEY`."""
+        self._watchers.add(tell)
+        if self._is_lost:
+            self.loop.call_soon(self._tell_watchers)
+        return partial(self._watchers.discard, tell)
+
+    def _tell_watchers(self) -> None:
+        while self._watchers:
+            self._watchers.pop()()
 
     def _watch(self) -> None:
         """See to it that what is awaited comes in time."""

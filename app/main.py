@@ -11,6 +11,7 @@ from app import VERSION
 from app.api.admin import router as admin_router
 from app.api.authorization import AuthorizationMiddleware
 from app.api.dialects import DialectMiddleware
+from app.api.direct import DirectMiddleware
 from app.api.docs_page import install_docs
 from app.api.errors import install_error_handlers
 from app.api.head import HeadMiddleware
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
 def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
     """What every request goes through: the last one added sees it first."""
     settings = runtime.settings
+    app.add_middleware(DirectMiddleware, routers=(router, openai_router, libretranslate_router))
     app.add_middleware(
         BodyLimitMiddleware,
         max_body_bytes=settings.max_body_bytes,

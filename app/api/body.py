@@ -26,6 +26,9 @@ _MAX_FIELDS = 1_000
 """Of one object or form: no body here has a tenth of it, and an error for each takes its time."""
 _KEY_FIELD = "api_key"
 
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+"""Answers a request, or raises one of the exceptions that :mod:`app.api.errors` knows."""
+
 
 class StrictBody(BaseModel):
     """Base of all bodies: nothing is converted, and nothing unknown is let through.
@@ -49,9 +52,14 @@ class StrictBodyRoute(APIRoute):
 
     An endpoint with a body takes just the request and the body: nothing is left to do for what
     FastAPI does between reading a body and calling the endpoint, which takes longer than both.
+
+    Attributes:
+        handler: what answers a request, where the endpoint takes a body and its path is one.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    handler: Handler | None = None
+
+    def get_route_handler(self) -> Handler:
         """What answers a request."""
         if self.body_field is None:
             return super().get_route_handler()
@@ -63,6 +71,8 @@ class StrictBodyRoute(APIRoute):
             response: Response = await endpoint(request, await read_body(request, schemas))
             return response
 
+        if not self.param_convertors:
+            self.handler = handle
         return handle
 
 

@@ -168,28 +168,30 @@ def problem(
 def install_error_handlers(app: FastAPI) -> None:
     """Have the application answer every exception with a :class:`Problem`."""
 
-    @app.exception_handler(GatehouseError)
-    async def on_gatehouse_error(request: Request, error: Exception) -> Response:
-        return told(request.scope, problem_of(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_validation_error(request: Request, error: Exception) -> Response:
-        return told(request.scope, _from_validation_error(error))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: Exception) -> Response:
-        return told(request.scope, _from_http_exception(error))
-
-    @app.exception_handler(ClientGoneError)
-    async def on_client_gone(request: Request, error: Exception) -> Response:
-        request.scope[OUTCOME_SCOPE_KEY] = CANCELLED
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
-
-    @app.exception_handler(Exception)
-    async def on_unexpected(request: Request, error: Exception) -> Response:
+    async def on_error(request: Request, error: Exception) -> Response:
+        answer = answer_of(request.scope, error)
+        if answer is not None:
+            return answer
         # The server logs the exception itself with its traceback.
         detail = "an unexpected error happened; the log has the details"
         return told(request.scope, problem("internal_error", detail))
+
+    for kind in (GatehouseError, RequestValidationError, HTTPException, ClientGoneError, Exception):
+        app.add_exception_handler(kind, on_error)
+
+
+def answer_of(scope: Scope, error: Exception) -> Response | None:
+    """The answer for an exception that an endpoint raised; None for an unexpected one."""
+    if isinstance(error, GatehouseError):
+        return told(scope, problem_of(error))
+    if isinstance(error, RequestValidationError):
+        return told(scope, _from_validation_error(error))
+    if isinstance(error, HTTPException):
+        return told(scope, _from_http_exception(error))
+    if isinstance(error, ClientGoneError):
+        scope[OUTCOME_SCOPE_KEY] = CANCELLED
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return None
 
 
 def told(scope: Scope, answer: ProblemResponse) -> Response:

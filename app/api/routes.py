@@ -75,7 +75,7 @@ async def generate(
         stream = service.stream_generation(generation)
         keepalive_seconds = runtime.settings.stream_keepalive_seconds
         return EventStreamResponse(stream, encode_generation, keepalive_seconds)
-    result = await while_connected(request.receive, service.generate(generation))
+    result = await while_connected(request.scope, request.receive, service.generate(generation))
     return JsonResponse(GenerateAnswer.of(result))
 
 
@@ -112,7 +112,7 @@ async def translate(
         stream = await service.stream_translation(translation)
         keepalive_seconds = runtime.settings.stream_keepalive_seconds
         return EventStreamResponse(stream, encode_translation, keepalive_seconds)
-    result = await while_connected(request.receive, service.translate(translation))
+    result = await while_connected(request.scope, request.receive, service.translate(translation))
     return JsonResponse(TranslateAnswer.of(result, with_hypotheses=body.num_hypotheses is not None))
 
 
@@ -130,12 +130,12 @@ async def bleu(
     service = runtime_of(request).service()
     translation, scoring = body.to_translation(), body.to_scoring()
     if translation is None:
-        scores = await while_connected(request.receive, service.score(scoring))
+        scores = await while_connected(request.scope, request.receive, service.score(scoring))
         return JsonResponse(BleuAnswer.of(scores, None))
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
     work = service.translate_and_score(translation, scoring)
-    result, scores = await while_connected(request.receive, work)
+    result, scores = await while_connected(request.scope, request.receive, work)
     return JsonResponse(BleuAnswer.of(scores, result))
 
 

@@ -49,7 +49,7 @@ class EventStreamResponse(EventSourceResponse, Generic[Event]):
         """Send the events."""
         async with aclosing(self._stream):
             try:
-                await while_connected(receive, self._send_all(scope, send))
+                await while_connected(scope, receive, self._send_all(scope, send))
             except ClientGoneError:
                 scope[OUTCOME_SCOPE_KEY] = CANCELLED
 

@@ -97,8 +97,14 @@ class Books:
             retry_after_seconds=self._retry_after_seconds(),
         )
 
-    def accept(self, requests: Sequence[DecodeRequest]) -> EventStream:
+    def accept(
+        self, requests: Sequence[DecodeRequest], until_seconds: float | None = None
+    ) -> EventStream:
         """Accept all of the requests or none.
+
+        Args:
+            requests: to accept.
+            until_seconds: see :meth:`app.engine.client.EngineClient.submit`.
 
         Returns:
             Where their events will come.
@@ -114,7 +120,7 @@ class Books:
         ids = {request.request_id for request in requests}
         if len(ids) < len(requests) or not self._open.keys().isdisjoint(ids):
             raise ValueError("a request's id is already in use")
-        stream = EventStream(len(requests))
+        stream = EventStream(len(requests), until_seconds)
         now = self._clock()
         for request_id in ids:
             self._open[request_id] = _OpenRequest(stream, now)

@@ -12,7 +12,6 @@ import pickle
 import signal
 import sys
 import threading
-from contextlib import suppress
 from dataclasses import dataclass
 
 import zmq
@@ -97,6 +96,13 @@ def _wait_for_the_end_of_input() -> None:
     os._exit(1)
 
 
+def has_message(socket: "zmq.Socket[bytes]") -> bool:
+    """Whether something has come that can be received without waiting."""
+    events = socket.get(zmq.EVENTS)
+    assert isinstance(events, int)
+    return bool(events & zmq.POLLIN)
+
+
 class _SocketChannel:
     """See :class:`app.engine.host.EngineChannel`."""
 
@@ -124,7 +130,7 @@ class _SocketChannel:
         if timeout_seconds != 0:
             self._socket.poll(None if timeout_seconds is None else math.ceil(timeout_seconds * 1e3))
         received: list[Orders] = []
-        with suppress(zmq.Again):
-            while True:
-                received.append(decode_orders(self._socket.recv(zmq.NOBLOCK)))
+        # Asked before, since a step of few rows would notice the exception of a vain attempt.
+        while has_message(self._socket):
+            received.append(decode_orders(self._socket.recv(zmq.NOBLOCK)))
         return received

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from app.engine.child import Startup
+from app.engine.child import Startup, has_message
 from app.engine.host import HEARTBEAT_SECONDS, EngineLoad
 from app.engine.link import SECONDS_TO_LEAVE, LinkListener
 from app.engine.messages import (
@@ -188,11 +188,9 @@ class ProcessLink:
         ZeroMQ's descriptor tells that something has changed, not that messages are there, and
         may tell it only once.
         """
-        while self._context is not None:
+        while self._context is not None and has_message(self._socket):
             try:
                 self._take(decode_message(self._socket.recv(zmq.NOBLOCK)))
-            except zmq.Again:
-                return
             except msgspec.DecodeError:
                 logger.exception("the engine's process sent something odd; it is ended")
                 self._end_by_force()

@@ -152,7 +152,9 @@ class SupervisedEngine:
         """What one more request would be told, if the queue has no room for it."""
         return None if self._draining or self._loaded is None else self._books.refusal()
 
-    def submit(self, requests: Sequence[DecodeRequest]) -> EventStream:
+    def submit(
+        self, requests: Sequence[DecodeRequest], until_seconds: float | None = None
+    ) -> EventStream:
         """See :meth:`app.engine.client.EngineClient.submit`."""
         if self._draining:
             raise DrainingError("the service is shutting down and takes no more requests")
@@ -161,7 +163,7 @@ class SupervisedEngine:
         for request in requests:
             if request.model not in self._loaded.load_seconds:
                 raise ValueError(f"the engine has no model {request.model!r}")
-        stream = self._books.accept(requests)
+        stream = self._books.accept(requests, until_seconds)
         self._new_requests.extend(requests)
         self._flush_soon()
         return stream

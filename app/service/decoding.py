@@ -3,7 +3,6 @@
 Everything that decodes anything goes through :class:`Decoding`, whatever API dialect asked.
 """
 
-import asyncio
 import itertools
 import logging
 import time
@@ -160,7 +159,7 @@ class Decoding:
         self._last_token_at: dict[tuple[int, int], float] = {}
         self._output_tokens = 0
         if requests:
-            self._events = aiter(client.submit(requests))
+            self._events = aiter(client.submit(requests, deadline.at_seconds))
             input_tokens = sum(len(request.prompt) for request in requests)
             metrics.input_tokens.labels(model).inc(input_tokens)
             note(input_tokens=input_tokens, texts=len(requests))
@@ -199,9 +198,7 @@ class Decoding:
     async def __anext__(self) -> TokensEvent:
         while self._open:
             try:
-                # The timeout holds for the wait alone, never for the caller's own work.
-                async with asyncio.timeout_at(self._deadline.at_seconds):
-                    event = await anext(self._events)
+                event = await anext(self._events)
             except TimeoutError:
                 raise self._deadline.error() from None
             if isinstance(event, EndEvent):

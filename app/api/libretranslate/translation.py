@@ -25,7 +25,7 @@ async def answer_libretranslate(
         DeadlineError: it took too long.
         ClientGoneError: the client went away.
     """
-    return await while_connected(request.receive, _answer(request, service, body))
+    return await while_connected(request.scope, request.receive, _answer(request, service, body))
 
 
 async def _answer(

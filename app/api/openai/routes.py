@@ -60,7 +60,7 @@ async def completions(
                 runtime.settings.stream_keepalive_seconds,
                 encode_openai_error,
             )
-        result = await while_connected(request.receive, service.generate(generation))
+        result = await while_connected(request.scope, request.receive, service.generate(generation))
     return JsonResponse(writer.answer(result))
 
 

@@ -43,6 +43,20 @@ def test_what_came_before_it_was_read_is_kept() -> None:
     asyncio.run(scenario())
 
 
+def test_a_reader_waits_no_longer_than_it_may() -> None:
+    async def scenario() -> None:
+        stream = EventStream(1, asyncio.get_running_loop().time() + 0.01)
+        stream.deliver(TOKENS)
+        assert await anext(stream) == TOKENS
+        with pytest.raises(TimeoutError):
+            await anext(stream)
+        # What is there is given, however late it is asked for.
+        stream.deliver(end(1))
+        assert await anext(stream) == end(1)
+
+    asyncio.run(scenario())
+
+
 def test_a_reader_that_gave_up_does_no_harm_to_the_next() -> None:
     async def scenario() -> None:
         stream = EventStream(1)

@@ -48,15 +48,24 @@ class ScriptedEngine:
         self.cancelled: list[int] = []
         self.refusal: Exception | None = None
 
-    def submit(self, requests: Sequence[DecodeRequest]) -> AsyncIterator[Event]:
+    def submit(
+        self, requests: Sequence[DecodeRequest], until_seconds: float | None = None
+    ) -> AsyncIterator[Event]:
         if self.refusal is not None:
             raise self.refusal
         self.submitted += requests
-        return self._events(requests)
+        return self._events(requests, until_seconds)
 
-    async def _events(self, requests: Sequence[DecodeRequest]) -> AsyncIterator[Event]:
+    async def _events(
+        self, requests: Sequence[DecodeRequest], until_seconds: float | None
+    ) -> AsyncIterator[Event]:
         for request in requests:
-            async for event in self._script(request):
+            events = aiter(self._script(request))
+            while True:
+                async with asyncio.timeout_at(until_seconds):
+                    event = await anext(events, None)
+                if event is None:
+                    break
                 yield event
                 is_end = isinstance(event, EndEvent)
                 if self._obeys and request.request_id in self.cancelled and not is_end:
