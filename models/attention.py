@@ -64,7 +64,10 @@ class Attention(nn.Module, ABC):
         Returns:
             The context vectors ``[N, E]`` and the weights ``[N, S]``.
         """
-        projected = self.query_projection(queries)
+        return self.answer(self.query_projection(queries), memory)
+
+    def answer(self, projected: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
+        """:meth:`attend` for queries ``[N, A]`` that are projected already."""
         if memory.rest is None:
             return self._attend(projected, memory)
         contexts, weights, first = [], [], 0

@@ -7,6 +7,7 @@ from torch import nn
 
 from models.quantization import quantize
 from models.recurrent import RecurrentStack
+from models.whole_step import join_kernels
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -72,6 +73,7 @@ def set_precision(model: ModelType, precision: Precision) -> ModelType:
     """
     if precision == "int8":
         quantize(model)
+        join_kernels(model)
         return model
     model.to(_FLOATS[precision])
     for module in model.modules():

@@ -78,26 +78,30 @@ class Int8Linear(nn.Module):
     Args:
         weight: ``[O, I]``.
         bias: ``[O]``, or None.
+
+    Attributes:
+        weight: as kernels take it, the bias included.
+        outputs: O.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self._weight = _pack(weight, bias)
-        self._outputs = len(weight)
-        self.bias = torch.from_numpy(self._weight.biases)
+        self.weight = _pack(weight, bias)
+        self.outputs = len(weight)
+        self.bias = torch.from_numpy(self.weight.biases)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs ``[..., I]`` float32 to ``[..., O]`` float32."""
         if inputs.dim() != 2:
             outputs: Tensor = self(inputs.reshape(-1, inputs.shape[-1]))
-            return outputs.view(*inputs.shape[:-1], self._outputs)
+            return outputs.view(*inputs.shape[:-1], self.outputs)
         rows = inputs.contiguous().numpy()
-        products = np.empty((rows.shape[0], self._outputs), np.float32)
+        products = np.empty((rows.shape[0], self.outputs), np.float32)
         threads = torch.get_num_threads()
-        if threads > 1 and rows.size * self._outputs > _WORTH_SHARING:
-            linear_by_threads(rows, self._weight, products, threads)
+        if threads > 1 and rows.size * self.outputs > _WORTH_SHARING:
+            linear_by_threads(rows, self.weight, products, threads)
         else:
-            linear(rows, self._weight, products)
+            linear(rows, self.weight, products)
         return torch.from_numpy(products)
 
 
@@ -106,13 +110,17 @@ class Int8Cell(Cell):
 
     Args:
         cell: whose weights it takes over.
+
+    Attributes:
+        projection: of the inputs.
+        weights: of the hidden states, a block of gates after the other.
     """
 
     def __init__(self, cell: RecurrentCell) -> None:
         super().__init__(cell.hidden_size)
         self.num_states = cell.num_states
         *blocks, inputs = cell.products()
-        self._weights = [_pack(*block) for block in blocks]
+        self.weights = [_pack(*block) for block in blocks]
         self._kernel = KERNELS[type(cell)]
         self.projection = Int8Linear(*inputs)
 
@@ -145,7 +153,7 @@ class Int8Cell(Cell):
         states = [part.numpy() for part in state]
         counts = np.array(active, np.int64)
         inputs = projected.contiguous().numpy()
-        self._kernel(inputs, counts, *states, *self._weights, outputs.numpy())
+        self._kernel(inputs, counts, *states, *self.weights, outputs.numpy())
 
 
 class Int8CellPair(Cell):

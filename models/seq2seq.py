@@ -201,6 +201,8 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
         self.top = _stack(config, 2 * size, config.decoder_layers - 1)
         self.combine = nn.Linear(2 * size, size)
         self.tanh: nn.Module = nn.Tanh()
+        # Takes the place of the modules in a step of one thread: see models.whole_step.
+        self.whole_step: Callable[[Tensor, DecodeState], StepOutput] | None = None
 
     def start(self, encoded: EncodedSource) -> DecodeState:
         """See :class:`Decoder`."""
@@ -217,6 +219,8 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :class:`Decoder`."""
+        if self.whole_step is not None and torch.get_num_threads() == 1:
+            return self.whole_step(tokens, state)
         memory = cast(AttentionMemory, state.memory)
         hidden, bottom = self.bottom.step(self.embed(tokens), state.layers[:1])
         context, weights = self.attention.attend(hidden, memory)

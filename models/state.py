@@ -77,6 +77,11 @@ class AttentionMemory:
     rest: "AttentionMemory | None" = None
 
     @property
+    def is_of_integers(self) -> bool:
+        """Whether keys and values are integers: whoever attends to them passes padding over."""
+        return self.value_scales is not None
+
+    @property
     def rows(self) -> int:
         """N, of those that attend to these sources and not to the rest."""
         cells = self.layout.cells
@@ -123,6 +128,8 @@ class MemoryPool:
     @property
     def positions(self) -> int:
         """Positions that one attention to all sources looks at, padding included."""
+        if self._stored is not None and self._stored.is_of_integers:
+            return sum(self._lengths)
         return len(self) * stored_size(max(self._lengths, default=1))
 
     @property

@@ -42,6 +42,9 @@ from models.state import (
 
 SHORT_PROMPT = 32
 """Prompts up to this length are all read together: more of them cost less than one by one."""
+SHARED_LANE = 64
+"""Sources up to this padded size stand together where nobody looks at padding: each lane costs a
+step as much Python as twenty rows. Longer ones apart, or short ones would take as much memory."""
 
 
 @dataclass
@@ -279,13 +282,19 @@ class BatchedDecoder:
             else:
                 self._join(arrived.tasks, *read)
 
+    def _lane_size(self, length: int, memory: AttentionMemory | None) -> int:
+        """Which lane a source of this length belongs to."""
+        if self._single_lane or memory is None:
+            return 0
+        size = stored_size(length)
+        return max(size, SHARED_LANE) if memory.is_of_integers else size
+
     def _join(self, tasks: Sequence[DecodingTask], tokens: Tensor, state: DecodeState) -> None:
         self._inputs = self._inputs.to(tokens.device)
-        has_one_lane = self._single_lane or state.memory is None
         groups: dict[int, list[int]] = {}
         for index, task in enumerate(tasks):
             if not task.is_dropped:
-                size = 0 if has_one_lane else stored_size(len(task.prompt))
+                size = self._lane_size(len(task.prompt), state.memory)
                 groups.setdefault(size, []).append(index)
         if not groups:
             return

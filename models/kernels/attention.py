@@ -40,6 +40,15 @@ def _add(context, share, value):
 
 
 @kernel
+def _end_of(mask):
+    """Where the padding at the end begins."""
+    end = mask.shape[0]
+    while end > 0 and not mask[end - 1]:
+        end -= 1
+    return end
+
+
+@kernel
 def _attend(values, first, stride, scale, mask, weights, context):
     """Scores, which are in ``weights``, to weights; and the sum of the values by them."""
     top = _LOWEST
@@ -80,13 +89,15 @@ def attend_by_dot(
     """
     for n in range(queries.shape[0]):
         b = sources[n]
-        for s in range(weights.shape[1]):
+        end = _end_of(mask[b])
+        for s in range(end):
             if mask[b, s]:
                 place = b * key_strides[0] + s * key_strides[1]
                 key = keys[place : place + queries.shape[1]]
                 weights[n, s] = _dot(queries[n], key) * key_scales[b, s]
-        first = b * value_strides[0]
-        _attend(values, first, value_strides[1], value_scales[b], mask[b], weights[n], contexts[n])
+        first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
+        _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
+        weights[n, end:] = _ZERO
 
 
 @kernel
@@ -100,10 +111,12 @@ def attend_additively(
     """
     for n in range(queries.shape[0]):
         b = sources[n]
-        for s in range(weights.shape[1]):
+        end = _end_of(mask[b])
+        for s in range(end):
             if mask[b, s]:
                 place = b * key_strides[0] + s * key_strides[1]
                 key = keys[place : place + queries.shape[1]]
                 weights[n, s] = _additive(queries[n], key, vector)
-        first = b * value_strides[0]
-        _attend(values, first, value_strides[1], value_scales[b], mask[b], weights[n], contexts[n])
+        first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
+        _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
+        weights[n, end:] = _ZERO

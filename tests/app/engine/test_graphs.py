@@ -242,7 +242,7 @@ def test_a_state_that_was_just_read_steps_too(form: str) -> None:
 
 
 def test_sources_of_several_sizes_are_computed_without_a_graph() -> None:
-    model = set_precision(make_model("additive", "gru", 29), "int8")
+    model = make_model("additive", "gru", 29)
     with_graphs = graphed(model)
     tasks = [DecodingTask(key, [5] * (3 + 20 * key), DecodingParams(4)) for key in range(2)]
     found = []

@@ -17,7 +17,7 @@ from app.engine.request import (
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.params import Emission
 from models.decoding.reference import decode_reference
-from models.precision import set_precision
+from models.precision import Precision, set_precision
 from models.vocabulary import EOS_ID
 from tests.app.engine.scripted_models import (
     FIRST,
@@ -136,17 +136,23 @@ def test_a_turn_reports_its_step() -> None:
     assert runner.turn().report == StepReport("model", 5, SECONDS_PER_STEP)
 
 
-def test_a_turn_reports_the_padding_that_attention_looks_at() -> None:
-    runner = make_runner(set_precision(make_model("dot", "gru", 29), "int8"))
+@pytest.mark.parametrize(
+    ("precision", "attended", "padding"),
+    # Sources are padded to 16 or 32 positions; the kernels of int8 pass padding over.
+    [("float32", 16 + 32 + 16, 11 + 12 + 13), ("int8", 5 + 20 + 3, 0)],
+)
+def test_a_turn_reports_the_padding_that_attention_looks_at(
+    precision: Precision, attended: int, padding: int
+) -> None:
+    runner = make_runner(set_precision(make_model("dot", "gru", 29), precision))
     for request_id, length in enumerate((5, 20, 3)):
         source = (7,) * (length - 1) + (EOS_ID,)
         runner.submit(DecodeRequest(request_id, "model", source, DecodingParams(9, beam_size=2)))
     report = None
     while report is None or not report.rows:
         report = runner.turn().report
-    # Sources are padded to 16 or 32 positions.
-    assert report.positions_attended == 16 + 32 + 16
-    assert report.padding_attended == 11 + 12 + 13
+    assert report.positions_attended == attended
+    assert report.padding_attended == padding
 
 
 # ---------------------------------------------------------------- times

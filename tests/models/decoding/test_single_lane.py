@@ -52,7 +52,7 @@ def decode(model: StepModel, *, single_lane: bool) -> list[str]:
         if step == 0:
             decoder.admit([DecodingTask(0, [5, 2], greedy), DecodingTask(1, [6] * 16, beam)])
         if step == 3:
-            decoder.admit([DecodingTask(2, [7] * 60, beam), DecodingTask(3, [8] * 20, greedy)])
+            decoder.admit([DecodingTask(2, [7] * 100, beam), DecodingTask(3, [8] * 20, greedy)])
         if step == 6:
             decoder.remove([2])
         for key, emissions in decoder.step().emissions.items():
@@ -67,6 +67,13 @@ def test_one_lane_holds_all_sources_and_changes_no_answer(form: str) -> None:
     one, several = Watched(model), Watched(model)
     assert decode(one, single_lane=True) == decode(several, single_lane=False)
     assert all(len(sizes) == 1 for sizes in one.sizes)
-    assert max(len(sizes) for sizes in several.sizes) > 1
+    # Who passes padding over has short sources together, and a long one apart.
+    assert [sizes for sizes, _ in groupby(several.sizes)] == [[16], [32], [32, 128], [32]]
     # Padded to the longest that is there: it grows, and shrinks again.
-    assert [sizes for sizes, _ in groupby(one.sizes)] == [[16], [32], [64], [32]]
+    assert [sizes for sizes, _ in groupby(one.sizes)] == [[16], [32], [128], [32]]
+
+
+def test_where_padding_is_computed_sources_of_each_size_stand_apart() -> None:
+    several = Watched(make_model("parallel dot", "gru", 29))
+    decode(several, single_lane=False)
+    assert max(len(sizes) for sizes in several.sizes) == 3

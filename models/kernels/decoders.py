@@ -1,0 +1,83 @@
+"""Steps of :class:`models.seq2seq.ParallelAttentionDecoder` with GRU cells, in two halves.
+
+What is between them is the attention, whose sources stand in several pools. One call takes the
+place of a dozen: with few rows, half of a step was Python between the kernels.
+
+Shape legend: ``N`` rows, ``V`` vocabulary size, ``D`` embedding size, ``H`` hidden size, ``E``
+size of an encoder output, ``A`` attention size.
+"""
+
+import numpy as np
+
+from models.kernels.gates import apply_tanh, run_gru
+from models.kernels.jit import kernel
+from models.kernels.products import linear
+
+
+@kernel
+def _advance(inputs, hidden, projection, recurrent):
+    """One position of a layer of cells: ``inputs [N, I]``, and ``hidden [N, H]`` in place."""
+    rows, size = hidden.shape
+    projected = np.empty((rows, 3 * size), np.float32)
+    linear(inputs, projection, projected)
+    outputs = np.empty((rows, size), np.float32)
+    run_gru(projected, np.full(1, rows), hidden, recurrent, outputs)
+
+
+@kernel
+def begin_step(tokens, embedding, hidden, projection, recurrent, query, queries):
+    """Through the bottom layer, to what the sources are asked.
+
+    Args:
+        tokens: ``[N]`` int64.
+        embedding: ``[V, D]`` float32.
+        hidden: ``[N, H]``, of the bottom layer before the step; what is after it is written there.
+        projection: of the layer's inputs.
+        recurrent: of its hidden states.
+        query: projects these for the attention.
+        queries: ``[N, A]``, where the projected queries go.
+    """
+    rows = hidden.shape[0]
+    inputs = np.empty((rows, embedding.shape[1]), np.float32)
+    for n in range(rows):
+        inputs[n] = embedding[tokens[n]]
+    _advance(inputs, hidden, projection, recurrent)
+    linear(hidden, query, queries)
+
+
+@kernel
+def finish_step(
+    hidden, contexts, states, cells, combine, bottleneck, bottleneck_size, output, logits
+):
+    """From what the sources answered, through the layers above, to the logits.
+
+    Args:
+        hidden: ``[N, H]``, of the bottom layer.
+        contexts: ``[N, E]``.
+        states: for each layer above, ``[N, H]`` as of the bottom one.
+        cells: for each of them, the weights of its inputs and of its hidden states.
+        combine: makes features of the top hidden state and the context.
+        bottleneck: makes them smaller.
+        bottleneck_size: how small; 0 if they stay as they are.
+        output: makes the logits of them.
+        logits: ``[N, V]``, where these go.
+    """
+    rows, size = hidden.shape
+    joined = np.empty((rows, size + contexts.shape[1]), np.float32)
+    joined[:, :size] = hidden
+    joined[:, size:] = contexts
+    inputs = joined
+    for layer in range(len(states)):
+        _advance(inputs, states[layer], cells[layer][0], cells[layer][1])
+        inputs = states[layer]
+    joined[:, :size] = inputs
+    combined = np.empty((rows, size), np.float32)
+    linear(joined, combine, combined)
+    features = np.empty((rows, size), np.float32)
+    apply_tanh(combined, features)
+    if bottleneck_size:
+        narrow = np.empty((rows, bottleneck_size), np.float32)
+        linear(features, bottleneck, narrow)
+        linear(narrow, output, logits)
+    else:
+        linear(features, output, logits)

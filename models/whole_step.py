@@ -1,0 +1,79 @@
+"""A decoder's step in int8 as few kernels: the same bits as its modules give, in less time.
+
+Shape legend: ``N`` rows, ``V`` vocabulary size, ``A`` attention size.
+"""
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.encoder_decoder import StepOutput
+from models.kernels.decoders import begin_step, finish_step
+from models.quantization import Int8Attention, Int8Cell, Int8Linear
+from models.recurrent import RecurrentStack
+from models.seq2seq import ParallelAttentionDecoder
+from models.state import AttentionMemory, DecodeState
+
+
+class WholeStep:
+    """The step of a :class:`ParallelAttentionDecoder` of GRU cells.
+
+    Args:
+        decoder: quantized.
+    """
+
+    def __init__(self, decoder: ParallelAttentionDecoder) -> None:
+        (bottom,) = _cells(decoder.bottom)
+        attention, bottleneck = decoder.attention, decoder.bottleneck
+        assert isinstance(attention, Int8Attention)
+        self._attention = attention
+        self._embedding = decoder.embedding.weight.detach().numpy()
+        self._bottom = _weights_of(bottom)
+        self._query = _linear(attention.query_projection)
+        self._above = tuple(_weights_of(cell) for cell in _cells(decoder.top))
+        self._combine = _linear(decoder.combine)
+        self._output = _linear(decoder.output_layer)
+        narrow = self._output if bottleneck is None else _linear(bottleneck)
+        narrow_size = 0 if bottleneck is None else narrow.outputs
+        self._end = (narrow.weight, narrow_size, self._output.weight)
+
+    def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :meth:`models.encoder_decoder.Decoder.step`."""
+        memory = cast(AttentionMemory, state.memory)
+        # Copies: whoever has the state before the step may still need it.
+        hidden, *above = (layer[0].numpy().copy() for layer in state.layers)
+        queries = np.empty((len(hidden), self._query.outputs), np.float32)
+        begin_step(
+            tokens.numpy(), self._embedding, hidden, *self._bottom, self._query.weight, queries
+        )
+        contexts, weights = self._attention.answer(torch.from_numpy(queries), memory)
+        logits = np.empty((len(hidden), self._output.outputs), np.float32)
+        finish_step(
+            hidden, contexts.numpy(), tuple(above), self._above, self._combine.weight, *self._end,
+            logits,
+        )  # fmt: skip
+        layers = tuple((torch.from_numpy(part),) for part in (hidden, *above))
+        return StepOutput(torch.from_numpy(logits), DecodeState(layers, memory=memory), weights)
+
+
+def _cells(stack: RecurrentStack) -> list[Int8Cell]:
+    return [cast(Int8Cell, cell) for cell in stack.cells()]
+
+
+def _linear(module: torch.nn.Module) -> Int8Linear:
+    assert isinstance(module, Int8Linear)
+    return module
+
+
+def _weights_of(cell: Int8Cell) -> tuple[object, object]:
+    (recurrent,) = cell.weights
+    return cell.projection.weight, recurrent
+
+
+def join_kernels(model: torch.nn.Module) -> None:
+    """Have the decoders in a quantized model that can make whole steps make them from now on."""
+    for module in model.modules():
+        if isinstance(module, ParallelAttentionDecoder) and module.config.cell == "gru":
+            module.whole_step = WholeStep(module)
