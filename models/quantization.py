@@ -95,14 +95,18 @@ class Int8Linear(nn.Module):
         if inputs.dim() != 2:
             outputs: Tensor = self(inputs.reshape(-1, inputs.shape[-1]))
             return outputs.view(*inputs.shape[:-1], self.outputs)
-        rows = inputs.contiguous().numpy()
-        products = np.empty((rows.shape[0], self.outputs), np.float32)
+        products = torch.empty(inputs.shape[0], self.outputs)
+        self.multiply_into(products, inputs)
+        return products
+
+    def multiply_into(self, products: Tensor, inputs: Tensor) -> None:
+        """:meth:`forward` of inputs ``[M, I]`` into a tensor ``[M, O]`` that is there."""
+        rows, target = inputs.contiguous().numpy(), products.numpy()
         threads = torch.get_num_threads()
         if threads > 1 and rows.size * self.outputs > _WORTH_SHARING:
-            linear_by_threads(rows, self.weight, products, threads)
+            linear_by_threads(rows, self.weight, target, threads)
         else:
-            linear(rows, self.weight, products)
-        return torch.from_numpy(products)
+            linear(rows, self.weight, target)
 
 
 class Int8Cell(Cell):
@@ -173,8 +177,10 @@ class Int8CellPair(Cell):
 
     def project(self, inputs: Tensor) -> Tensor:
         """See :meth:`Cell.project`."""
-        both = zip(self._cells, inputs, strict=True)
-        return torch.stack([cell.project(own) for cell, own in both])
+        outputs = torch.empty(*inputs.shape[:-1], self._cells[0].projection.outputs)
+        for cell, own, projected in zip(self._cells, inputs, outputs, strict=True):
+            cell.projection.multiply_into(projected, own)
+        return outputs
 
     def initial_state(self, rows: int) -> CellState:
         """See :meth:`Cell.initial_state`."""

@@ -147,8 +147,9 @@ class MemoryPool:
                 old[first : first + count] = new
             else:
                 old[first : first + count, : new.shape[1]] = new
-                # What stood there before may not even have been a number: see _reserve.
-                old[first : first + count, new.shape[1] :] = 0
+                if not self._is_passed_over(old):
+                    # What stood there before may not even have been a number: see _reserve.
+                    old[first : first + count, new.shape[1] :] = 0
 
     def keep(self, places: Sequence[int]) -> None:
         """Keep the sources of these places, in this order; those that stay cost nothing."""
@@ -156,9 +157,33 @@ class MemoryPool:
         moves = [(to, place) for to, place in enumerate(places) if to != place]
         if not moves or self._stored is None:
             return
+        if self._stored.is_of_integers:
+            self._move_integers(moves)
+            return
         to, origin = on_device(moves, self._stored.mask.device).unbind(1)
         for part in self._stored.parts():
             _move_lines(part, to, origin)
+
+    def _move_integers(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Copy lines over others, and no padding that nobody looks at: ``(to, from)`` each."""
+        assert self._stored is not None
+        for part in self._stored.parts():
+            lines, is_passed_over = part.numpy(), self._is_passed_over(part)
+            moved = []
+            for to, place in moves:
+                # Those of these lengths stand in their new places already.
+                line = lines[place, : self._lengths[to]] if is_passed_over else lines[place]
+                moved.append(line.copy())
+            for (to, _), line in zip(moves, moved, strict=True):
+                if is_passed_over:
+                    lines[to, : len(line)] = line
+                else:
+                    lines[to] = line
+
+    def _is_passed_over(self, part: Tensor) -> bool:
+        """Whether nobody looks at what stands in a part where the mask says padding."""
+        assert self._stored is not None
+        return self._stored.is_of_integers and part.dim() > 1 and part.dtype != torch.bool
 
     def view(self, layout: RowLayout) -> AttentionMemory:
         """The sources as rows of this layout see them, no longer than the longest of them."""

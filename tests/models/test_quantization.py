@@ -287,6 +287,20 @@ def test_attending_does_not_depend_on_padding_batch_or_layout(
     assert torch.equal(shared_weights, weights.flatten(0, 1)[cells])
 
 
+@pytest.mark.parametrize("kind", ATTENTIONS.values())
+def test_nobody_looks_at_what_stands_in_padding(kind: type[Attention]) -> None:
+    """Pools leave there what another source was, which may not have been a number."""
+    _, attention = both_attentions(kind, 30)
+    values, queries = torch.randn(len(LENGTHS), 40, 30), torch.randn(len(LENGTHS), 30)
+    memory = random_memory(attention, LENGTHS, values, 48)
+    expected = attention.attend(queries, memory)
+    for part in (memory.keys, memory.values, memory.key_scales):
+        assert part is not None
+        part[~memory.mask] = float("nan") if part.is_floating_point() else 99
+    found = attention.attend(queries, memory)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 @settings(max_examples=20)
 @given(st.integers(1, 3000), st.floats(0.0, 60.0), st.integers(0, 1000))
 def test_weights_over_a_source_of_any_length_sum_to_one(
