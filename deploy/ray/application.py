@@ -71,9 +71,11 @@ class Replica:
         """Called by Ray once, before the lifespan begins and the models are loaded."""
         app = create_app(runtime=self._runtime)
         if self._load_model is not None:
-            # The innermost: behind the keys and the limits of create_app.
-            app.user_middleware.append(
-                Middleware(ModelInHeaderMiddleware, runtime=self._runtime, load=self._load_model)
+            # Behind the keys and the limits of create_app, and in front of its innermost: that
+            # is DirectMiddleware, which calls endpoints.
+            app.user_middleware.insert(
+                -1,
+                Middleware(ModelInHeaderMiddleware, runtime=self._runtime, load=self._load_model),
             )
         serve_metrics_of_all(app)
         app.add_middleware(ReplicaHeadersMiddleware, replica=self._metrics.replica)

@@ -11,22 +11,11 @@ from typing import Any, cast
 import llvmlite.binding
 import numba
 from numba.core import config
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 Function = Callable[..., Any]
 
 _FOLDER = Path(__file__).parent
-
-
-def _prefer_wide_vectors() -> None:
-    """Have loops take vectors of 512 bits where they cost no clock rate.
-
-    LLVM takes 256 bits on all processors of Intel, the first of which became slower with more.
-    Those with AMX do not, and what they compute of a step takes some 3 % less.
-    """
-    if config.CPU_FEATURES is None and processor_has("amx-tile"):
-        config.CPU_FEATURES = f"{get_host_cpu_features()},-prefer-256-bit"
 
 
 def _forget_outdated() -> None:
@@ -82,4 +71,3 @@ def processor_has(feature: str) -> bool:
 
 
 _forget_outdated()
-_prefer_wide_vectors()
