@@ -13,10 +13,12 @@ SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 128, 200, 1003])
 
 @st.composite
 def logit_rows(draw: st.DrawFn) -> NDArray[np.float32]:
-    """Rows with many equals, of every size around a block's."""
+    """Rows with many equals, some by rounding alone, of every size around a block's."""
     size, rows = draw(SIZES), draw(st.integers(1, 3))
     generator = np.random.default_rng(draw(st.integers(0, 10_000)))
-    return (generator.integers(-9, 10, (rows, size)) / np.float32(2)).astype(np.float32)
+    step = np.float32(draw(st.sampled_from([0.5, 2**-20, 2**-22, 2**-24])))
+    offset = np.float32(draw(st.sampled_from([0.0, -3.0, 17.0])))
+    return (generator.integers(-9, 10, (rows, size)) * step + offset).astype(np.float32)
 
 
 @given(logit_rows(), st.sets(st.integers(0, 3)), st.integers(1, 9))
