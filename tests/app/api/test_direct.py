@@ -1,9 +1,11 @@
 """Requests that go past FastAPI's router are answered as those that go through it."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fastapi import Request, Response
 from fastapi.testclient import TestClient
 
 from app.api import direct
@@ -85,3 +87,37 @@ def test_what_nobody_expects_is_told_and_logged(
     answer = client.post("/translate", json={"text": "go"})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "root_path", "is_direct"),
+    [
+        ("POST", "/translate", "", True),
+        ("POST", "/here/translate", "/here", True),
+        ("GET", "/translate", "", False),
+        ("POST", "/there/translate", "/here", False),
+        ("POST", "/metrics", "", False),
+    ],
+)
+def test_what_goes_the_short_way(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str, root_path: str, is_direct: bool
+) -> None:
+    """A prefix that a proxy adds is no part of the path."""
+    ways: list[str] = []
+
+    async def answer(request: Request) -> Response:
+        ways.append("direct")
+        return Response()
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        ways.append("router")
+        await Response()(scope, receive, send)
+
+    monkeypatch.setattr(direct, "direct_handlers", lambda _: {"/translate": answer})
+    scope = {"type": "http", "method": method, "path": path, "root_path": root_path, "headers": []}
+
+    async def ignore(*_: Any) -> Any:
+        return {"type": "http.request"}
+
+    asyncio.run(direct.DirectMiddleware(behind, ())(scope, ignore, ignore))
+    assert ways == ["direct" if is_direct else "router"]
