@@ -8,9 +8,7 @@ Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V``
 
 import logging
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,11 +26,12 @@ from models.packed_gru import ROWS_OF_A_SHAPE
 from models.placement import on_device
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from training.batches import Batch, TokenPair, plan_batches
 from training.corpora import read_cut
 from training.decoding import translate_texts
 from training.distributed import Processes
 from training.parallel import Pair, ParallelCut, TestSentence, group_references
-from training.preset import Optimization, ParallelData, Preset
+from training.preset import ParallelData, Preset
 from training.samples import AttentionWeights, Sample, attention_weights
 from training.scoring import (
     CARD_FIGURES,
@@ -52,78 +51,6 @@ VALIDATION_BLEU_SENTENCES = 200
 TEXTBOOK_BLEU_SENTENCES = 1000
 """Training sentences decoded at the end where no test sentences are held out."""
 TEXTBOOK_FIGURE = "training_textbook_bleu_k2"
-SORTED_POOL_BATCHES = 50
-"""Pairs are sorted by length within pools of about so many batches, so that batches have
-little padding while an epoch's order stays random."""
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """A pair as the model reads it: both sides end with ``<eos>``, unless truncated."""
-
-    source: tuple[int, ...]
-    target: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Padded pairs.
-
-    Attributes:
-        sources: ``[N, S]`` int64.
-        source_lengths: ``[N]`` int64.
-        targets: ``[N, T]`` int64, each row ends with ``<eos>`` unless it was truncated.
-        target_lengths: ``[N]`` int64.
-        real_targets: ``[M]`` int64, where the targets stand that are no padding, all rows in one.
-    """
-
-    sources: Tensor
-    source_lengths: Tensor
-    targets: Tensor
-    target_lengths: Tensor
-    real_targets: Tensor
-
-    def twice(self) -> "Batch":
-        """The same pairs again behind these, for dropout to make another pass of them."""
-        return Batch(
-            self.sources.repeat(2, 1),
-            self.source_lengths.repeat(2),
-            self.targets.repeat(2, 1),
-            self.target_lengths.repeat(2),
-            torch.cat([self.real_targets, self.real_targets + self.targets.numel()]),
-        )
-
-
-def plan_batches(
-    pairs: Sequence[TokenPair], settings: Optimization, epoch: int
-) -> list[list[TokenPair]]:
-    """An epoch's batches: random order, similar lengths together, the same whenever asked."""
-    generator = random.Random(f"{settings.seed} {epoch}")
-    order = list(pairs)
-    generator.shuffle(order)
-    average = sum(len(pair.target) for pair in pairs) / len(pairs)
-    rows = settings.batch_rows or max(int((settings.batch_tokens or 1) / average), 1)
-    pool = rows * SORTED_POOL_BATCHES
-    batches: list[list[TokenPair]] = []
-    for first in range(0, len(order), pool):
-        batch: list[TokenPair] = []
-        by_length = sorted(
-            order[first : first + pool], key=lambda p: (len(p.target), len(p.source))
-        )
-        for pair in by_length:
-            # Sorted by target length, so this pair is the longest of the batch.
-            is_full = (
-                len(batch) == settings.batch_rows
-                if settings.batch_tokens is None
-                else (len(batch) + 1) * len(pair.target) > settings.batch_tokens
-            )
-            if batch and is_full:
-                batches.append(batch)
-                batch = []
-            batch.append(pair)
-        batches.append(batch)
-    generator.shuffle(batches)
-    return batches
 
 
 class Translation:

@@ -29,6 +29,9 @@ def _forget_outdated() -> None:
             compiled.unlink(missing_ok=True)
 
 
+_forget_outdated()
+
+
 def instruction(function: Function) -> Function:
     """A function that writes what LLVM is to compile in place of a call of it."""
     return cast(Function, intrinsic(function))
@@ -68,6 +71,3 @@ def processor_has(feature: str) -> bool:
     if config.CPU_FEATURES is not None:
         return f"+{feature}" in config.CPU_FEATURES.split(",")
     return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
-
-
-_forget_outdated()

@@ -19,12 +19,12 @@ import torch
 from models.checkpoint import read_checkpoint
 from tests.training.tiny_runs import FakeTask, MakeTrainer, equal, history
 from training import distributed
+from training.batches import Batch
 from training.distributed import Processes, join_processes
 from training.language_modelling import LanguageModelling
 from training.loop import RunError
 from training.preset import Preset
 from training.run import make_task, train
-from training.translation import Batch
 
 MakePreset = Callable[..., Preset]
 CPU = torch.device("cpu")

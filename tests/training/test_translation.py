@@ -1,4 +1,4 @@
-"""Batches, loss and measurements of translation models."""
+"""Loss and measurements of translation models."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,9 +10,9 @@ import torch
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, SentencePieceTokenizer
 from training import translation
-from training.preset import Optimization, ParallelData, Preset
+from training.preset import ParallelData, Preset
 from training.sources import DataError
-from training.translation import TokenPair, Translation, plan_batches
+from training.translation import Translation
 
 MakePreset = Callable[..., Preset]
 MakeTask = Callable[..., Translation]
@@ -29,62 +29,6 @@ def make_task(pairs_preset: MakePreset, tmp_path: Path) -> MakeTask:
         return Translation(preset, preset.data, location, tmp_path, CPU)
 
     return make
-
-
-def _pairs(count: int) -> list[TokenPair]:
-    lengths = torch.randint(1, 31, (count, 2), generator=torch.Generator().manual_seed(1))
-    return [
-        TokenPair((number,) * int(source), (number,) * int(target))
-        for number, (source, target) in enumerate(lengths.tolist())
-    ]
-
-
-def _settings(**values: int) -> Optimization:
-    return Optimization.model_validate({"steps": 10, "learning_rate": 0.1, **values})
-
-
-@pytest.mark.parametrize("batching", [{"batch_rows": 7}, {"batch_tokens": 100}])
-def test_every_pair_comes_exactly_once_an_epoch(batching: dict[str, int]) -> None:
-    pairs = _pairs(1003)
-    for epoch in range(3):
-        batches = plan_batches(pairs, _settings(**batching), epoch)
-        assert Counter(pair for batch in batches for pair in batch) == Counter(pairs)
-        assert all(batches)
-
-
-def test_batches_keep_to_their_size_and_use_it() -> None:
-    pairs = _pairs(1003)
-    by_tokens = plan_batches(pairs, _settings(batch_tokens=100), 0)
-    padded = [len(batch) * max(len(pair.target) for pair in batch) for batch in by_tokens]
-    assert max(padded) <= 100
-    assert sum(padded) / len(padded) > 75
-    by_rows = plan_batches(pairs, _settings(batch_rows=7), 0)
-    sizes = [len(batch) for batch in by_rows]
-    assert max(sizes) == 7
-    assert sizes.count(7) >= len(sizes) - 3, "only a pool's last batch is smaller"
-
-
-def test_a_pair_longer_than_a_batch_has_one_of_its_own() -> None:
-    pairs = [TokenPair((1,), (1,) * 9), TokenPair((1,), (1,)), TokenPair((2,), (1,))]
-    batches = plan_batches(pairs, _settings(batch_tokens=4), 0)
-    assert sorted(len(batch) for batch in batches) == [1, 2]
-
-
-def test_batches_hold_pairs_of_similar_lengths() -> None:
-    batches = plan_batches(_pairs(1003), _settings(batch_tokens=100), 0)
-    lengths = [[len(pair.target) for pair in batch] for batch in batches]
-    waste = sum(max(batch) * len(batch) - sum(batch) for batch in lengths)
-    assert waste / sum(map(sum, lengths)) < 0.05
-
-
-def test_the_order_is_repeatable_and_new_in_each_epoch_and_with_each_seed() -> None:
-    pairs = _pairs(300)
-    first = plan_batches(pairs, _settings(batch_rows=7), 0)
-    assert plan_batches(list(pairs), _settings(batch_rows=7), 0) == first
-    assert plan_batches(pairs, _settings(batch_rows=7), 1) != first
-    assert plan_batches(pairs, _settings(batch_rows=7, seed=2), 0) != first
-    sizes = [len(batch[0].target) for batch in first]
-    assert sizes != sorted(sizes), "short sentences do not come first"
 
 
 @pytest.mark.parametrize(
