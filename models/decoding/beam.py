@@ -13,52 +13,143 @@ The rules, which :mod:`models.decoding.reference` follows too:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from models.decoding.params import DecodingParams, Hypothesis, normalised_score
+import numpy as np
+from numpy.typing import NDArray
 
-_NEGATIVE_INFINITY = float("-inf")
+from models.decoding.params import DecodingParams, GeneratedToken, Hypothesis, normalised_score
+from models.kernels import beams as kernels
+
+Weights = tuple[float, ...] | None
+"""A token's attention to its source, where asked for."""
 
 
-class Candidate(NamedTuple):
-    """A continuation of a live hypothesis. Candidates sort by the rules: the best one first.
+class BeamStep(NamedTuple):
+    """The continuations that a search keeps of its live hypotheses, best first.
 
     Attributes:
-        negative_total: its sum of log-probabilities, negated.
-        parent: index of the live hypothesis that it continues.
-        token: the token that it adds.
-        logprob: that token's log-probability.
+        parents: index of the live hypothesis that each continues.
+        tokens: the token that it adds.
+        logprobs: that token's log-probability.
+        totals: its sum of log-probabilities.
     """
 
-    negative_total: float
-    parent: int
-    token: int
-    logprob: float
+    parents: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    totals: list[float]
+
+    def only(self, places: Sequence[int]) -> "BeamStep":
+        """These of the continuations."""
+        return BeamStep(
+            [self.parents[place] for place in places],
+            [self.tokens[place] for place in places],
+            [self.logprobs[place] for place in places],
+            [self.totals[place] for place in places],
+        )
+
+
+@dataclass(slots=True)
+class LiveBeams:
+    """The beam searches of a batch before a step.
+
+    Attributes:
+        rows: their rows, those of a search one after the other.
+        totals: of each row its hypothesis' sum of log-probabilities.
+        counts: of each search its live hypotheses.
+        widths: of each search the continuations that it keeps at most.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    totals: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """K: as many candidates of each row are enough."""
+        return max(self.widths, default=0)
 
 
 def expand(
-    cumulative: Sequence[float],
-    logprobs: Sequence[Sequence[float]],
-    tokens: Sequence[Sequence[int]],
-    width: int,
-) -> list[Candidate]:
-    """The best ``width`` continuations of the live hypotheses, or all where there are fewer.
+    beams: LiveBeams, tokens: NDArray[np.int64], logprobs: NDArray[np.float32]
+) -> list[BeamStep]:
+    """What each search keeps: nothing where a hypothesis' probabilities are not numbers.
 
     Args:
-        cumulative: sum of log-probabilities of each live hypothesis.
-        logprobs: of each, those of its best ``width`` next tokens or more.
-        tokens: these tokens.
-        width: how many to keep.
+        beams: the searches.
+        tokens: ``[R, K]``, the most probable next tokens of each row, best first.
+        logprobs: ``[R, K]``, their log-probabilities.
     """
-    # Plain tuples sort in the same order, and most are never looked at again.
-    candidates = [
-        (-(total + logprob), parent, token, logprob)
-        for parent, (total, row, ids) in enumerate(zip(cumulative, logprobs, tokens, strict=True))
-        for logprob, token in zip(row, ids, strict=True)
-        if logprob > _NEGATIVE_INFINITY
+    shape = (len(beams.counts), beams.width)
+    kept = np.empty(len(beams.counts), np.int64)
+    parents, ids = np.empty(shape, np.int64), np.empty(shape, np.int64)
+    shares, totals = np.empty(shape), np.empty(shape)
+    kernels.keep_best(
+        np.array(beams.totals), tokens, logprobs, np.array(beams.counts), np.array(beams.widths),
+        kept, parents, ids, shares, totals,
+    )  # fmt: skip
+    steps = map(BeamStep, parents.tolist(), ids.tolist(), shares.tolist(), totals.tolist())
+    return [
+        step if count == beams.width else step.only(range(count))
+        for step, count in zip(steps, kept.tolist(), strict=True)
     ]
-    candidates.sort()
-    return [Candidate(*candidate) for candidate in candidates[:width]]
+
+
+class BeamSearch:
+    """One request's search while it runs.
+
+    Args:
+        params: of the request.
+
+    Attributes:
+        totals: the live hypotheses' sums of log-probabilities, best first.
+        finished: those that are complete, in the order in which they were found.
+    """
+
+    __slots__ = ("_history", "_params", "finished", "totals")
+
+    def __init__(self, params: DecodingParams) -> None:
+        self._params = params
+        self.totals = [0.0]
+        self.finished: list[Hypothesis] = []
+        self._history: list[tuple[BeamStep, Sequence[Weights]]] = []
+
+    @property
+    def width(self) -> int:
+        """Continuations that it keeps: a finished hypothesis keeps its slot."""
+        return self._params.beam_size - len(self.finished)
+
+    @property
+    def can_improve(self) -> bool:
+        """Whether it goes on."""
+        return bool(self.totals) and can_improve(self.totals[0], self.finished, self._params)
+
+    def go_on(self, step: BeamStep, attention: Sequence[Weights]) -> None:
+        """The live hypotheses are these now.
+
+        Args:
+            step: without those that are finished.
+            attention: of each, or nothing at all.
+        """
+        self.totals = step.totals
+        self._history.append((step, attention))
+
+    def tokens(self, step: BeamStep, place: int, weights: Weights) -> tuple[GeneratedToken, ...]:
+        """All tokens of the hypothesis in this place of a step that has not been gone on with.
+
+        Each step knows its parents only, so that going on copies nothing.
+        """
+        tokens = [GeneratedToken(step.tokens[place], step.logprobs[place], weights)]
+        parent = step.parents[place]
+        for before, attention in reversed(self._history):
+            weights = attention[parent] if attention else None
+            tokens.append(GeneratedToken(before.tokens[parent], before.logprobs[parent], weights))
+            parent = before.parents[parent]
+        tokens.reverse()
+        return tuple(tokens)
 
 
 def can_improve(best_live: float, finished: Sequence[Hypothesis], params: DecodingParams) -> bool:

@@ -6,19 +6,20 @@ Shape legend: ``N`` rows, ``V`` vocabulary size, ``S`` source positions, ``K`` c
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from models.decoding.beam import BeamStep, LiveBeams, expand
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
 from models.decoding.sampling import NEVER_GENERATED, choose_tokens, suppress_special
 from models.kernels import choice as kernels
 from models.placement import on_device
 
-Number = TypeVar("Number", int, float)
 _NEVER_GENERATED = np.array(NEVER_GENERATED)
 
 
@@ -42,14 +43,12 @@ class RowKinds:
 
     Attributes:
         special: rows that sample or have a repetition penalty, with their needs.
-        beam: rows of beam searches.
-        beam_width: K, the widest of these.
+        beams: the beam searches.
         attended: rows whose attention weights are asked for.
     """
 
     special: dict[int, RowNeeds] = field(default_factory=dict)
-    beam: list[int] = field(default_factory=list)
-    beam_width: int = 0
+    beams: LiveBeams = field(default_factory=LiveBeams)
     attended: list[int] = field(default_factory=list)
 
 
@@ -60,15 +59,13 @@ class Choices:
     Attributes:
         tokens: the chosen token of each row; of no meaning for a beam's.
         logprobs: its log-probability, before temperature, penalties and filters.
-        candidates: of each row of a beam, the K best tokens, best first.
-        candidate_logprobs: their log-probabilities.
+        beams: of each beam search, in the order of :class:`RowKinds`, what it keeps.
         attention: of each row that asked for them, the weights of all source positions.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
-    candidates: Mapping[int, Sequence[int]]
-    candidate_logprobs: Mapping[int, Sequence[float]]
+    beams: Sequence[BeamStep]
     attention: Mapping[int, Sequence[float]]
 
 
@@ -84,8 +81,8 @@ def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices
         return _choose_here(logits.contiguous(), attention, kinds)
     parts = compute_choices(logits, attention, kinds)
     # One transfer brings them all.
-    flat = torch.cat(parts).tolist()
-    ends = list(itertools.accumulate(len(part) for part in parts))
+    flat = np.array(torch.cat(parts).tolist())
+    ends = itertools.accumulate(len(part) for part in parts)
     values = [flat[end - len(part) : end] for end, part in zip(ends, parts, strict=True)]
     return _unpack(values, kinds, attention is not None)
 
@@ -105,23 +102,24 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
     scores, count = logits.numpy(), len(logits)
     tokens, tops = np.empty(count, np.int64), np.empty(count, np.float32)
     sums = np.empty(count, np.float32)
-    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums)
+    lanes = np.empty((count, kernels.LANES), np.float32)
+    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums, lanes)
     if special is not None:
         tokens[list(kinds.special)] = special.numpy()
     chosen = np.empty(count, np.float32)
     kernels.log_probabilities(scores, tokens, tops, sums, chosen)
-    beam = np.array(kinds.beam, np.int64)
-    width = min(kinds.beam_width, scores.shape[1])
-    candidates = np.empty((len(beam), width), np.int64)
-    logprobs = np.empty((len(beam), width), np.float32)
-    if len(beam):
-        kernels.best_candidates(scores, beam, tops, sums, candidates, logprobs)
+    beams: Sequence[BeamStep] = ()
+    if kinds.beams.rows:
+        rows = np.array(kinds.beams.rows)
+        shape = (len(rows), min(kinds.beams.width, scores.shape[1]))
+        candidates, logprobs = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        kernels.best_candidates(scores, rows, tops, sums, lanes, candidates, logprobs)
+        beams = expand(kinds.beams, candidates, logprobs)
     weights = [] if attention is None or not kinds.attended else attention[kinds.attended].tolist()
     return Choices(
         tokens=tokens.tolist(),
         logprobs=chosen.tolist(),
-        candidates=dict(zip(kinds.beam, candidates.tolist(), strict=True)),
-        candidate_logprobs=dict(zip(kinds.beam, logprobs.tolist(), strict=True)),
+        beams=beams,
         attention=dict(zip(kinds.attended, weights, strict=False)),
     )
 
@@ -144,11 +142,11 @@ def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -
     tokens = _choose_tokens(logits, kinds)
     chosen = logprobs.gather(1, tokens[:, None])[:, 0]
     parts = [tokens.double(), chosen.double()]
-    if kinds.beam:
+    if kinds.beams.rows:
         rows = logprobs
-        if len(kinds.beam) < len(logprobs):
-            rows = logprobs.index_select(0, on_device(kinds.beam, device))
-        best, ids = top_candidates(suppress_special(rows), kinds.beam_width)
+        if len(kinds.beams.rows) < len(logprobs):
+            rows = logprobs.index_select(0, on_device(kinds.beams.rows, device))
+        best, ids = top_candidates(suppress_special(rows), kinds.beams.width)
         parts += [ids.double().flatten(), best.double().flatten()]
     if attention is not None and kinds.attended:
         index = on_device(kinds.attended, device)
@@ -157,7 +155,7 @@ def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -
 
 
 def _choose_tokens(logits: Tensor, kinds: RowKinds) -> Tensor:
-    if len(kinds.beam) == len(logits):
+    if len(kinds.beams.rows) == len(logits):
         return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     special = _choose_special(logits, kinds)
     if special is not None and len(special) == len(logits):
@@ -181,23 +179,20 @@ def _choose_special(logits: Tensor, kinds: RowKinds) -> Tensor | None:
     )
 
 
-def _unpack(values: list[list[float]], kinds: RowKinds, has_attention: bool) -> Choices:
+def _unpack(values: list[NDArray[np.float64]], kinds: RowKinds, has_attention: bool) -> Choices:
     """The parts of the transfer, each to the rows that it belongs to."""
     tokens, logprobs, *others = values
-    ids, best = (others[0], others[1]) if kinds.beam else ([], [])
-    weights = others[-1] if has_attention and kinds.attended else []
+    beams: Sequence[BeamStep] = ()
+    count = len(kinds.beams.rows)
+    if count:
+        ids = others[0].astype(np.int64).reshape(count, -1)
+        beams = expand(kinds.beams, ids, others[1].astype(np.float32).reshape(count, -1))
+    weights: list[list[float]] = []
+    if has_attention and kinds.attended:
+        weights = others[-1].reshape(len(kinds.attended), -1).tolist()
     return Choices(
-        tokens=list(map(int, tokens)),
-        logprobs=logprobs,
-        candidates=_by_row(kinds.beam, list(map(int, ids))),
-        candidate_logprobs=_by_row(kinds.beam, best),
-        attention=_by_row(kinds.attended, weights),
+        tokens=tokens.astype(np.int64).tolist(),
+        logprobs=logprobs.tolist(),
+        beams=beams,
+        attention=dict(zip(kinds.attended, weights, strict=False)),
     )
-
-
-def _by_row(rows: Sequence[int], values: list[Number]) -> dict[int, list[Number]]:
-    """Values of all rows, one row after the other, by row; nothing where there are none."""
-    if not values:
-        return {}
-    width = len(values) // len(rows)
-    return {row: values[i * width : (i + 1) * width] for i, row in enumerate(rows)}

@@ -4,9 +4,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
-from models.decoding.beam import Candidate, can_improve, expand, rank
+from models.decoding.beam import BeamSearch, BeamStep, Weights, rank
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, RowKinds, RowNeeds
 from models.decoding.params import (
@@ -64,19 +63,13 @@ class DecodingTask:
         return replace(self, is_dropped=True, key=-1)
 
 
-_Trail: TypeAlias = "tuple[GeneratedToken, _Trail] | None"
-"""The tokens of a hypothesis, last first, shared with those that continue it."""
-
-
 @dataclass(slots=True)
-class _Row:
-    """One row of the batch: a running output, or a live hypothesis of a beam search."""
+class _Output:
+    """A running output that is no hypothesis of a beam search: one row."""
 
-    output_index: int
-    text: deque[int] = field(default_factory=deque)
+    index: int
+    text: deque[int]
     tokens: list[GeneratedToken] = field(default_factory=list)
-    cumulative: float = 0.0
-    trail: _Trail = None
 
 
 class Running:
@@ -87,18 +80,19 @@ class Running:
         continues_prompt: whether the prompt's tokens belong to the text of its outputs.
 
     Attributes:
-        rows: the rows that it has, none when it is complete.
-        first_row: where they begin in the batch.
+        first_row: where its rows begin in the batch.
         parents: after :meth:`advance`, the row of the last step that each row continues.
         inputs: the token that each row is to be fed.
+        row_count: rows that it has, none when it is complete.
         length: steps made.
         failure: what went wrong, if anything.
         trace: the steps of the search so far, or None where nobody asked for them.
     """
 
     __slots__ = (
-        "_finished", "_needs_text", "_places", "_position", "_text", "failure", "first_row",
-        "inputs", "length", "parents", "rows", "task", "trace",
+        "_beam_index", "_needs_text", "_outputs", "_places", "_position", "_search", "_text",
+        "_total", "failure", "first_row", "inputs", "length", "parents", "row_count", "task",
+        "trace",
     )  # fmt: skip
 
     def __init__(self, task: DecodingTask, continues_prompt: bool) -> None:
@@ -110,51 +104,57 @@ class Running:
         text = (*before, *task.prompt) if continues_prompt and self._needs_text else ()
         self._text = text[-REPETITION_WINDOW:]
         self._position = 0 if task.resume is None else task.resume.position
-        self.rows = [
-            _Row(index, deque(self._text, REPETITION_WINDOW)) for index in range(task.first_rows)
-        ]
+        self._search = BeamSearch(task.params) if task.params.is_beam else None
+        self._beam_index = 0
+        self._outputs: list[_Output] = []
+        if self._search is None:
+            indices = range(task.first_rows)
+            self._outputs = [_Output(i, deque(self._text, REPETITION_WINDOW)) for i in indices]
+        self.row_count = task.first_rows
         self.first_row = 0
         self.parents: list[int] = []
         self.inputs: list[int] = []
         self.failure = ""
         self.length = 0
-        self._finished: list[Hypothesis] = []
         self.trace: list[tuple[KeptCandidate, ...]] | None = None
         if task.params.return_beam_trace:
             self.trace = []
+            self._total = 0.0  # of a greedy search, which is a beam of one
             self._places: list[int | None] = [None]  # of the live rows in the trace's last step
 
     @property
     def reserved_rows(self) -> int:
         """Rows that it may still come to have."""
-        if self.task.params.is_beam:
-            return self.task.params.beam_size - len(self._finished)
-        return len(self.rows)
+        return self.row_count if self._search is None else self._search.width
 
     def describe_rows(self, kinds: RowKinds) -> None:
         """Say what the choice of each row's next token needs."""
         params = self.task.params
-        rows = range(self.first_row, self.first_row + len(self.rows))
+        rows = range(self.first_row, self.first_row + self.row_count)
         if params.return_attention:
             kinds.attended.extend(rows)
-        if params.is_beam:
-            kinds.beam.extend(rows)
-            kinds.beam_width = max(kinds.beam_width, params.beam_size)
+        if self._search is not None:
+            beams = kinds.beams
+            self._beam_index = len(beams.counts)
+            beams.rows.extend(rows)
+            beams.totals.extend(self._search.totals)
+            beams.counts.append(self.row_count)
+            beams.widths.append(self._search.width)
         elif params.is_sampled or self._needs_text:
-            for index, row in zip(rows, self.rows, strict=True):
-                seed = params.output_seed(row.output_index)
+            for row, output in zip(rows, self._outputs, strict=True):
+                seed = params.output_seed(output.index)
                 position = self._position + self.length
                 uniform = uniform_number(seed, position) if params.is_sampled else 0.0
-                kinds.special[index] = RowNeeds(params, uniform, row.text)
+                kinds.special[row] = RowNeeds(params, uniform, output.text)
 
     def keep_all(self) -> None:
         """Go on with the rows as they are: another request is leaving."""
-        first = self.first_row
-        self.parents = list(range(first, first + len(self.rows)))
+        self.parents = list(range(self.first_row, self.first_row + self.row_count))
 
     def drop(self) -> None:
         """Give up all rows."""
-        self.rows, self.parents, self.inputs = [], [], []
+        self.row_count, self._outputs = 0, []
+        self.parents, self.inputs = [], []
 
     def advance(self, choices: Choices, capture: StateCapture | None = None) -> list[Emission]:
         """Take over what the step has chosen; return what is to be told.
@@ -166,38 +166,39 @@ class Running:
         self.length += 1
         if self.task.params.return_state is StateReturn.NEVER:
             capture = None
-        if self.task.params.is_beam:
-            return self._advance_beam(choices, capture)
-        return self._advance_rows(choices, capture)
+        if self._search is not None:
+            return self._advance_beam(self._search, choices, capture)
+        return self._advance_outputs(choices, capture)
 
-    def _advance_rows(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
-        stream, rows = self.task.stream, self.rows
+    def _advance_outputs(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
+        stream, outputs = self.task.stream, self._outputs
         at_limit = self.length == self.task.params.max_new_tokens
         emissions: list[Emission] = []
         if self.trace is not None:
             token, logprob = choices.tokens[self.first_row], choices.logprobs[self.first_row]
-            rows[0].cumulative += logprob
-            self._trace_step([Candidate(-rows[0].cumulative, 0, token, logprob)], at_limit)
-        self.rows, self.parents, self.inputs = [], [], []
-        for index, row in enumerate(rows, start=self.first_row):
-            token, logprob = choices.tokens[index], choices.logprobs[index]
+            self._total += logprob
+            self._trace_step(BeamStep([0], [token], [logprob], [self._total]), at_limit)
+        self._outputs, self.parents, self.inputs = [], [], []
+        for row, output in enumerate(outputs, start=self.first_row):
+            token, logprob = choices.tokens[row], choices.logprobs[row]
             if math.isnan(logprob):
                 return self._fail()
-            row.tokens.append(GeneratedToken(token, logprob, self._attention(index, choices)))
+            output.tokens.append(GeneratedToken(token, logprob, self._attention(row, choices)))
             reason = state = None
             if token == EOS_ID or at_limit:
                 reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
             if capture is not None and (reason is not None or self._wants_each_state):
-                state = self._save(capture, index, row.text, token)
+                state = self._save(capture, row, output.text, token)
             if reason is None:
-                self.rows.append(row)
-                self.parents.append(index)
+                self._outputs.append(output)
+                self.parents.append(row)
                 self.inputs.append(token)
                 if self._needs_text:
-                    row.text.append(token)
+                    output.text.append(token)
             if stream or reason is not None:
-                emissions.append(Emission(row.output_index, tuple(row.tokens), reason, state))
-                row.tokens = []
+                emissions.append(Emission(output.index, tuple(output.tokens), reason, state))
+                output.tokens = []
+        self.row_count = len(self._outputs)
         return emissions
 
     @property
@@ -217,47 +218,48 @@ class Running:
             vectors = capture.after(row)
         return SavedState(vectors, tuple(window)[-REPETITION_WINDOW:], self._position + length)
 
-    def _advance_beam(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
-        params, rows, first = self.task.params, self.rows, self.first_row
-        span = range(first, first + len(rows))
-        # A row without probabilities has NaN for every token, whichever was chosen.
-        if any(math.isnan(choices.logprobs[row]) for row in span):
-            return self._fail()
-        best = expand(
-            [row.cumulative for row in rows],
-            [choices.candidate_logprobs[row] for row in span],
-            [choices.candidates[row] for row in span],
-            params.beam_size - len(self._finished),
-        )
-        if not best:
+    def _advance_beam(
+        self, search: BeamSearch, choices: Choices, capture: StateCapture | None
+    ) -> list[Emission]:
+        step, params, first = choices.beams[self._beam_index], self.task.params, self.first_row
+        if not step.tokens:
             return self._fail()
         at_limit = self.length == params.max_new_tokens
         if self.trace is not None:
-            self._trace_step(best, at_limit)
-        self.rows, self.parents, self.inputs = [], [], []
-        for negative, parent, token, logprob in best:
-            attention = self._attention(first + parent, choices)
-            trail = (GeneratedToken(token, logprob, attention), rows[parent].trail)
-            if token == EOS_ID or at_limit:
-                reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
-                tokens = _tokens_of(trail)
-                state = None
-                if capture is not None:
-                    text = (*self._text, *(each.token for each in tokens[:-1]))
-                    state = self._save(capture, first + parent, text, token)
-                self._finished.append(
-                    complete_hypothesis(tokens, reason, params.length_penalty, state)
-                )
-                continue
-            self.rows.append(_Row(0, cumulative=-negative, trail=trail))
-            self.parents.append(first + parent)
-            self.inputs.append(token)
-        if self.rows and can_improve(self.rows[0].cumulative, self._finished, params):
-            return []
-        self.drop()
-        return emit_hypotheses(rank(self._finished, params.num_outputs))
+            self._trace_step(step, at_limit)
+        attention: list[Weights] = []
+        if params.return_attention:
+            attention = [self._attention(first + parent, choices) for parent in step.parents]
+        if at_limit or EOS_ID in step.tokens:
+            live = []
+            for place, token in enumerate(step.tokens):
+                if token != EOS_ID and not at_limit:
+                    live.append(place)
+                    continue
+                tokens = search.tokens(step, place, attention[place] if attention else None)
+                search.finished.append(self._complete(tokens, first + step.parents[place], capture))
+            step, attention = step.only(live), [attention[i] for i in live if attention]
+        search.go_on(step, attention)
+        if not search.can_improve:
+            self.drop()
+            return emit_hypotheses(rank(search.finished, params.num_outputs))
+        self.row_count = len(step.tokens)
+        self.parents = [first + parent for parent in step.parents]
+        self.inputs = step.tokens
+        return []
 
-    def _trace_step(self, best: Sequence[Candidate], at_limit: bool) -> None:
+    def _complete(
+        self, tokens: tuple[GeneratedToken, ...], row: int, capture: StateCapture | None
+    ) -> Hypothesis:
+        """A hypothesis that ends with what was chosen for this row."""
+        token, state = tokens[-1].token, None
+        if capture is not None:
+            text = (*self._text, *(each.token for each in tokens[:-1]))
+            state = self._save(capture, row, text, token)
+        reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
+        return complete_hypothesis(tokens, reason, self.task.params.length_penalty, state)
+
+    def _trace_step(self, step: BeamStep, at_limit: bool) -> None:
         assert self.trace is not None
         going_on = FinishReason.LENGTH if at_limit else None
         alpha = self.task.params.length_penalty
@@ -266,10 +268,10 @@ class Running:
                 self._places[parent],
                 token,
                 logprob,
-                normalised_score(-negative, self.length, alpha),
+                normalised_score(total, self.length, alpha),
                 FinishReason.END if token == EOS_ID else going_on,
             )
-            for negative, parent, token, logprob in best
+            for parent, token, logprob, total in zip(*step, strict=True)
         )
         self.trace.append(kept)
         self._places = [place for place, one in enumerate(kept) if one.finish_reason is None]
@@ -283,11 +285,3 @@ class Running:
         self.drop()
         self.failure = "the model's probabilities are not numbers"
         return []
-
-
-def _tokens_of(trail: _Trail) -> tuple[GeneratedToken, ...]:
-    tokens = []
-    while trail is not None:
-        token, trail = trail
-        tokens.append(token)
-    return tuple(reversed(tokens))

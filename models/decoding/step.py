@@ -98,7 +98,7 @@ class _Lane:
         """
         places = list(range(len(self.running)))
         for place in reversed(range(len(self.running))):
-            if self.running[place].rows:
+            if self.running[place].row_count:
                 continue
             last, origin = self.running.pop(), places.pop()
             if place < len(self.running):
@@ -110,7 +110,7 @@ class _Lane:
         """The sources, as the rows see them."""
         if self.pool is None or not self.running:
             return None
-        counts = [len(running.rows) for running in self.running]
+        counts = [running.row_count for running in self.running]
         width = max(counts)
         if min(counts) == width:
             return self.pool.view(RowLayout(width))
@@ -224,7 +224,7 @@ class BatchedDecoder:
                 continue
             if running.length == 1:
                 result.begun.append(running.task.key)
-            if not running.rows:
+            if not running.row_count:
                 result.complete.append(running.task.key)
                 if running.trace is not None:
                     result.traces[running.task.key] = tuple(running.trace)
@@ -269,7 +269,7 @@ class BatchedDecoder:
         first = 0
         for running in self._running():
             running.first_row = first
-            first += len(running.rows)
+            first += running.row_count
 
     def _read(self, result: StepResult) -> None:
         """Read for a while; what is read to its end joins."""

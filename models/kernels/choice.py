@@ -8,7 +8,7 @@ import numpy as np
 from models.kernels.gates import exponential
 from models.kernels.jit import kernel, reduction
 
-_LANES = 64
+LANES = 64
 _LOWEST, _ZERO = np.float32(-np.inf), np.float32(0)
 
 
@@ -18,21 +18,21 @@ def _best(logits, tops, blocks):
 
     Every 64th token has a maximum in common, with where it stood: many at once, without a branch.
     """
-    whole = logits.shape[0] // _LANES
+    whole = logits.shape[0] // LANES
     tops[:] = _LOWEST
     blocks[:] = 0
     for block in range(whole):
-        part = logits[block * _LANES : (block + 1) * _LANES]
-        for lane in range(_LANES):
+        part = logits[block * LANES : (block + 1) * LANES]
+        for lane in range(LANES):
             higher = part[lane] > tops[lane]
             tops[lane] = part[lane] if higher else tops[lane]
             blocks[lane] = np.int32(block) if higher else blocks[lane]
     top, token = _LOWEST, logits.shape[0]
-    for lane in range(_LANES if whole else 0):
-        place = blocks[lane] * _LANES + lane
+    for lane in range(LANES if whole else 0):
+        place = blocks[lane] * LANES + lane
         if tops[lane] > top or (tops[lane] == top and place < token):
             top, token = tops[lane], place
-    for place in range(whole * _LANES, logits.shape[0]):
+    for place in range(whole * LANES, logits.shape[0]):
         if logits[place] > top:
             top, token = logits[place], place
     return min(token, logits.shape[0] - 1)
@@ -47,7 +47,7 @@ def _mass(logits, top):
 
 
 @kernel
-def most_probable(logits, never, tokens, tops, sums):
+def most_probable(logits, never, tokens, tops, sums, lanes):
     """The most probable token of each row, and what makes a log-probability of a logit.
 
     Args:
@@ -56,15 +56,17 @@ def most_probable(logits, never, tokens, tops, sums):
         tokens: ``[N]`` int64, where the tokens go, the lowest of equals.
         tops: ``[N]``, where each row's highest logit goes.
         sums: ``[N]``, where the logarithms of the sums of e^(logit - highest) go.
+        lanes: ``[N, 64]``, where the maxima of every 64th logit go, what is left over at the end
+            apart.
     """
-    lane_tops, lane_blocks = np.empty(_LANES, np.float32), np.empty(_LANES, np.int32)
+    blocks = np.empty(LANES, np.int32)
     spared = np.empty(never.shape[0], np.float32)
     for n in range(logits.shape[0]):
         row = logits[n]
         for i in range(never.shape[0]):
             spared[i] = row[never[i]]
             row[never[i]] = _LOWEST
-        tokens[n] = _best(row, lane_tops, lane_blocks)
+        tokens[n] = _best(row, lanes[n], blocks)
         top = row[tokens[n]]
         for i in range(never.shape[0]):
             row[never[i]] = spared[i]
@@ -90,7 +92,7 @@ def log_probabilities(logits, tokens, tops, sums, logprobs):
 @kernel
 def log_softmax(logits, logprobs):
     """All log-probabilities of rows ``[N, V]``, the same bits as those of single tokens."""
-    tops, blocks = np.empty(_LANES, np.float32), np.empty(_LANES, np.int32)
+    tops, blocks = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
     for n in range(logits.shape[0]):
         row = logits[n]
         top = row[_best(row, tops, blocks)]
@@ -100,40 +102,73 @@ def log_softmax(logits, logprobs):
 
 
 @kernel
-def best_candidates(logits, rows, tops, sums, tokens, logprobs):
+def _bar(lanes, count):
+    """The ``count``-th highest of the lanes' maxima, or minus infinity where there are fewer.
+
+    So many lanes hold a logit that is as high, and so no lower one is among the ``count`` best.
+    """
+    highest = np.full(count, _LOWEST, np.float32)
+    for lane in range(lanes.shape[0]):
+        top = lanes[lane]
+        if not top > highest[count - 1]:
+            continue
+        place = count - 1
+        while place and top > highest[place - 1]:
+            highest[place] = highest[place - 1]
+            place -= 1
+        highest[place] = top
+    return highest[count - 1]
+
+
+@kernel
+def _insert(token, logprob, held, tokens, logprobs):
+    """Put a token in its place among those that are held; return how many these are then."""
+    count = tokens.shape[0]
+    if held == count:
+        last = logprobs[count - 1]
+        if not (logprob > last or (logprob == last and token < tokens[count - 1])):
+            return held
+    place = min(held, count - 1)
+    while place:
+        before = logprobs[place - 1]
+        if not (logprob > before or (logprob == before and token < tokens[place - 1])):
+            break
+        logprobs[place], tokens[place] = before, tokens[place - 1]
+        place -= 1
+    logprobs[place], tokens[place] = logprob, token
+    return min(held + 1, count)
+
+
+@kernel
+def best_candidates(logits, rows, tops, sums, lanes, tokens, logprobs):
     """The most probable tokens of some rows, best first, the lower id first among equals.
+
+    Only the lanes are looked at whose maximum is high enough, as a rule as many as candidates.
 
     Args:
         logits: ``[N, V]`` as :func:`most_probable` left them.
         rows: ``[R]`` int64.
         tops: ``[N]`` from there.
         sums: ``[N]`` from there.
+        lanes: ``[N, 64]`` from there.
         tokens: ``[R, K]`` int64, where the tokens go; K is at most V.
         logprobs: ``[R, K]``, where their log-probabilities go.
     """
-    count = tokens.shape[1]
+    size = logits.shape[1]
+    whole = size // LANES * LANES
     for r in range(rows.shape[0]):
         n = rows[r]
-        row = logits[n]
-        best, ids = logprobs[r], tokens[r]
+        row, top, log_sum = logits[n], tops[n], sums[n]
+        # Different logits may have the same log-probability: these are what is compared.
+        bar = log_probability(_bar(lanes[n], tokens.shape[1]), top, log_sum)
         held = 0
-        for first in range(0, row.shape[0], _LANES):
-            part = row[first : first + _LANES]
-            if held == count:
-                # What is no higher than the logit of the last one is no more probable.
-                last = row[ids[count - 1]]
-                higher = 0
-                for lane in range(part.shape[0]):
-                    higher += part[lane] > last
-                if not higher:
-                    continue
-            for lane in range(part.shape[0]):
-                value = log_probability(part[lane], tops[n], sums[n])
-                if held == count and not value > best[count - 1]:
-                    continue
-                place = min(held, count - 1)
-                held = min(held + 1, count)
-                while place and value > best[place - 1]:
-                    best[place], ids[place] = best[place - 1], ids[place - 1]
-                    place -= 1
-                best[place], ids[place] = value, first + lane
+        for lane in range(LANES if whole else 0):
+            if log_probability(lanes[n, lane], top, log_sum) < bar:
+                continue
+            for token in range(lane, whole, LANES):
+                logprob = log_probability(row[token], top, log_sum)
+                if not logprob < bar:
+                    held = _insert(token, logprob, held, tokens[r], logprobs[r])
+        for token in range(whole, size):
+            logprob = log_probability(row[token], top, log_sum)
+            held = _insert(token, logprob, held, tokens[r], logprobs[r])

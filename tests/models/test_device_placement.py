@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.config import CellName
+from models.decoding.beam import LiveBeams
 from models.decoding.choice import RowKinds, RowNeeds, compute_choices
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
@@ -149,10 +150,11 @@ ROW_NEEDS = [
 @pytest.mark.parametrize("size", [29, 8003])
 def test_choices_are_made_on_the_device(size: int) -> None:
     rows = len(ROW_NEEDS)
-    all_kinds = RowKinds(dict(enumerate(ROW_NEEDS)), [rows, rows + 1], 4, [1, rows])
+    beams = LiveBeams([rows, rows + 1], [-1.0, -2.0], [2], [4])
+    all_kinds = RowKinds(dict(enumerate(ROW_NEEDS)), beams, [1, rows])
     for kinds, count in (
         (RowKinds(), 3),
-        (RowKinds(beam=[0, 1], beam_width=4), 2),
+        (RowKinds(beams=LiveBeams([0, 1], [-1.0, -2.0], [2], [4])), 2),
         (RowKinds(special={0: ROW_NEEDS[2]}), 1),
         (all_kinds, rows + 3),
     ):
@@ -161,7 +163,7 @@ def test_choices_are_made_on_the_device(size: int) -> None:
             attention = torch.zeros(count, 16, device=META, dtype=torch.bfloat16)
             parts = compute_choices(logits, attention, kinds)
         assert {(part.device, part.dtype) for part in parts} == {(META, torch.float64)}
-        candidates = [len(kinds.beam) * kinds.beam_width] * 2 if kinds.beam else []
+        candidates = [len(kinds.beams.rows) * kinds.beams.width] * 2 if kinds.beams.rows else []
         weights = [len(kinds.attended) * 16] if kinds.attended else []
         assert [len(part) for part in parts] == [count, count, *candidates, *weights]
 

@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.decoding.beam import can_improve, expand, rank
+from models.decoding.beam import BeamSearch, BeamStep, LiveBeams, can_improve, expand, rank
 from models.decoding.params import (
     DecodingParams,
     FinishReason,
@@ -15,9 +16,7 @@ from models.decoding.sampling import NEVER_GENERATED
 
 SIZE = 9
 values = st.sampled_from([-4.0, -2.0, -1.0, -1.0, -0.5])
-
-
-@given(
+beams = st.tuples(
     st.lists(
         st.tuples(st.lists(values, min_size=SIZE, max_size=SIZE), st.sampled_from([-1.0, -2.0])),
         min_size=1,
@@ -25,48 +24,92 @@ values = st.sampled_from([-4.0, -2.0, -1.0, -1.0, -0.5])
     ),
     st.integers(1, 40),
 )
-def test_expansion_equals_sorting_every_continuation(
-    live: list[tuple[list[float], float]], width: int
-) -> None:
-    """Score first, then the parent, then the lowest token: ties are common here."""
-    best = [best_tokens(row, width) for row, _ in live]
-    expansion = expand(
-        [sum_ for _, sum_ in live],
-        [[row[token] for token in tokens] for (row, _), tokens in zip(live, best, strict=True)],
-        best,
-        width,
+Live = list[tuple[list[float], float]]
+
+
+def expand_all(searches: list[tuple[Live, int]]) -> list[BeamStep]:
+    """Of each search the live hypotheses, log-probabilities and sum, and how many it keeps."""
+    rows = [one for live, _ in searches for one in live]
+    together = LiveBeams(
+        list(range(len(rows))),
+        [total for _, total in rows],
+        [len(live) for live, _ in searches],
+        [width for _, width in searches],
     )
-    everything = sorted(
-        (-(sum_ + logprob), parent, token)
-        for parent, (row, sum_) in enumerate(live)
-        for token, logprob in enumerate(row)
-        if token not in NEVER_GENERATED
-    )
-    assert [candidate[:3] for candidate in expansion] == everything[:width]
-    for candidate in expansion:
-        assert candidate.logprob == live[candidate.parent][0][candidate.token]
+    best = [best_tokens(row, together.width) for row, _ in rows]
+    logprobs = [[row[t] for t in tokens] for (row, _), tokens in zip(rows, best, strict=True)]
+    return expand(together, np.array(best), np.array(logprobs, np.float32))
 
 
 def best_tokens(logprobs: list[float], width: int) -> list[int]:
     """Those of one row, best first, as the batched decoder hands them over."""
-    allowed = (token for token in range(SIZE) if token not in NEVER_GENERATED)
+    allowed = (token for token in range(len(logprobs)) if token not in NEVER_GENERATED)
     return sorted(allowed, key=lambda token: (-logprobs[token], token))[:width]
 
 
+@given(st.lists(beams, min_size=1, max_size=3))
+def test_expansion_equals_sorting_every_continuation(searches: list[tuple[Live, int]]) -> None:
+    """Score first, then the parent, then the lowest token: ties are common here."""
+    for (live, width), step in zip(searches, expand_all(searches), strict=True):
+        everything = sorted(
+            (-(total + logprob), parent, token)
+            for parent, (row, total) in enumerate(live)
+            for token, logprob in enumerate(row)
+            if token not in NEVER_GENERATED
+        )
+        found = zip(step.totals, step.parents, step.tokens, strict=True)
+        assert [(-total, *rest) for total, *rest in found] == everything[:width]
+        for parent, token, logprob, _ in zip(*step, strict=True):
+            assert logprob == live[parent][0][token]
+
+
+def expand_one(totals: list[float], logprobs: list[list[float]], width: int) -> BeamStep:
+    """Of one search, whose candidates have the tokens 9, 8, 7 ..."""
+    ids = np.array([range(9, 9 - len(row), -1) for row in logprobs])
+    live = LiveBeams(list(range(len(totals))), totals, [len(totals)], [width])
+    (step,) = expand(live, ids, np.array(logprobs, np.float32))
+    return step
+
+
 def test_sums_are_kept_in_double_precision() -> None:
-    (best,) = expand([-1e8], [[-0.1]], [[2]], 1)
-    assert best.negative_total == 1e8 + 0.1
+    assert expand_one([-1e8], [[-0.125]], 1).totals == [-1e8 - 0.125]
 
 
 def test_sums_that_round_to_the_same_go_to_the_lower_token() -> None:
-    best = expand([-1e17], [[-0.1, -0.2, -0.3]], [[7, 6, 5]], 2)
-    assert [candidate.token for candidate in best] == [5, 6]
+    assert expand_one([-1e17], [[-0.1, -0.2, -0.3]], 3).tokens == [7, 8, 9]
+
+
+def test_what_one_search_keeps_does_not_depend_on_the_width_of_others() -> None:
+    """Candidates that only a wider beam needs could come in where sums round to the same."""
+    ids, logprobs = np.array([[9, 8, 7]] * 2), np.array([[-0.1, -0.2, -0.3]] * 2, np.float32)
+    step, _ = expand(LiveBeams([0, 1], [-1e17] * 2, [1, 1], [2, 3]), ids, logprobs)
+    assert step.tokens == [8, 9]
 
 
 def test_what_has_no_probability_is_no_continuation() -> None:
     """The special tokens come as candidates too where few others are left."""
-    candidates = expand([-1.0, -2.0], [[-0.5, -math.inf], [-math.inf] * 2], [[5, 0], [0, 1]], 4)
-    assert [candidate.token for candidate in candidates] == [5]
+    step = expand_one([-1.0, -2.0], [[-0.5, -math.inf], [-math.inf] * 2], 4)
+    assert step == BeamStep([0], [9], [-0.5], [-1.5])
+
+
+def test_a_hypothesis_whose_probabilities_are_no_numbers_ends_its_search_alone() -> None:
+    ids = np.array([[9, 8]] * 3)
+    logprobs = np.array([[-1.0, -2.0], [math.nan, math.nan], [-1.0, -2.0]], np.float32)
+    broken, sound = expand(LiveBeams([0, 1, 2], [0.0] * 3, [2, 1], [2, 2]), ids, logprobs)
+    assert broken.tokens == []
+    assert sound.tokens == [9, 8]
+
+
+def test_a_search_finds_its_way_back() -> None:
+    search = BeamSearch(DecodingParams(9, beam_size=2))
+    search.go_on(BeamStep([0, 0], [5, 6], [-1.0, -2.0], [-1.0, -2.0]), [(0.5,), (0.25,)])
+    search.go_on(BeamStep([1, 0], [7, 8], [-0.5, -3.0], [-2.5, -4.0]), [(0.75,), (1.0,)])
+    tokens = search.tokens(BeamStep([1, 0], [3, 2], [-0.1, -0.2], [-4.1, -2.7]), 1, (0.0,))
+    assert tokens == (
+        GeneratedToken(6, -2.0, (0.25,)),
+        GeneratedToken(7, -0.5, (0.75,)),
+        GeneratedToken(2, -0.2, (0.0,)),
+    )
 
 
 def finished(score: float) -> Hypothesis:

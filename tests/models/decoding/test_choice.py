@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models.decoding.beam import BeamStep, LiveBeams
 from models.decoding.choice import (
-    Choices,
     RowKinds,
     RowNeeds,
     choose,
@@ -50,20 +50,36 @@ def batches(draw: Callable[..., Any]) -> tuple[Tensor, Tensor, RowKinds]:
         if kind == "special":
             kinds.special[row] = draw(needs)
         elif kind == "beam":
-            kinds.beam.append(row)
-            kinds.beam_width = max(kinds.beam_width, draw(st.integers(2, 40)))
+            add_beam(kinds, row, draw(st.integers(2, 40)))
         if draw(st.booleans()):
             kinds.attended.append(row)
     return logits, attention, kinds
 
 
+def add_beam(kinds: RowKinds, row: int, width: int) -> None:
+    """A search with one live hypothesis."""
+    beams = kinds.beams
+    beams.rows.append(row)
+    beams.totals.append(-float(row))
+    beams.counts.append(1)
+    beams.widths.append(width)
+
+
+def beams_of(width: int, *rows: int) -> LiveBeams:
+    kinds = RowKinds()
+    for row in rows:
+        add_beam(kinds, row, width)
+    return kinds.beams
+
+
 def alone(kinds: RowKinds, row: int) -> RowKinds:
-    return RowKinds(
-        special={0: kinds.special[row]} if row in kinds.special else {},
-        beam=[0] if row in kinds.beam else [],
-        beam_width=kinds.beam_width,
-        attended=[0] if row in kinds.attended else [],
-    )
+    one = RowKinds(special={0: kinds.special[row]} if row in kinds.special else {})
+    if row in kinds.beams.rows:
+        place = kinds.beams.rows.index(row)
+        one.beams = LiveBeams([0], [kinds.beams.totals[place]], [1], [kinds.beams.widths[place]])
+    if row in kinds.attended:
+        one.attended = [0]
+    return one
 
 
 @given(batches())
@@ -79,12 +95,14 @@ def test_a_gpu_would_choose_the_same(batch: tuple[Tensor, Tensor, RowKinds]) -> 
     logits, attention, kinds = batch
     tokens, logprobs, *rest = compute_choices(logits.clone(), attention, kinds)
     choices = choose(logits.clone(), attention, kinds)
-    for row in set(range(len(logits))) - set(kinds.beam):
+    for row in set(range(len(logits))) - set(kinds.beams.rows):
         assert choices.tokens[row] == int(tokens[row])
         assert choices.logprobs[row] == pytest.approx(float(logprobs[row]), abs=1e-6)
-    if kinds.beam:
-        found = [choices.candidate_logprobs[row] for row in kinds.beam]
-        assert np.ravel(found) == pytest.approx(rest[1].numpy(), abs=1e-6)
+    if kinds.beams.rows:
+        best = rest[1].numpy().reshape(len(kinds.beams.rows), -1)
+        for step, width, expected in zip(choices.beams, kinds.beams.widths, best, strict=True):
+            assert step.logprobs == pytest.approx(expected[: len(step.tokens)], abs=1e-6)
+            assert np.isneginf(expected[len(step.tokens) : width]).all()
 
 
 @given(batches())
@@ -93,20 +111,15 @@ def test_each_row_gets_what_it_would_get_alone(batch: tuple[Tensor, Tensor, RowK
     choices = choose(logits.clone(), attention, kinds)
     for row in range(len(logits)):
         one = choose(logits[row : row + 1].clone(), attention[row : row + 1], alone(kinds, row))
-        assert_row(choices, row, one)
-    assert set(choices.candidates) == set(choices.candidate_logprobs) == set(kinds.beam)
+        assert choices.attention.get(row) == one.attention.get(0)
+        if row in kinds.beams.rows:
+            assert choices.beams[kinds.beams.rows.index(row)] == one.beams[0]
+        else:
+            assert (choices.tokens[row], choices.logprobs[row]) == (
+                one.tokens[0],
+                one.logprobs[0],
+            )
     assert set(choices.attention) == set(kinds.attended)
-
-
-def assert_row(choices: Choices, row: int, one: Choices) -> None:
-    for mapping, expected in (
-        (choices.candidates, one.candidates),
-        (choices.candidate_logprobs, one.candidate_logprobs),
-        (choices.attention, one.attention),
-    ):
-        assert mapping.get(row) == expected.get(0)
-    if 0 not in one.candidates:
-        assert (choices.tokens[row], choices.logprobs[row]) == (one.tokens[0], one.logprobs[0])
 
 
 @given(batches())
@@ -118,16 +131,17 @@ def test_each_row_gets_what_its_kind_asks_for(batch: tuple[Tensor, Tensor, RowKi
     for row in range(len(logits)):
         if row in kinds.attended:
             assert choices.attention[row] == attention[row].tolist()
-        if row in kinds.beam:
+        if row in kinds.beams.rows:
+            place = kinds.beams.rows.index(row)
             allowed = (token for token in range(SIZE) if token not in NEVER_GENERATED)
             best = sorted(allowed, key=lambda token: (-logprobs[row][token], token))
-            count = min(kinds.beam_width, len(best))
-            assert choices.candidates[row][:count] == best[:count]
-            assert choices.candidate_logprobs[row][:count] == [
-                logprobs[row][token] for token in best[:count]
-            ]
-            # What is never generated may follow, where there is nothing else.
-            assert set(choices.candidate_logprobs[row][count:]) <= {-math.inf}
+            best = best[: kinds.beams.widths[place]]
+            assert choices.beams[place] == BeamStep(
+                [0] * len(best),
+                best,
+                [logprobs[row][token] for token in best],
+                [kinds.beams.totals[place] + logprobs[row][token] for token in best],
+            )
             continue
         need = kinds.special.get(row, RowNeeds(greedy, 0.0, ()))
         token = int(
@@ -143,26 +157,23 @@ def test_a_batch_of_one_kind_without_attention(kind: str) -> None:
     need = RowNeeds(DecodingParams(1, temperature=1.0), 0.5, ())
     kinds = RowKinds(
         special=dict.fromkeys(range(3), need) if kind == "special" else {},
-        beam=[0, 1, 2] if kind == "beam" else [],
-        beam_width=5,
+        beams=beams_of(5, 0, 1, 2) if kind == "beam" else LiveBeams(),
         attended=[0, 2],
     )
     choices = choose(logits, None, kinds)
     assert choices.attention == {}
-    assert len(choices.candidates) == (3 if kind == "beam" else 0)
-    assert all(len(tokens) == 5 for tokens in choices.candidates.values())
+    assert [len(step.tokens) for step in choices.beams] == ([5] * 3 if kind == "beam" else [])
     assert all(isinstance(token, int) for token in choices.tokens)
 
 
 @pytest.mark.parametrize("hostile", [math.nan, math.inf])
 def test_a_row_that_is_no_number_harms_no_other(hostile: float) -> None:
     logits = torch.randn(4, 8003)
-    expected = choose(logits.clone(), None, RowKinds(beam=[3], beam_width=4))
+    expected = choose(logits.clone(), None, RowKinds(beams=beams_of(4, 3)))
     broken = logits.clone()
     broken[0, 100], broken[1, 100], broken[2] = hostile, hostile, -hostile
     need = RowNeeds(DecodingParams(1, temperature=1.0, top_p=0.9), 0.5, ())
-    choices = choose(broken, None, RowKinds(special={0: need}, beam=[2, 3], beam_width=4))
+    choices = choose(broken, None, RowKinds(special={0: need}, beams=beams_of(4, 2, 3)))
     assert all(math.isnan(choices.logprobs[row]) for row in (0, 1, 2))
-    assert not any(logprob > -math.inf for logprob in choices.candidate_logprobs[2])
-    assert choices.candidates[3] == expected.candidates[3]
-    assert choices.candidate_logprobs[3] == expected.candidate_logprobs[3]
+    assert choices.beams[0].tokens == []
+    assert choices.beams[1] == expected.beams[0]

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
+from models.decoding.beam import LiveBeams, expand
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.params import DecodingParams, Emission, FinishReason, GeneratedToken
 from models.decoding.running import DecodingTask, Running
@@ -35,22 +37,20 @@ def chosen(
         tokens=[*others, *tokens],
         logprobs=[0.0] * FIRST
         + [-float(token) if logprob is None else logprob for token in tokens],
-        candidates={},
-        candidate_logprobs={},
+        beams=(),
         attention=dict(enumerate(attention, start=FIRST)),
     )
 
 
-def offered(rows: Sequence[Mapping[int, float]]) -> Choices:
-    """Candidates of the request's rows, best first."""
-    last = [list(row.values())[-1] for row in rows]  # not a number where any is not
-    return Choices(
-        tokens=[0] * (FIRST + len(rows)),
-        logprobs=[*[math.nan] * FIRST, *last],
-        candidates={FIRST + i: list(row) for i, row in enumerate(rows)},
-        candidate_logprobs={FIRST + i: list(row.values()) for i, row in enumerate(rows)},
-        attention={},
-    )
+def offer(running: Running, rows: Sequence[Mapping[int, float]]) -> list[Emission]:
+    """Advance by these candidates of the request's rows, best first."""
+    kinds = RowKinds(beams=LiveBeams([0], [-1.0], [1], [2]))  # another search comes before
+    running.describe_rows(kinds)
+    every = [dict.fromkeys(range(len(rows[0])), -1.0), *rows]
+    tokens = np.array([list(row) for row in every])
+    logprobs = np.array([list(row.values()) for row in every], np.float32)
+    steps = expand(kinds.beams, tokens, logprobs)
+    return running.advance(Choices(tokens=[], logprobs=[], beams=steps, attention={}))
 
 
 def made(*tokens: int) -> tuple[GeneratedToken, ...]:
@@ -66,7 +66,7 @@ def test_a_stream_tells_every_token() -> None:
     assert (running.parents, running.inputs) == ([FIRST], [5])
     assert running.advance(chosen([6])) == [Emission(0, made(6), None)]
     assert running.advance(chosen([7])) == [Emission(0, made(7), FinishReason.LENGTH)]
-    assert not running.rows
+    assert running.row_count == 0
 
 
 def test_without_a_stream_an_output_is_told_as_a_whole() -> None:
@@ -74,7 +74,7 @@ def test_without_a_stream_an_output_is_told_as_a_whole() -> None:
     assert running.advance(chosen([5])) == []
     assert running.advance(chosen([6])) == []
     assert running.advance(chosen([EOS_ID])) == [Emission(0, made(5, 6, 2), FinishReason.END)]
-    assert not running.rows
+    assert running.row_count == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -100,27 +100,30 @@ def test_attention_behind_the_source_is_cut_off() -> None:
     assert [token.attention for token in emission.tokens] == [(0.5, 0.25, 0.25), (0.0, 0.0, 1.0)]
 
 
-@pytest.mark.parametrize(
-    ("params", "choices"),
-    [
-        (DecodingParams(5, temperature=1.0, num_outputs=2), chosen([5, 6], logprob=math.nan)),
-        (DecodingParams(5, beam_size=2), offered([{5: math.nan, 6: math.nan}])),
-        (DecodingParams(5, beam_size=2), offered([{0: -math.inf, 1: -math.inf}])),
-    ],
-)
-def test_what_is_no_number_ends_the_request(params: DecodingParams, choices: Choices) -> None:
-    running = start(params)
-    assert running.advance(choices) == []
+def test_what_is_no_number_ends_the_request() -> None:
+    running = start(DecodingParams(5, temperature=1.0, num_outputs=2))
+    assert running.advance(chosen([5, 6], logprob=math.nan)) == []
+    assert_failed(running)
+
+
+@pytest.mark.parametrize("candidates", [{5: math.nan, 6: math.nan}, {0: -math.inf, 1: -math.inf}])
+def test_what_is_no_number_ends_a_search(candidates: Mapping[int, float]) -> None:
+    running = start(DecodingParams(5, beam_size=2))
+    assert offer(running, [candidates]) == []
+    assert_failed(running)
+
+
+def assert_failed(running: Running) -> None:
     assert running.failure == "the model's probabilities are not numbers"
-    assert not running.rows
+    assert running.row_count == 0
     assert running.parents == running.inputs == []
 
 
 def test_one_hypothesis_that_is_no_number_ends_the_whole_search() -> None:
     running = start(DecodingParams(5, beam_size=2))
-    running.advance(offered([{5: -1.0, 6: -2.0}]))
+    offer(running, [{5: -1.0, 6: -2.0}])
     assert not running.failure
-    assert running.advance(offered([{7: -1.0, 8: -1.0}, {0: -math.inf, 9: math.nan}])) == []
+    assert offer(running, [{7: -1.0, 8: -1.0}, {8: math.nan, 9: math.nan}]) == []
     assert running.failure
 
 
@@ -164,11 +167,16 @@ def test_a_penalty_needs_the_text(continues_prompt: bool, before: list[int]) -> 
 
 def test_beam_rows_need_as_many_candidates_as_the_beam_is_wide() -> None:
     running = start(DecodingParams(9, beam_size=3, return_attention=True))
-    assert kinds_of(running) == RowKinds(beam=[FIRST], beam_width=3, attended=[FIRST])
-    running.advance(offered([{5: -1.0, 6: -2.0, 7: -3.0}]))
-    kinds = RowKinds(beam=[0], beam_width=8)
+    assert kinds_of(running) == RowKinds(
+        beams=LiveBeams([FIRST], [0.0], [1], [3]), attended=[FIRST]
+    )
+    offer(running, [{5: -1.0, 6: -2.0, 7: -3.0}])
+    kinds = RowKinds(beams=LiveBeams([0], [-9.0], [1], [8]))
     running.describe_rows(kinds)
-    assert (kinds.beam, kinds.beam_width) == ([0, FIRST, FIRST + 1, FIRST + 2], 8)
+    assert kinds.beams == LiveBeams(
+        [0, FIRST, FIRST + 1, FIRST + 2], [-9.0, -1.0, -2.0, -3.0], [1, 3], [8, 3]
+    )
+    assert kinds.beams.width == 8
 
 
 # ---------------------------------------------------------------- beams
@@ -177,25 +185,25 @@ def test_beam_rows_need_as_many_candidates_as_the_beam_is_wide() -> None:
 def test_a_beam_by_hand() -> None:
     running = start(DecodingParams(3, beam_size=2, num_outputs=2, length_penalty=0.0))
     assert running.reserved_rows == 2
-    assert running.advance(offered([{5: -0.5, 6: -1.0}])) == []
+    assert offer(running, [{5: -0.5, 6: -1.0}]) == []
     assert (running.parents, running.inputs) == ([FIRST, FIRST], [5, 6])
-    # The second hypothesis ends at -1.1; the first goes on at -1.5.
-    assert running.advance(offered([{7: -1.0, 8: -2.0}, {EOS_ID: -0.1, 8: -3.0}])) == []
+    # The second hypothesis ends at -1.125; the first goes on at -1.5.
+    assert offer(running, [{7: -1.0, 8: -2.0}, {EOS_ID: -0.125, 8: -3.0}]) == []
     assert (running.parents, running.inputs) == ([FIRST], [7])
     assert running.reserved_rows == 1
-    best, second = running.advance(offered([{9: -0.25, 4: -9.0}]))
+    best, second = offer(running, [{9: -0.25, 4: -9.0}])
     assert (best.output_index, best.finish_reason) == (0, FinishReason.END)
-    assert best.tokens == (GeneratedToken(6, -1.0), GeneratedToken(EOS_ID, -0.1))
+    assert best.tokens == (GeneratedToken(6, -1.0), GeneratedToken(EOS_ID, -0.125))
     assert (second.output_index, second.finish_reason) == (1, FinishReason.LENGTH)
     assert [token.token for token in second.tokens] == [5, 7, 9]
-    assert running.rows == []
+    assert running.row_count == 0
 
 
 def test_a_beam_stops_when_none_can_win_any_more() -> None:
     running = start(DecodingParams(100, beam_size=2, length_penalty=0.0))
-    (emission,) = running.advance(offered([{EOS_ID: -0.1, 5: -2.5}]))
-    assert emission == Emission(0, (GeneratedToken(EOS_ID, -0.1),), FinishReason.END)
-    assert running.rows == []
+    (emission,) = offer(running, [{EOS_ID: -0.125, 5: -2.5}])
+    assert emission == Emission(0, (GeneratedToken(EOS_ID, -0.125),), FinishReason.END)
+    assert running.row_count == 0
 
 
 def test_a_request_that_stays_keeps_its_rows() -> None:
@@ -206,7 +214,7 @@ def test_a_request_that_stays_keeps_its_rows() -> None:
     assert running.parents == [4, 5]
     assert running.inputs == [5, 6]
     running.drop()
-    assert not running.rows
+    assert running.row_count == 0
     assert running.parents == running.inputs == []
 
 

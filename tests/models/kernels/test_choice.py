@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.kernels.choice import best_candidates, log_softmax, most_probable
+from models.kernels.choice import LANES, best_candidates, log_softmax, most_probable
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 128, 200, 1003])
 
@@ -21,7 +21,7 @@ def logit_rows(draw: st.DrawFn) -> NDArray[np.float32]:
     return (generator.integers(-9, 10, (rows, size)) * step + offset).astype(np.float32)
 
 
-@given(logit_rows(), st.sets(st.integers(0, 3)), st.integers(1, 9))
+@given(logit_rows(), st.sets(st.integers(0, 3)), st.integers(1, 9) | st.integers(60, 70))
 def test_the_best_tokens_by_the_rule(
     logits: NDArray[np.float32], never: set[int], width: int
 ) -> None:
@@ -31,11 +31,12 @@ def test_the_best_tokens_by_the_rule(
     log_softmax(logits, all_logprobs)
     tokens, tops, sums = np.empty(rows, np.int64), np.empty(rows, np.float32), np.empty(rows, "f4")
     scores = logits.copy()
-    most_probable(scores, spared, tokens, tops, sums)
+    lanes = np.empty((rows, LANES), np.float32)
+    most_probable(scores, spared, tokens, tops, sums, lanes)
     assert np.isneginf(scores[:, spared]).all()
     count = min(width, size)
     ids, logprobs = np.empty((rows, count), np.int64), np.empty((rows, count), np.float32)
-    best_candidates(scores, np.arange(rows), tops, sums, ids, logprobs)
+    best_candidates(scores, np.arange(rows), tops, sums, lanes, ids, logprobs)
     for row in range(rows):
         allowed = [token for token in range(size) if token not in spared]
         by_rule = sorted(allowed, key=lambda token: (-all_logprobs[row, token], token))
