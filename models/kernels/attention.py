@@ -11,24 +11,23 @@ distances between sources and between positions: a view of a pool is no whole ar
 import numpy as np
 
 from models.kernels.gates import exponential, hyperbolic_tangent
-from models.kernels.jit import formula, kernel, reduction
+from models.kernels.jit import formula, kernel
+from models.kernels.sums import SUMS, dot, fold
 
 _LOWEST = np.float32(-np.inf)
 _ZERO = np.float32(0)
 
 
-@reduction
-def _dot(query, key):
-    total = _ZERO
-    for a in range(query.shape[0]):
-        total += query[a] * np.float32(key[a])
-    return total
-
-
-@reduction
-def _additive(query, key, vector):
-    total = _ZERO
-    for a in range(query.shape[0]):
+@formula
+def _additive(query, key, vector, sums):
+    whole = query.shape[0] // SUMS * SUMS
+    sums[:] = _ZERO
+    for first in range(0, whole, SUMS):
+        q, k, v = query[first:], key[first:], vector[first:]
+        for lane in range(SUMS):
+            sums[lane] += v[lane] * hyperbolic_tangent(q[lane] + k[lane])
+    total = fold(sums)
+    for a in range(whole, query.shape[0]):
         total += vector[a] * hyperbolic_tangent(query[a] + key[a])
     return total
 
@@ -94,7 +93,7 @@ def attend_by_dot(
             if mask[b, s]:
                 place = b * key_strides[0] + s * key_strides[1]
                 key = keys[place : place + queries.shape[1]]
-                weights[n, s] = _dot(queries[n], key) * key_scales[b, s]
+                weights[n, s] = dot(queries[n], key) * key_scales[b, s]
         first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
         _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
         weights[n, end:] = _ZERO
@@ -109,6 +108,7 @@ def attend_additively(
 
     ``vector [A]`` makes a score of what tanh gives; keys are float32, without scales.
     """
+    sums = np.empty(SUMS, np.float32)
     for n in range(queries.shape[0]):
         b = sources[n]
         end = _end_of(mask[b])
@@ -116,7 +116,7 @@ def attend_additively(
             if mask[b, s]:
                 place = b * key_strides[0] + s * key_strides[1]
                 key = keys[place : place + queries.shape[1]]
-                weights[n, s] = _additive(queries[n], key, vector)
+                weights[n, s] = _additive(queries[n], key, vector, sums)
         first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
         _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
         weights[n, end:] = _ZERO

@@ -6,7 +6,8 @@ Shape legend: ``N`` rows, ``R`` rows of beams, ``V`` vocabulary size, ``K`` cand
 import numpy as np
 
 from models.kernels.gates import exponential
-from models.kernels.jit import kernel, reduction
+from models.kernels.jit import formula, kernel
+from models.kernels.sums import SUMS, fold
 
 LANES = 64
 _LOWEST, _ZERO = np.float32(-np.inf), np.float32(0)
@@ -38,10 +39,17 @@ def _best(logits, tops, blocks):
     return min(token, logits.shape[0] - 1)
 
 
-@reduction
-def _mass(logits, top):
-    total = _ZERO
-    for v in range(logits.shape[0]):
+@formula
+def _mass(logits, top, partial):
+    """The sum of e^(logit - highest); ``partial [32]`` is space for sums."""
+    whole = logits.shape[0] // SUMS * SUMS
+    partial[:] = _ZERO
+    for first in range(0, whole, SUMS):
+        part = logits[first : first + SUMS]
+        for lane in range(SUMS):
+            partial[lane] += exponential(part[lane] - top)
+    total = fold(partial)
+    for v in range(whole, logits.shape[0]):
         total += exponential(logits[v] - top)
     return total
 
@@ -60,6 +68,7 @@ def most_probable(logits, never, tokens, tops, sums, lanes):
             apart.
     """
     blocks = np.empty(LANES, np.int32)
+    partial = np.empty(SUMS, np.float32)
     spared = np.empty(never.shape[0], np.float32)
     for n in range(logits.shape[0]):
         row = logits[n]
@@ -71,7 +80,7 @@ def most_probable(logits, never, tokens, tops, sums, lanes):
         for i in range(never.shape[0]):
             row[never[i]] = spared[i]
             top = spared[i] if spared[i] > top else top
-        tops[n], sums[n] = top, np.log(_mass(row, top))
+        tops[n], sums[n] = top, np.log(_mass(row, top, partial))
         for i in range(never.shape[0]):
             row[never[i]] = _LOWEST
 
@@ -93,10 +102,11 @@ def log_probabilities(logits, tokens, tops, sums, logprobs):
 def log_softmax(logits, logprobs):
     """All log-probabilities of rows ``[N, V]``, the same bits as those of single tokens."""
     tops, blocks = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
+    partial = np.empty(SUMS, np.float32)
     for n in range(logits.shape[0]):
         row = logits[n]
         top = row[_best(row, tops, blocks)]
-        log_sum = np.log(_mass(row, top))
+        log_sum = np.log(_mass(row, top, partial))
         for v in range(row.shape[0]):
             logprobs[n, v] = log_probability(row[v], top, log_sum)
 

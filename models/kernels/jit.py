@@ -32,6 +32,27 @@ def _forget_outdated() -> None:
 _forget_outdated()
 
 
+def processor_has(feature: str) -> bool:
+    """Whether kernels are compiled for a processor with this feature, as LLVM names it."""
+    if config.CPU_FEATURES is not None:
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
+
+
+def _widen_vectors() -> None:
+    """Have loops compiled to vectors of 512 bits where the processor does not slow down for them.
+
+    LLVM keeps to 256 bits on all of Intel's; those with AMX have no reason to. Bits are the same:
+    see :mod:`models.kernels.sums`.
+    """
+    if config.CPU_FEATURES is None and processor_has("amx-int8"):
+        features = llvmlite.binding.get_host_cpu_features().flatten()
+        config.CPU_FEATURES = f"{features},-prefer-256-bit"
+
+
+_widen_vectors()
+
+
 def instruction(function: Function) -> Function:
     """A function that writes what LLVM is to compile in place of a call of it."""
     return cast(Function, intrinsic(function))
@@ -53,7 +74,8 @@ def formula(function: Function) -> Function:
 def reduction(function: Function) -> Function:
     """The same as :func:`formula` for numbers that are added up, in the order that is fastest.
 
-    The order depends on how many there are and on the processor, and on nothing else.
+    The order depends on how many there are and on the processor: good for training, and not for
+    scores, which :mod:`models.kernels.sums` is for.
     """
     return _compile(function, {"contract", "reassoc", "nsz"})
 
@@ -64,10 +86,3 @@ def _compile(function: Function, fastmath: set[str]) -> Function:
         return cast(Function, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # there is no folder to write to
         return cast(Function, numba.njit(**options)(function))
-
-
-def processor_has(feature: str) -> bool:
-    """Whether kernels are compiled for a processor with this feature, as LLVM names it."""
-    if config.CPU_FEATURES is not None:
-        return f"+{feature}" in config.CPU_FEATURES.split(",")
-    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
