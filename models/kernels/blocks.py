@@ -55,7 +55,7 @@ def number_of(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-class _Block:
+class Block:
     """Writes one block's loop.
 
     Args:
@@ -174,28 +174,30 @@ class _Block:
                 address = builder.add(address, _constant(4 * LANES * vector))
                 builder.store(result, builder.inttoptr(address, _FLOATS.as_pointer()), align=1)
 
-    def scale_stored(self, sums: Any, rows: Any, weight: Any, row_scales: Any, place: Any) -> None:
-        """:meth:`scale` for rows, at least one, whose sums stand in memory one behind the other."""
+    def scale_stored(
+        self, sums: Any, rows: tuple[Any, Any], weight: Any, row_scales: Any, place: Any
+    ) -> None:
+        """:meth:`scale` for rows, from one to before another, whose sums stand in memory."""
         builder = self._builder
         outputs, output_stride = place
-        loaded = self.load_weight(weight)
+        begin, end = rows
         before = builder.block
         loop = builder.append_basic_block("rows")
         after = builder.append_basic_block("scaled")
-        builder.branch(loop)
+        builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
         builder.position_at_end(loop)
         row = builder.phi(_I64)
-        row.add_incoming(_constant(0), before)
+        row.add_incoming(begin, before)
         first = self._at(sums, row, _constant(4 * LANES * self._vectors))
         own_sums = [
             self._load(_SUMS, builder.add(first, _constant(4 * LANES * vector)))
             for vector in range(self._vectors)
         ]
         target = (self._at(outputs, row, output_stride), output_stride)
-        self.scale([own_sums], loaded, self._at(row_scales, row, _constant(4)), target)
+        self.scale([own_sums], weight, self._at(row_scales, row, _constant(4)), target)
         following = builder.add(row, _constant(1))
         row.add_incoming(following, builder.block)
-        builder.cbranch(builder.icmp_signed("<", following, rows), loop, after)
+        builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
         builder.position_at_end(after)
 
 
@@ -226,7 +228,7 @@ def make_block(rows: int, vectors: int) -> Callable[..., None]:
         output_stride: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            writer = _Block(builder, rows, vectors)
+            writer = Block(builder, rows, vectors)
             sums = writer.sums(*arguments[:4])
             writer.scale(sums, writer.load_weight(arguments[4:7]), arguments[7], arguments[8:])
             return context.get_dummy_value()
@@ -256,9 +258,10 @@ def make_scaling(vectors: int) -> Callable[..., None]:
         output_stride: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            writer = _Block(builder, 1, vectors)
+            writer = Block(builder, 1, vectors)
             sums, rows, row_scales = arguments[0], arguments[1], arguments[5]
-            writer.scale_stored(sums, rows, arguments[2:5], row_scales, arguments[6:])
+            weight = writer.load_weight(arguments[2:5])
+            writer.scale_stored(sums, (_constant(0), rows), weight, row_scales, arguments[6:])
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 8), generate

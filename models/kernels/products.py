@@ -43,6 +43,7 @@ _ABSOLUTE = np.int32(0x7FFFFFFF)
 _INFINITE = np.int32(0x7F800000)
 _ZERO_POINT = np.int32(ZERO_POINT)
 
+_LINE_BYTES = 64
 _VECTOR_BYTES = 4 * LANES
 _WIDE = 4
 """Vectors of outputs that are computed together; what is left over, one by one."""
@@ -96,8 +97,11 @@ def pack_weight(
     missing = -outputs % LANES
     filled = np.pad(values, ((0, missing), (0, -inputs % _INPUT_STEP)))
     blocks = filled.reshape(filled.shape[0] // LANES, LANES, filled.shape[1] // GROUP, GROUP)
+    blocks = blocks.transpose(0, 2, 1, 3)
+    packed = make_space(blocks.size).view(np.int8).reshape(blocks.shape)
+    packed[...] = blocks
     return Weight(
-        np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)),
+        packed,
         ZERO_POINT * filled.sum(1, dtype=np.int32),
         np.pad(scales, (0, missing)),
         np.pad(biases, (0, missing)),
@@ -138,10 +142,19 @@ def round_row(row, values):
 
 
 @kernel
+def make_space(size):
+    """So many bytes from the beginning of one of the processor's lines of memory."""
+    space = np.empty(size + _LINE_BYTES, np.uint8)
+    offset = -np.intp(space.ctypes.data) % _LINE_BYTES
+    return space[offset : offset + size]
+
+
+@kernel
 def make_values(rows, weight):
     """Space for so many rounded rows: more than these, and than a row's inputs."""
     filled = (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    return np.empty((filled, weight.packed.shape[1] * GROUP), np.uint8)
+    width = weight.packed.shape[1] * GROUP
+    return make_space(filled * width).reshape(filled, width)
 
 
 @kernel
@@ -165,12 +178,12 @@ def _places(weight):
 if HAS_TILES:
 
     @kernel
-    def _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums, scaled):
+    def _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums):
         """As :func:`multiply`, two vectors of outputs at a time; return the first left over.
 
-        ``sums`` int32 and ``scaled`` float32, ``[32, 32]``, are space for what is computed. They
-        come from the caller, since an array of which only the address is used is given back
-        before that.
+        ``sums [2, 32, 32]`` int32 is space, for the sums of a block and of the one before, which
+        are scaled meanwhile. It comes from the caller, since an array of which only the address is
+        used is given back before that.
         """
         rows, width = outputs.shape
         groups = weight.packed.shape[1]
@@ -178,35 +191,33 @@ if HAS_TILES:
         first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)
         target = np.intp(outputs.ctypes.data)
         packed, parts = _places(weight)
-        aside, scratch = np.intp(sums.ctypes.data), np.intp(scaled.ctypes.data)
+        aside = np.intp(sums.ctypes.data)
         tiles = groups * GROUP // TILE_INPUTS
         set_up_tiles(np.intp(CONFIGURATION.ctypes.data))
-        last = begin + (end - begin) // 2 * 2
+        last = begin + (min(end, width // LANES) - begin) // 2 * 2
+        offset, m, count, ready, fresh = 0, 0, 0, aside, aside + sums.strides[0]
         for column in range(begin, last, 2):
             w = packed + column * groups * LANES * GROUP
-            offset = column * _VECTOR_BYTES
-            k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
-            lanes = width - column * LANES
-            for m in range(0, rows, 2 * TILE_ROWS):
-                if rows - m > TILE_ROWS:
-                    _tiles_32(first + m * stride, stride, w, tiles, aside)
+            for row in range(0, rows, 2 * TILE_ROWS):
+                v = first + row * stride
+                k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
+                r, o = first_scale + 4 * m, target + m * reach + offset
+                if rows - row > TILE_ROWS:
+                    _tiles_32(v, stride, w, tiles, fresh, ready, count, k, s, b, r, o, reach)
                 else:
-                    _tiles_16(first + m * stride, stride, w, tiles, aside)
-                count, r = min(rows - m, 2 * TILE_ROWS), first_scale + 4 * m
-                if lanes >= 2 * LANES:
-                    _scale(aside, count, k, s, b, r, target + m * reach + offset, reach)
-                    continue
-                _scale(aside, count, k, s, b, r, scratch, 2 * _VECTOR_BYTES)
-                for row in range(count):
-                    for lane in range(lanes):
-                        outputs[m + row, column * LANES + lane] = scaled[row, lane]
+                    _tiles_16(v, stride, w, tiles, fresh, ready, count, k, s, b, r, o, reach)
+                offset, m, count = column * _VECTOR_BYTES, row, min(rows - row, 2 * TILE_ROWS)
+                ready, fresh = fresh, ready
+        k, s, b = parts[0] + offset, parts[1] + offset, parts[2] + offset
+        if count:
+            _scale(ready, count, k, s, b, first_scale + 4 * m, target + m * reach + offset, reach)
         give_up_tiles()
         return last
 
 else:
 
     @kernel
-    def _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums, scaled):
+    def _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums):
         """No output is computed where there are no tiles."""
         return begin
 
@@ -227,9 +238,9 @@ def multiply(values, row_scales, weight, outputs, begin, end):
     """
     rows, width = outputs.shape
     if weight.in_tiles and rows >= _TILES_PAY:
-        sums = np.empty((2 * TILE_ROWS, 2 * LANES), np.int32)
-        scaled = np.empty((2 * TILE_ROWS, 2 * LANES), np.float32)
-        begin = _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums, scaled)
+        space = make_space(2 * 2 * TILE_ROWS * 2 * _VECTOR_BYTES).view(np.int32)
+        sums = space.reshape(2, 2 * TILE_ROWS, 2 * LANES)
+        begin = _multiply_tiles(values, row_scales, weight, outputs, begin, end, sums)
     groups = weight.packed.shape[1]
     stride, reach = values.strides[0], outputs.strides[0]
     first, first_scale = np.intp(values.ctypes.data), np.intp(row_scales.ctypes.data)

@@ -16,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from models.kernels.blocks import Block
 from models.kernels.jit import instruction, processor_has
 
 TILE_ROWS = 16
@@ -85,10 +86,15 @@ def give_up_tiles(typing_context: Any) -> Any:
 
 
 def make_tile_block(row_tiles: int) -> Callable[..., None]:
-    """A function that multiplies 16 or 32 rows with 32 outputs.
+    """A function that multiplies 16 or 32 rows with 32 outputs, and meanwhile scales others.
+
+    The tiles' unit works by itself for most of the time; what :func:`models.kernels.blocks` does
+    to the sums of the block before is done between its instructions.
 
     Its arguments are int64, addresses and strides in bytes: rows and their stride, packed weights,
-    tiles of inputs; and where the sums go, int32 ``[rows, 32]``.
+    tiles of inputs; where the sums go, int32 ``[rows, 32]``; then the arguments of
+    :func:`models.kernels.blocks.make_scaling` for the block before, the number of its rows 0 if
+    there is none.
     """
 
     @instruction
@@ -99,20 +105,62 @@ def make_tile_block(row_tiles: int) -> Callable[..., None]:
         weights: Any,
         tiles: Any,
         sums: Any,
+        ready: Any,
+        rows: Any,
+        corrections: Any,
+        scales: Any,
+        biases: Any,
+        row_scales: Any,
+        outputs: Any,
+        output_stride: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            _write_loop(builder, row_tiles, *arguments)
+            scaling = _Scaling(builder, arguments[3], *arguments[5:])
+            _write_loop(builder, row_tiles, arguments[:5], scaling)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 5), generate
+        return types.void(*[types.intp] * 13), generate
 
     return block
 
 
-def _write_loop(
-    builder: Any, row_tiles: int, values: Any, row_stride: Any, weights: Any, tiles: Any, sums: Any
-) -> None:
+class _Scaling:
+    """Writes the scaling of a block's sums in as many parts as another block's loop has steps."""
+
+    def __init__(
+        self,
+        builder: Any,
+        steps: Any,
+        sums: Any,
+        rows: Any,
+        corrections: Any,
+        scales: Any,
+        biases: Any,
+        row_scales: Any,
+        outputs: Any,
+        output_stride: Any,
+    ) -> None:
+        self._builder = builder
+        self._sums, self._rows, self._row_scales = sums, rows, row_scales
+        self._place = (outputs, output_stride)
+        self._writer = Block(builder, 1, 2)
+        self._weight = self._writer.load_weight([corrections, scales, biases])
+        rounded_up = builder.sub(builder.add(rows, steps), ir.Constant(_I64, 1))
+        self._share = builder.sdiv(rounded_up, steps)
+
+    def write(self, step: Any) -> None:
+        """The rows of one step."""
+        builder = self._builder
+        first = builder.mul(step, self._share)
+        last = builder.add(first, self._share)
+        is_less = builder.icmp_signed("<", last, self._rows)
+        rows = (first, builder.select(is_less, last, self._rows))
+        self._writer.scale_stored(self._sums, rows, self._weight, self._row_scales, self._place)
+
+
+def _write_loop(builder: Any, row_tiles: int, arguments: Any, scaling: _Scaling) -> None:
     """Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7 weights."""
+    values, row_stride, weights, tiles, sums = arguments
 
     def number(value: int) -> Any:
         return ir.Constant(_I64, value)
@@ -144,8 +192,9 @@ def _write_loop(
         move("tileloadd64", 6 + column, builder.add(place, beside), number(TILE_INPUTS))
     for row, column in pairs:
         _call(builder, "llvm.x86.tdpbusd", tile(2 * row + column), tile(4 + row), tile(6 + column))
+    scaling.write(step)
     following = builder.add(step, number(1))
-    step.add_incoming(following, loop)
+    step.add_incoming(following, builder.block)
     builder.cbranch(builder.icmp_signed("<", following, tiles), loop, after)
     builder.position_at_end(after)
     for row, column in pairs:
