@@ -6,6 +6,7 @@ waits until the GPU has done all work before it.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +23,8 @@ def on_device(
         device: where the tensor is wanted.
         dtype: of the tensor.
     """
-    tensor = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
-    return tensor.to(device, non_blocking=True)
+    # Through NumPy, which reads a list of Python's numbers in a third of the time.
+    return send(torch.from_numpy(np.array(values)).to(dtype), device)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

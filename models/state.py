@@ -33,7 +33,7 @@ class RowLayout:
     Attributes:
         width: W, the most rows of one source.
         cells: ``[N]`` int64, each row's cell ``b * W + i``; None where row n has cell n.
-        lines: B, needed with cells.
+        lines: B, needed with cells; 0 where nobody says.
     """
 
     width: int = 1
@@ -84,8 +84,9 @@ class AttentionMemory:
     @property
     def rows(self) -> int:
         """N, of those that attend to these sources and not to the rest."""
-        cells = self.layout.cells
-        return len(self.mask) * self.layout.width if cells is None else len(cells)
+        if self.layout.cells is not None:
+            return self.layout.cells.shape[0]
+        return (self.layout.lines or self.mask.shape[0]) * self.layout.width
 
     def parts(self) -> tuple[Tensor, ...]:
         """All tensors that have a line for each source."""
@@ -186,8 +187,14 @@ class MemoryPool:
         return self._stored.is_of_integers and part.dim() > 1 and part.dtype != torch.bool
 
     def view(self, layout: RowLayout) -> AttentionMemory:
-        """The sources as rows of this layout see them, no longer than the longest of them."""
+        """The sources as rows of this layout see them, no longer than the longest of them.
+
+        Of integers it is all that is stored, with what nobody looks at: the layout says how many
+        sources there are, and their masks how long they are.
+        """
         assert self._stored is not None
+        if self._stored.is_of_integers:
+            return replace(self._stored, layout=layout)
         count = len(self)
         size = stored_size(max(self._lengths, default=1))
         parts = [

@@ -42,19 +42,21 @@ class WholeStep:
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :meth:`models.encoder_decoder.Decoder.step`."""
         memory = cast(AttentionMemory, state.memory)
-        # Copies: whoever has the state before the step may still need it.
-        hidden, *above = (layer[0].numpy().copy() for layer in state.layers)
+        bottom, *above = (layer[0].numpy() for layer in state.layers)
+        # Into other arrays: whoever has the state before the step may still need it.
+        hidden, *after = (np.empty_like(bottom) for _ in state.layers)
         queries = np.empty((len(hidden), self._query.outputs), np.float32)
         begin_step(
-            tokens.numpy(), self._embedding, hidden, *self._bottom, self._query.weight, queries
-        )
+            tokens.numpy(), self._embedding, bottom, *self._bottom, self._query.weight,
+            hidden, queries,
+        )  # fmt: skip
         contexts, weights = self._attention.answer(torch.from_numpy(queries), memory)
         logits = np.empty((len(hidden), self._output.outputs), np.float32)
         finish_step(
             hidden, contexts.numpy(), tuple(above), self._above, self._combine.weight, *self._end,
-            logits,
+            tuple(after), logits,
         )  # fmt: skip
-        layers = tuple((torch.from_numpy(part),) for part in (hidden, *above))
+        layers = tuple((torch.from_numpy(part),) for part in (hidden, *after))
         return StepOutput(torch.from_numpy(logits), DecodeState(layers, memory=memory), weights)
 
 

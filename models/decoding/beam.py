@@ -83,7 +83,8 @@ def expand(
         tokens: ``[R, K]``, the most probable next tokens of each row, best first.
         logprobs: ``[R, K]``, their log-probabilities.
     """
-    shape = (len(beams.counts), beams.width)
+    width = beams.width
+    shape = (len(beams.counts), width)
     kept = np.empty(len(beams.counts), np.int64)
     parents, ids = np.empty(shape, np.int64), np.empty(shape, np.int64)
     shares, totals = np.empty(shape), np.empty(shape)
@@ -93,7 +94,7 @@ def expand(
     )  # fmt: skip
     steps = map(BeamStep, parents.tolist(), ids.tolist(), shares.tolist(), totals.tolist())
     return [
-        step if count == beams.width else step.only(range(count))
+        step if count == width else step.only(range(count))
         for step, count in zip(steps, kept.tolist(), strict=True)
     ]
 

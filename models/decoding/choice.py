@@ -102,8 +102,8 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
     scores, count = logits.numpy(), len(logits)
     tokens, tops = np.empty(count, np.int64), np.empty(count, np.float32)
     sums = np.empty(count, np.float32)
-    lanes = np.empty((count, kernels.LANES), np.float32)
-    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums, lanes)
+    blocks = np.empty((count, kernels.count_blocks(scores.shape[1])), np.float32)
+    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums, blocks)
     if special is not None:
         tokens[list(kinds.special)] = special.numpy()
     chosen = np.empty(count, np.float32)
@@ -113,7 +113,7 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
         rows = np.array(kinds.beams.rows)
         shape = (len(rows), min(kinds.beams.width, scores.shape[1]))
         candidates, logprobs = np.empty(shape, np.int64), np.empty(shape, np.float32)
-        kernels.best_candidates(scores, rows, tops, sums, lanes, candidates, logprobs)
+        kernels.best_candidates(scores, rows, tops, sums, blocks, candidates, logprobs)
         beams = expand(kinds.beams, candidates, logprobs)
     weights = [] if attention is None or not kinds.attended else attention[kinds.attended].tolist()
     return Choices(

@@ -113,7 +113,7 @@ class _Lane:
         counts = [running.row_count for running in self.running]
         width = max(counts)
         if min(counts) == width:
-            return self.pool.view(RowLayout(width))
+            return self.pool.view(RowLayout(width, lines=len(counts)))
         cells = [line * width + i for line, count in enumerate(counts) for i in range(count)]
         return self.pool.view(RowLayout(width, on_device(cells, device), len(counts)))
 
@@ -255,7 +255,7 @@ class BatchedDecoder:
         return self._on_device([row for running in self._running() for row in running.parents])
 
     def _select(self, parents: Tensor) -> None:
-        if not len(parents):
+        if not parents.shape[0]:
             self._state = None
         elif self._state is not None:
             self._state = self._state.select_layers(parents)

@@ -1,42 +1,53 @@
 """The most probable tokens of each row, in two passes over its logits.
 
-Shape legend: ``N`` rows, ``R`` rows of beams, ``V`` vocabulary size, ``K`` candidates.
+Shape legend: ``N`` rows, ``R`` rows of beams, ``V`` vocabulary size, ``K`` candidates,
+``C`` blocks of 64 tokens.
 """
 
 import numpy as np
 
+from models.kernels.blocks import bits_of, number_of
 from models.kernels.gates import exponential
 from models.kernels.jit import formula, kernel
 from models.kernels.sums import SUMS, fold
 
-LANES = 64
+BLOCK = 64
+"""Tokens of which the highest logit is known, so that most are looked at once."""
 _LOWEST, _ZERO = np.float32(-np.inf), np.float32(0)
+_LOWEST_KEY, _ALL_BUT_SIGN, _SIGN_PLACE = np.int32(-(2**31)), np.int32(0x7FFFFFFF), np.int32(31)
 
 
 @kernel
-def _best(logits, tops, blocks):
-    """The token of the highest of ``[V]`` logits, the first of equals; NaN is overlooked.
+def _turn(bits):
+    """The bits of floats to integers in the order of the floats, and back; NaN is above all."""
+    return np.int32(bits ^ ((bits >> _SIGN_PLACE) & _ALL_BUT_SIGN))
 
-    Every 64th token has a maximum in common, with where it stood: many at once, without a branch.
+
+@kernel
+def _find_highest(logits, blocks):
+    """The highest of each 64 of ``[V]`` logits, the last of them perhaps of fewer.
+
+    Of integers, whose maximum is the same in any order, so that many are compared at once.
     """
-    whole = logits.shape[0] // LANES
-    tops[:] = _LOWEST
-    blocks[:] = 0
-    for block in range(whole):
-        part = logits[block * LANES : (block + 1) * LANES]
-        for lane in range(LANES):
-            higher = part[lane] > tops[lane]
-            tops[lane] = part[lane] if higher else tops[lane]
-            blocks[lane] = np.int32(block) if higher else blocks[lane]
-    top, token = _LOWEST, logits.shape[0]
-    for lane in range(LANES if whole else 0):
-        place = blocks[lane] * LANES + lane
-        if tops[lane] > top or (tops[lane] == top and place < token):
-            top, token = tops[lane], place
-    for place in range(whole * LANES, logits.shape[0]):
-        if logits[place] > top:
-            top, token = logits[place], place
-    return min(token, logits.shape[0] - 1)
+    for block in range(blocks.shape[0]):
+        part = logits[block * BLOCK : (block + 1) * BLOCK]
+        key = _LOWEST_KEY
+        for place in range(part.shape[0]):
+            key = max(key, _turn(bits_of(part[place] + _ZERO)))  # -0 becomes +0
+        blocks[block] = number_of(_turn(key))
+
+
+@kernel
+def _best(logits, blocks):
+    """The token of the highest of ``[V]`` logits, the first of equals; NaN is overlooked."""
+    top, best = _LOWEST, 0
+    for block in range(blocks.shape[0]):
+        if blocks[block] > top:
+            top, best = blocks[block], block
+    for token in range(best * BLOCK, min((best + 1) * BLOCK, logits.shape[0])):
+        if logits[token] == top:
+            return token
+    return best * BLOCK
 
 
 @formula
@@ -55,7 +66,7 @@ def _mass(logits, top, partial):
 
 
 @kernel
-def most_probable(logits, never, tokens, tops, sums, lanes):
+def most_probable(logits, never, tokens, tops, sums, blocks):
     """The most probable token of each row, and what makes a log-probability of a logit.
 
     Args:
@@ -64,10 +75,8 @@ def most_probable(logits, never, tokens, tops, sums, lanes):
         tokens: ``[N]`` int64, where the tokens go, the lowest of equals.
         tops: ``[N]``, where each row's highest logit goes.
         sums: ``[N]``, where the logarithms of the sums of e^(logit - highest) go.
-        lanes: ``[N, 64]``, where the maxima of every 64th logit go, what is left over at the end
-            apart.
+        blocks: ``[N, C]``, where the highest logit of each 64 goes that may be chosen.
     """
-    blocks = np.empty(LANES, np.int32)
     partial = np.empty(SUMS, np.float32)
     spared = np.empty(never.shape[0], np.float32)
     for n in range(logits.shape[0]):
@@ -75,7 +84,8 @@ def most_probable(logits, never, tokens, tops, sums, lanes):
         for i in range(never.shape[0]):
             spared[i] = row[never[i]]
             row[never[i]] = _LOWEST
-        tokens[n] = _best(row, lanes[n], blocks)
+        _find_highest(row, blocks[n])
+        tokens[n] = _best(row, blocks[n])
         top = row[tokens[n]]
         for i in range(never.shape[0]):
             row[never[i]] = spared[i]
@@ -83,6 +93,12 @@ def most_probable(logits, never, tokens, tops, sums, lanes):
         tops[n], sums[n] = top, np.log(_mass(row, top, partial))
         for i in range(never.shape[0]):
             row[never[i]] = _LOWEST
+
+
+@kernel
+def count_blocks(size):
+    """C: blocks of so many tokens."""
+    return (size + BLOCK - 1) // BLOCK
 
 
 @kernel
@@ -101,25 +117,26 @@ def log_probabilities(logits, tokens, tops, sums, logprobs):
 @kernel
 def log_softmax(logits, logprobs):
     """All log-probabilities of rows ``[N, V]``, the same bits as those of single tokens."""
-    tops, blocks = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
+    blocks = np.empty(count_blocks(logits.shape[1]), np.float32)
     partial = np.empty(SUMS, np.float32)
     for n in range(logits.shape[0]):
         row = logits[n]
-        top = row[_best(row, tops, blocks)]
+        _find_highest(row, blocks)
+        top = row[_best(row, blocks)]
         log_sum = np.log(_mass(row, top, partial))
         for v in range(row.shape[0]):
             logprobs[n, v] = log_probability(row[v], top, log_sum)
 
 
 @kernel
-def _bar(lanes, count):
-    """The ``count``-th highest of the lanes' maxima, or minus infinity where there are fewer.
+def _bar(blocks, count):
+    """The ``count``-th highest of the blocks' maxima, or minus infinity where there are fewer.
 
-    So many lanes hold a logit that is as high, and so no lower one is among the ``count`` best.
+    So many blocks hold a logit that is as high, and so no lower one is among the ``count`` best.
     """
     highest = np.full(count, _LOWEST, np.float32)
-    for lane in range(lanes.shape[0]):
-        top = lanes[lane]
+    for block in range(blocks.shape[0]):
+        top = blocks[block]
         if not top > highest[count - 1]:
             continue
         place = count - 1
@@ -132,53 +149,43 @@ def _bar(lanes, count):
 
 @kernel
 def _insert(token, logprob, held, tokens, logprobs):
-    """Put a token in its place among those that are held; return how many these are then."""
+    """Put a token, higher than those that are held, in its place; return how many there are."""
     count = tokens.shape[0]
-    if held == count:
-        last = logprobs[count - 1]
-        if not (logprob > last or (logprob == last and token < tokens[count - 1])):
-            return held
+    if held == count and not logprob > logprobs[count - 1]:
+        return held
     place = min(held, count - 1)
-    while place:
-        before = logprobs[place - 1]
-        if not (logprob > before or (logprob == before and token < tokens[place - 1])):
-            break
-        logprobs[place], tokens[place] = before, tokens[place - 1]
+    while place and logprob > logprobs[place - 1]:
+        logprobs[place], tokens[place] = logprobs[place - 1], tokens[place - 1]
         place -= 1
     logprobs[place], tokens[place] = logprob, token
     return min(held + 1, count)
 
 
 @kernel
-def best_candidates(logits, rows, tops, sums, lanes, tokens, logprobs):
+def best_candidates(logits, rows, tops, sums, blocks, tokens, logprobs):
     """The most probable tokens of some rows, best first, the lower id first among equals.
 
-    Only the lanes are looked at whose maximum is high enough, as a rule as many as candidates.
+    Only the blocks are looked at whose maximum is high enough, as a rule as many as candidates.
 
     Args:
         logits: ``[N, V]`` as :func:`most_probable` left them.
         rows: ``[R]`` int64.
         tops: ``[N]`` from there.
         sums: ``[N]`` from there.
-        lanes: ``[N, 64]`` from there.
+        blocks: ``[N, C]`` from there.
         tokens: ``[R, K]`` int64, where the tokens go; K is at most V.
         logprobs: ``[R, K]``, where their log-probabilities go.
     """
-    size = logits.shape[1]
-    whole = size // LANES * LANES
     for r in range(rows.shape[0]):
         n = rows[r]
         row, top, log_sum = logits[n], tops[n], sums[n]
         # Different logits may have the same log-probability: these are what is compared.
-        bar = log_probability(_bar(lanes[n], tokens.shape[1]), top, log_sum)
+        bar = log_probability(_bar(blocks[n], tokens.shape[1]), top, log_sum)
         held = 0
-        for lane in range(LANES if whole else 0):
-            if log_probability(lanes[n, lane], top, log_sum) < bar:
+        for block in range(blocks.shape[1]):
+            if log_probability(blocks[n, block], top, log_sum) < bar:
                 continue
-            for token in range(lane, whole, LANES):
+            for token in range(block * BLOCK, min((block + 1) * BLOCK, row.shape[0])):
                 logprob = log_probability(row[token], top, log_sum)
                 if not logprob < bar:
                     held = _insert(token, logprob, held, tokens[r], logprobs[r])
-        for token in range(whole, size):
-            logprob = log_probability(row[token], top, log_sum)
-            held = _insert(token, logprob, held, tokens[r], logprobs[r])

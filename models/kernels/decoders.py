@@ -9,57 +9,57 @@ size of an encoder output, ``A`` attention size.
 
 import numpy as np
 
-from models.kernels.gates import apply_tanh, run_gru
+from models.kernels.gates import apply_tanh, step_gru
 from models.kernels.jit import kernel
 from models.kernels.products import linear
 
 
 @kernel
-def _advance(inputs, hidden, projection, recurrent):
-    """One position of a layer of cells: ``inputs [N, I]``, and ``hidden [N, H]`` in place."""
-    rows, size = hidden.shape
-    projected = np.empty((rows, 3 * size), np.float32)
+def _advance(inputs, before, projection, recurrent, after):
+    """One position of a layer of cells: ``inputs [N, I]`` and hidden states ``[N, H]``."""
+    projected = np.empty((before.shape[0], 3 * before.shape[1]), np.float32)
     linear(inputs, projection, projected)
-    outputs = np.empty((rows, size), np.float32)
-    run_gru(projected, np.full(1, rows), hidden, recurrent, outputs)
+    step_gru(projected, before, recurrent, after)
 
 
 @kernel
-def begin_step(tokens, embedding, hidden, projection, recurrent, query, queries):
+def begin_step(tokens, embedding, before, projection, recurrent, query, hidden, queries):
     """Through the bottom layer, to what the sources are asked.
 
     Args:
         tokens: ``[N]`` int64.
         embedding: ``[V, D]`` float32.
-        hidden: ``[N, H]``, of the bottom layer before the step; what is after it is written there.
+        before: ``[N, H]``, hidden states of the bottom layer before the step.
         projection: of the layer's inputs.
         recurrent: of its hidden states.
         query: projects these for the attention.
+        hidden: ``[N, H]``, where the hidden states after the step go.
         queries: ``[N, A]``, where the projected queries go.
     """
-    rows = hidden.shape[0]
+    rows = before.shape[0]
     inputs = np.empty((rows, embedding.shape[1]), np.float32)
     for n in range(rows):
         inputs[n] = embedding[tokens[n]]
-    _advance(inputs, hidden, projection, recurrent)
+    _advance(inputs, before, projection, recurrent, hidden)
     linear(hidden, query, queries)
 
 
 @kernel
 def finish_step(
-    hidden, contexts, states, cells, combine, bottleneck, bottleneck_size, output, logits
+    hidden, contexts, before, cells, combine, bottleneck, bottleneck_size, output, after, logits
 ):
     """From what the sources answered, through the layers above, to the logits.
 
     Args:
         hidden: ``[N, H]``, of the bottom layer.
         contexts: ``[N, E]``.
-        states: for each layer above, ``[N, H]`` as of the bottom one.
+        before: for each layer above, its hidden states ``[N, H]`` before the step.
         cells: for each of them, the weights of its inputs and of its hidden states.
         combine: makes features of the top hidden state and the context.
         bottleneck: makes them smaller.
         bottleneck_size: how small; 0 if they stay as they are.
         output: makes the logits of them.
+        after: for each layer above, ``[N, H]``, where those after the step go.
         logits: ``[N, V]``, where these go.
     """
     rows, size = hidden.shape
@@ -67,9 +67,9 @@ def finish_step(
     joined[:, :size] = hidden
     joined[:, size:] = contexts
     inputs = joined
-    for layer in range(len(states)):
-        _advance(inputs, states[layer], cells[layer][0], cells[layer][1])
-        inputs = states[layer]
+    for layer in range(len(after)):
+        _advance(inputs, before[layer], cells[layer][0], cells[layer][1], after[layer])
+        inputs = after[layer]
     joined[:, :size] = inputs
     combined = np.empty((rows, size), np.float32)
     linear(joined, combine, combined)

@@ -108,20 +108,34 @@ def run_rnn(projected, active, hidden, weight, outputs):
 @kernel
 def run_gru(projected, active, hidden, weight, outputs):
     """Run :class:`models.cells.GRUCell`: see :func:`run_rnn`, with ``projected [P, 3 H]``."""
-    size = hidden.shape[1]
     values, scales, recurrent = _scratch(hidden, weight, 3)
     place = 0
     for rows in active:
         _recur(hidden, rows, weight, values, scales, recurrent)
         for n in range(rows):
-            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
-            xr, xz, xn = x[:size], x[size : 2 * size], x[2 * size :]
-            ur, uz, un = u[:size], u[size : 2 * size], u[2 * size :]
-            for j in range(size):
-                candidate = hyperbolic_tangent(xn[j] + sigmoid(xr[j] + ur[j]) * un[j])
-                h[j] = candidate + sigmoid(xz[j] + uz[j]) * (h[j] - candidate)
-                out[j] = h[j]
+            _apply_gru(projected[place + n], recurrent[n], hidden[n], outputs[place + n])
+            hidden[n] = outputs[place + n]
         place += rows
+
+
+@kernel
+def _apply_gru(x, u, before, after):
+    """The gates of one row, of the inputs' share and the hidden state's."""
+    size = before.shape[0]
+    xr, xz, xn = x[:size], x[size : 2 * size], x[2 * size :]
+    ur, uz, un = u[:size], u[size : 2 * size], u[2 * size :]
+    for j in range(size):
+        candidate = hyperbolic_tangent(xn[j] + sigmoid(xr[j] + ur[j]) * un[j])
+        after[j] = candidate + sigmoid(xz[j] + uz[j]) * (before[j] - candidate)
+
+
+@kernel
+def step_gru(projected, before, weight, after):
+    """One position of :func:`run_gru`, from hidden states ``[N, H]`` to other ones."""
+    values, scales, recurrent = _scratch(before, weight, 3)
+    _recur(before, before.shape[0], weight, values, scales, recurrent)
+    for n in range(before.shape[0]):
+        _apply_gru(projected[n], recurrent[n], before[n], after[n])
 
 
 @kernel

@@ -69,11 +69,15 @@ def test_one_lane_holds_all_sources_and_changes_no_answer(form: str) -> None:
     assert all(len(sizes) == 1 for sizes in one.sizes)
     # Who passes padding over has short sources together, and a long one apart.
     assert [sizes for sizes, _ in groupby(several.sizes)] == [[16], [32], [32, 128], [32]]
-    # Padded to the longest that is there: it grows, and shrinks again.
-    assert [sizes for sizes, _ in groupby(one.sizes)] == [[16], [32], [128], [32]]
+    # As large as the longest that was there: nobody looks at what is left behind the others.
+    assert [sizes for sizes, _ in groupby(one.sizes)] == [[16], [32], [128]]
 
 
 def test_where_padding_is_computed_sources_of_each_size_stand_apart() -> None:
-    several = Watched(make_model("parallel dot", "gru", 29))
+    model = make_model("parallel dot", "gru", 29)
+    one, several = Watched(model), Watched(model)
     decode(several, single_lane=False)
     assert max(len(sizes) for sizes in several.sizes) == 3
+    # In one lane they are padded to the longest that is there: it grows, and shrinks again.
+    decode(one, single_lane=True)
+    assert [sizes for sizes, _ in groupby(one.sizes)] == [[16], [32], [128], [32]]

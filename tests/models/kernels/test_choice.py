@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.kernels.choice import LANES, best_candidates, log_softmax, most_probable
+from models.kernels.choice import best_candidates, count_blocks, log_softmax, most_probable
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 128, 200, 1003])
 
@@ -31,12 +31,12 @@ def test_the_best_tokens_by_the_rule(
     log_softmax(logits, all_logprobs)
     tokens, tops, sums = np.empty(rows, np.int64), np.empty(rows, np.float32), np.empty(rows, "f4")
     scores = logits.copy()
-    lanes = np.empty((rows, LANES), np.float32)
-    most_probable(scores, spared, tokens, tops, sums, lanes)
+    blocks = np.empty((rows, count_blocks(size)), np.float32)
+    most_probable(scores, spared, tokens, tops, sums, blocks)
     assert np.isneginf(scores[:, spared]).all()
     count = min(width, size)
     ids, logprobs = np.empty((rows, count), np.int64), np.empty((rows, count), np.float32)
-    best_candidates(scores, np.arange(rows), tops, sums, lanes, ids, logprobs)
+    best_candidates(scores, np.arange(rows), tops, sums, blocks, ids, logprobs)
     for row in range(rows):
         allowed = [token for token in range(size) if token not in spared]
         by_rule = sorted(allowed, key=lambda token: (-all_logprobs[row, token], token))
