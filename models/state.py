@@ -11,6 +11,7 @@ Shape legend: ``N`` rows, ``B`` sources, ``W`` rows of one source at most, ``S``
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -33,12 +34,21 @@ class RowLayout:
     Attributes:
         width: W, the most rows of one source.
         cells: ``[N]`` int64, each row's cell ``b * W + i``; None where row n has cell n.
-        lines: B, needed with cells; 0 where nobody says.
+        lines: B, needed with cells.
     """
 
     width: int = 1
     cells: Tensor | None = None
     lines: int = 0
+
+    @staticmethod
+    def of(counts: Sequence[int], device: torch.device) -> "RowLayout":
+        """The layout of so many rows for each source."""
+        width = max(counts)
+        if min(counts) == width:
+            return RowLayout(width)
+        cells = [line * width + i for line, count in enumerate(counts) for i in range(count)]
+        return RowLayout(width, on_device(cells, device), len(counts))
 
     def spread(self, rows: Tensor) -> Tensor:
         """Rows ``[N, ...]`` to the grid ``[B, W, ...]``, zero in empty cells."""
@@ -84,9 +94,8 @@ class AttentionMemory:
     @property
     def rows(self) -> int:
         """N, of those that attend to these sources and not to the rest."""
-        if self.layout.cells is not None:
-            return self.layout.cells.shape[0]
-        return (self.layout.lines or self.mask.shape[0]) * self.layout.width
+        cells = self.layout.cells
+        return len(self.mask) * self.layout.width if cells is None else cells.shape[0]
 
     def parts(self) -> tuple[Tensor, ...]:
         """All tensors that have a line for each source."""
@@ -113,15 +122,18 @@ class AttentionMemory:
 
 
 class MemoryPool:
-    """The encoded sources of all running requests, in the places 0 to B - 1.
+    """The encoded sources of all running requests, in an order of their own.
 
-    A source is written once when it joins, and never moved but to close a gap: copying all of
-    them whenever one joins or leaves would cost more than attending to them.
+    A source is written once when it joins: copying all of them whenever one joins or leaves would
+    cost more than attending to them. Those of integers stay in their lines, of which some are
+    empty, since whoever attends to them asks for the line of each row. The others are computed
+    line by line: one that leaves has its gap closed, by the last one.
     """
 
     def __init__(self) -> None:
         self._stored: AttentionMemory | None = None
         self._lengths: list[int] = []
+        self._lines: list[int] = []
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -140,68 +152,58 @@ class MemoryPool:
 
     def append(self, memory: AttentionMemory, lengths: Sequence[int]) -> None:
         """Put sources of these real lengths behind those that are there."""
-        first, count = len(self), len(lengths)
+        stored = self._reserve(memory, len(self) + len(lengths), memory.mask.shape[1])
+        taken = set(self._lines)
+        empty = (line for line in range(len(stored.mask)) if line not in taken)
+        lines = list(islice(empty, len(lengths)))
         self._lengths.extend(lengths)
-        stored = self._reserve(memory, len(self), memory.mask.shape[1])
+        self._lines.extend(lines)
+        to = on_device(lines, stored.mask.device)
         for old, new in zip(stored.parts(), memory.parts(), strict=True):
             if new.dim() == 1:
-                old[first : first + count] = new
-            else:
-                old[first : first + count, : new.shape[1]] = new
-                if not self._is_passed_over(old):
-                    # What stood there before may not even have been a number: see _reserve.
-                    old[first : first + count, new.shape[1] :] = 0
+                _write_lines(old, to, new)
+                continue
+            if not self._is_passed_over(old):
+                # What stood there before may not even have been a number: see _reserve.
+                old.index_fill_(0, to, 0)
+            _write_lines(old[:, : new.shape[1]], to, new)
 
     def keep(self, places: Sequence[int]) -> None:
         """Keep the sources of these places, in this order; those that stay cost nothing."""
         self._lengths = [self._lengths[place] for place in places]
-        moves = [(to, place) for to, place in enumerate(places) if to != place]
-        if not moves or self._stored is None:
+        self._lines = [self._lines[place] for place in places]
+        if self._stored is None or self._stored.is_of_integers:
             return
-        if self._stored.is_of_integers:
-            self._move_integers(moves)
-            return
-        to, origin = on_device(moves, self._stored.mask.device).unbind(1)
-        for part in self._stored.parts():
-            _move_lines(part, to, origin)
-
-    def _move_integers(self, moves: Sequence[tuple[int, int]]) -> None:
-        """Copy lines over others, and no padding that nobody looks at: ``(to, from)`` each."""
-        assert self._stored is not None
-        for part in self._stored.parts():
-            lines, is_passed_over = part.numpy(), self._is_passed_over(part)
-            moved = []
-            for to, place in moves:
-                # Those of these lengths stand in their new places already.
-                line = lines[place, : self._lengths[to]] if is_passed_over else lines[place]
-                moved.append(line.copy())
-            for (to, _), line in zip(moves, moved, strict=True):
-                if is_passed_over:
-                    lines[to, : len(line)] = line
-                else:
-                    lines[to] = line
+        moves = [(to, line) for to, line in enumerate(self._lines) if to != line]
+        self._lines = list(range(len(places)))
+        if moves:
+            to, origin = on_device(moves, self._stored.mask.device).unbind(1)
+            for part in self._stored.parts():
+                _write_lines(part, to, part.index_select(0, origin))
 
     def _is_passed_over(self, part: Tensor) -> bool:
         """Whether nobody looks at what stands in a part where the mask says padding."""
         assert self._stored is not None
         return self._stored.is_of_integers and part.dim() > 1 and part.dtype != torch.bool
 
-    def view(self, layout: RowLayout) -> AttentionMemory:
-        """The sources as rows of this layout see them, no longer than the longest of them.
+    def view(self, counts: Sequence[int]) -> AttentionMemory:
+        """The sources as rows see them, of which so many belong to each.
 
-        Of integers it is all that is stored, with what nobody looks at: the layout says how many
-        sources there are, and their masks how long they are.
+        Of integers it is all that is stored: rows know their lines, and masks how long these are.
+        The others are no longer than the longest of them.
         """
         assert self._stored is not None
+        device = self._stored.mask.device
         if self._stored.is_of_integers:
-            return replace(self._stored, layout=layout)
-        count = len(self)
+            pairs = zip(self._lines, counts, strict=True)
+            lines = [line for line, count in pairs for _ in range(count)]
+            return replace(self._stored, layout=RowLayout(1, on_device(lines, device), len(lines)))
         size = stored_size(max(self._lengths, default=1))
         parts = [
-            part[:count] if part.dim() == 1 else part[:count, :size]
+            part[: len(self)] if part.dim() == 1 else part[: len(self), :size]
             for part in self._stored.parts()
         ]
-        return self._stored.with_parts(parts, layout)
+        return self._stored.with_parts(parts, RowLayout.of(counts, device))
 
     def _reserve(self, like: AttentionMemory, count: int, size: int) -> AttentionMemory:
         """Storage for so many sources of this size, with what is stored already."""
@@ -225,13 +227,12 @@ class MemoryPool:
         return self._stored
 
 
-def _move_lines(part: Tensor, to: Tensor, origin: Tensor) -> None:
-    """Copy the lines ``part[origin]`` over ``part[to]``."""
+def _write_lines(part: Tensor, to: Tensor, lines: Tensor) -> None:
+    """Put these into the lines ``part[to]``."""
     if part.device.type == "cpu" and part.dtype != torch.bfloat16:  # which NumPy does not know
-        lines = part.numpy()
-        lines[to.numpy()] = lines[origin.numpy()]  # PyTorch takes several times as long
+        part.numpy()[to.numpy()] = lines.numpy()  # PyTorch takes several times as long
     else:
-        part.index_copy_(0, to, part.index_select(0, origin))
+        part.index_copy_(0, to, lines)
 
 
 def stored_size(length: int) -> int:

@@ -35,7 +35,6 @@ from models.state import (
     AttentionMemory,
     DecodeState,
     MemoryPool,
-    RowLayout,
     join_memories,
     stored_size,
 )
@@ -93,8 +92,7 @@ class _Lane:
     def part(self) -> None:
         """Part with the requests that have no rows.
 
-        The last request takes the place of one that leaves, so that all other sources stay
-        where they are in the pool.
+        The last request takes the place of one that leaves, so that all others keep theirs.
         """
         places = list(range(len(self.running)))
         for place in reversed(range(len(self.running))):
@@ -106,16 +104,11 @@ class _Lane:
         if self.pool is not None:
             self.pool.keep(places)
 
-    def memory(self, device: torch.device) -> AttentionMemory | None:
+    def memory(self) -> AttentionMemory | None:
         """The sources, as the rows see them."""
         if self.pool is None or not self.running:
             return None
-        counts = [running.row_count for running in self.running]
-        width = max(counts)
-        if min(counts) == width:
-            return self.pool.view(RowLayout(width, lines=len(counts)))
-        cells = [line * width + i for line, count in enumerate(counts) for i in range(count)]
-        return self.pool.view(RowLayout(width, on_device(cells, device), len(counts)))
+        return self.pool.view([running.row_count for running in self.running])
 
 
 class BatchedDecoder:
@@ -237,8 +230,7 @@ class BatchedDecoder:
         return result
 
     def _advance(self, state: DecodeState) -> Choices:
-        device = self._inputs.device
-        memories = [lane.memory(device) for lane in self._lanes.values() if lane.running]
+        memories = [lane.memory() for lane in self._lanes.values() if lane.running]
         memory = join_memories([memory for memory in memories if memory is not None])
         logits, self._state, attention = self._model.step(
             self._inputs, DecodeState(state.layers, state.context, memory)

@@ -19,7 +19,7 @@ from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import StepModel, read_at_once
 from models.placement import on_device, send
 from models.precision import Precision, set_precision
-from models.state import MemoryPool, RowLayout
+from models.state import MemoryPool
 from tests.models.decoding.toy_models import FORMS, make_model
 from tests.models.meta_device import META, PlacementError, meta_device
 
@@ -123,8 +123,7 @@ def test_rows_that_share_sources_are_computed_on_the_device(form: str) -> None:
         pool = MemoryPool()
         pool.append(state.memory, [len(prompt) for prompt in PROMPTS])
         pool.keep([2, 1])
-        layout = RowLayout(3, on_device([0, 1, 3], META), 2)
-        memory = pool.view(layout)
+        memory = pool.view([2, 1])
         rows = on_device([2, 2, 1], META)
         layers = state.select_layers(rows)
         output = model.step(tokens, type(state)(layers.layers, memory=memory))

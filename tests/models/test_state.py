@@ -168,21 +168,27 @@ def make_memory(lengths: Sequence[int], first: int, *, with_scales: bool) -> Att
 def assert_holds(pool: MemoryPool, sources: list[tuple[int, int]], *, with_scales: bool) -> None:
     """The pool holds these sources (number and length), and behind each nothing that counts."""
     assert len(pool) == len(sources)
-    layout = RowLayout(2)
-    view = pool.view(layout)
-    longest = max((length for _, length in sources), default=1)
-    if with_scales:  # of integers all that is stored is seen
-        assert len(view.mask) >= len(sources)
+    if not sources:
+        return
+    view = pool.view([2] * len(sources))
+    assert view.rows == 2 * len(sources)
+    longest = max(length for _, length in sources)
+    lines = list(range(len(sources)))
+    if with_scales:  # of integers all that is stored is seen, and each row knows its line
         assert view.mask.shape[1] >= stored_size(longest)
+        assert view.layout.cells is not None
+        lines = view.layout.cells.tolist()[::2]
+        assert view.layout.cells.tolist() == [line for line in lines for _ in range(2)]
+        assert len(set(lines)) == len(lines)
     else:
         assert view.mask.shape == (len(sources), stored_size(longest))
-    assert view.layout is layout
+        assert view.layout == RowLayout(2)
     assert (view.key_scales is not None) == (view.value_scales is not None) == with_scales
-    for place, (number, length) in enumerate(sources):
+    for line, (number, length) in zip(lines, sources, strict=True):
         expected = make_memory([length], number, with_scales=with_scales)
-        assert view.mask[place].nonzero()[:, 0].tolist() == list(range(length))
+        assert view.mask[line].nonzero()[:, 0].tolist() == list(range(length))
         for part, expected_part in zip(view.parts(), expected.parts(), strict=True):
-            real = part[place] if part.dim() == 1 else part[place, :length]
+            real = part[line] if part.dim() == 1 else part[line, :length]
             assert torch.equal(real, expected_part[0])
     # A weight of 0 times NaN would be NaN; of integers nobody looks at padding.
     assert with_scales or all(bool(part.isfinite().all()) for part in view.parts())
