@@ -4,8 +4,9 @@
 ``V`` vocabulary size. Token ids are int64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,6 +54,8 @@ class LanguageModel(nn.Module):
             implementation=config.implementation,
         )
         self.output = nn.Linear(self.stack.output_size, config.vocabulary_size)
+        # Takes the place of the modules in a step of one thread: see models.whole_step.
+        self.whole_step: Callable[[Tensor, DecodeState], StepOutput] | None = None
         if config.initializer == "normal":
             for name, parameter in self.named_parameters():
                 if "bias" in name:
@@ -133,5 +136,7 @@ class LanguageModel(nn.Module):
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """Feed one token a row, ``[N]``: see :class:`StepModel`."""
+        if self.whole_step is not None and torch.get_num_threads() == 1:
+            return self.whole_step(tokens, state)
         hidden, layers = self.stack.step(self.embed(tokens), state.layers)
         return StepOutput(self.output(hidden).float(), DecodeState(layers=layers))

@@ -1,4 +1,4 @@
-"""A decoder's step in int8 as few kernels: the same bits as its modules give, in less time.
+"""Steps in int8 as few kernels: the same bits as the modules give, in less time.
 
 Shape legend: ``N`` rows, ``V`` vocabulary size, ``A`` attention size.
 """
@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.config import LanguageModelConfig
 from models.encoder_decoder import StepOutput
-from models.kernels.decoders import begin_step, finish_step
+from models.kernels.decoders import begin_step, finish_step, step_gru_model, step_lstm_model
+from models.language_model import LanguageModel
 from models.quantization import Int8Attention, Int8Cell, Int8Linear
 from models.recurrent import RecurrentStack
 from models.seq2seq import ParallelAttentionDecoder
 from models.state import AttentionMemory, DecodeState
 
 
-class WholeStep:
+class DecoderStep:
     """The step of a :class:`ParallelAttentionDecoder` of GRU cells.
 
     Args:
@@ -60,6 +62,36 @@ class WholeStep:
         return StepOutput(torch.from_numpy(logits), DecodeState(layers, memory=memory), weights)
 
 
+class LanguageModelStep:
+    """The step of a :class:`LanguageModel` of GRU or LSTM cells.
+
+    Args:
+        model: quantized.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        cells = _cells(model.stack)
+        self._kernel = step_lstm_model if cells[0].num_states == 2 else step_gru_model
+        if model.embedding is None:
+            self._embedding = np.eye(model.vocabulary_size, dtype=np.float32)
+        else:
+            self._embedding = model.embedding.weight.detach().numpy()
+        self._cells = tuple(_weights_of(cell) for cell in cells)
+        self._output = _linear(model.output)
+
+    def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        """See :meth:`models.encoder_decoder.StepModel.step`."""
+        before = tuple(tuple(part.numpy() for part in layer) for layer in state.layers)
+        after = tuple(tuple(np.empty_like(part) for part in layer) for layer in before)
+        logits = np.empty((len(tokens), self._output.outputs), np.float32)
+        self._kernel(
+            tokens.numpy(), self._embedding, before, self._cells, self._output.weight,
+            after, logits,
+        )  # fmt: skip
+        layers = tuple(tuple(torch.from_numpy(part) for part in layer) for layer in after)
+        return StepOutput(torch.from_numpy(logits), DecodeState(layers))
+
+
 def _cells(stack: RecurrentStack) -> list[Int8Cell]:
     return [cast(Int8Cell, cell) for cell in stack.cells()]
 
@@ -75,7 +107,13 @@ def _weights_of(cell: Int8Cell) -> tuple[object, object]:
 
 
 def join_kernels(model: torch.nn.Module) -> None:
-    """Have the decoders in a quantized model that can make whole steps make them from now on."""
+    """Have what can make whole steps in a quantized model make them from now on."""
     for module in model.modules():
         if isinstance(module, ParallelAttentionDecoder) and module.config.cell == "gru":
-            module.whole_step = WholeStep(module)
+            module.whole_step = DecoderStep(module)
+        if isinstance(module, LanguageModel) and _can_step(module.config):
+            module.whole_step = LanguageModelStep(module)
+
+
+def _can_step(config: LanguageModelConfig) -> bool:
+    return config.cell in ("gru", "lstm") and not config.bidirectional

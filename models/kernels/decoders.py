@@ -1,7 +1,8 @@
-"""Steps of :class:`models.seq2seq.ParallelAttentionDecoder` with GRU cells, in two halves.
+"""Whole steps of decoders: one call takes the place of a dozen.
 
-What is between them is the attention, whose sources stand in several pools. One call takes the
-place of a dozen: with few rows, half of a step was Python between the kernels.
+With few rows, half of a step was Python between the kernels. That of
+:class:`models.seq2seq.ParallelAttentionDecoder` comes in two halves: what is between them is the
+attention, whose sources stand in several pools.
 
 Shape legend: ``N`` rows, ``V`` vocabulary size, ``D`` embedding size, ``H`` hidden size, ``E``
 size of an encoder output, ``A`` attention size.
@@ -9,7 +10,7 @@ size of an encoder output, ``A`` attention size.
 
 import numpy as np
 
-from models.kernels.gates import apply_tanh, step_gru
+from models.kernels.gates import apply_tanh, step_gru, step_lstm
 from models.kernels.jit import kernel
 from models.kernels.products import linear
 
@@ -20,6 +21,47 @@ def _advance(inputs, before, projection, recurrent, after):
     projected = np.empty((before.shape[0], 3 * before.shape[1]), np.float32)
     linear(inputs, projection, projected)
     step_gru(projected, before, recurrent, after)
+
+
+@kernel
+def _embed(tokens, embedding):
+    inputs = np.empty((tokens.shape[0], embedding.shape[1]), np.float32)
+    for n in range(tokens.shape[0]):
+        inputs[n] = embedding[tokens[n]]
+    return inputs
+
+
+@kernel
+def step_gru_model(tokens, embedding, before, cells, output, after, logits):
+    """Of :class:`models.language_model.LanguageModel` with GRU cells.
+
+    Args:
+        tokens: ``[N]`` int64.
+        embedding: ``[V, D]`` float32.
+        before: for each layer a tuple of its hidden states ``[N, H]`` before the step.
+        cells: for each layer, the weights of its inputs and of its hidden states.
+        output: makes the logits of the top hidden states.
+        after: as ``before``, where those after the step go.
+        logits: ``[N, V]``, where these go.
+    """
+    inputs = _embed(tokens, embedding)
+    for layer in range(len(after)):
+        _advance(inputs, before[layer][0], cells[layer][0], cells[layer][1], after[layer][0])
+        inputs = after[layer][0]
+    linear(inputs, output, logits)
+
+
+@kernel
+def step_lstm_model(tokens, embedding, before, cells, output, after, logits):
+    """The same with LSTM cells, whose memories stand behind their hidden states."""
+    inputs = _embed(tokens, embedding)
+    for layer in range(len(after)):
+        hidden = before[layer][0]
+        projected = np.empty((hidden.shape[0], 4 * hidden.shape[1]), np.float32)
+        linear(inputs, cells[layer][0], projected)
+        step_lstm(projected, before[layer], cells[layer][1], after[layer])
+        inputs = after[layer][0]
+    linear(inputs, output, logits)
 
 
 @kernel
@@ -36,10 +78,7 @@ def begin_step(tokens, embedding, before, projection, recurrent, query, hidden, 
         hidden: ``[N, H]``, where the hidden states after the step go.
         queries: ``[N, A]``, where the projected queries go.
     """
-    rows = before.shape[0]
-    inputs = np.empty((rows, embedding.shape[1]), np.float32)
-    for n in range(rows):
-        inputs[n] = embedding[tokens[n]]
+    inputs = _embed(tokens, embedding)
     _advance(inputs, before, projection, recurrent, hidden)
     linear(hidden, query, queries)
 

@@ -168,19 +168,35 @@ def run_lstm(projected, active, hidden, memory, weight, outputs):
 
     ``memory [N, H]`` is changed in place like the hidden states.
     """
-    size = hidden.shape[1]
     values, scales, recurrent = _scratch(hidden, weight, 4)
+    before = np.empty(hidden.shape[1], np.float32)  # apart: loops over arrays that overlap are slow
     place = 0
     for rows in active:
         _recur(hidden, rows, weight, values, scales, recurrent)
         for n in range(rows):
-            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
-            c = memory[n]
-            xi, xf, xg, xo = x[:size], x[size : 2 * size], x[2 * size : 3 * size], x[3 * size :]
-            ui, uf, ug, uo = u[:size], u[size : 2 * size], u[2 * size : 3 * size], u[3 * size :]
-            for j in range(size):
-                kept = sigmoid(xf[j] + uf[j]) * c[j]
-                c[j] = kept + sigmoid(xi[j] + ui[j]) * hyperbolic_tangent(xg[j] + ug[j])
-                h[j] = sigmoid(xo[j] + uo[j]) * hyperbolic_tangent(c[j])
-                out[j] = h[j]
+            before[:] = memory[n]
+            _apply_lstm(projected[place + n], recurrent[n], before, memory[n], outputs[place + n])
+            hidden[n] = outputs[place + n]
         place += rows
+
+
+@kernel
+def _apply_lstm(x, u, before, memory, hidden):
+    """The gates of one row, of the inputs' share and the hidden state's."""
+    size = before.shape[0]
+    xi, xf, xg, xo = x[:size], x[size : 2 * size], x[2 * size : 3 * size], x[3 * size :]
+    ui, uf, ug, uo = u[:size], u[size : 2 * size], u[2 * size : 3 * size], u[3 * size :]
+    for j in range(size):
+        kept = sigmoid(xf[j] + uf[j]) * before[j]
+        memory[j] = kept + sigmoid(xi[j] + ui[j]) * hyperbolic_tangent(xg[j] + ug[j])
+        hidden[j] = sigmoid(xo[j] + uo[j]) * hyperbolic_tangent(memory[j])
+
+
+@kernel
+def step_lstm(projected, before, weight, after):
+    """One position of :func:`run_lstm`, from hidden states and memories ``[N, H]`` to others."""
+    hidden, memory = before
+    values, scales, recurrent = _scratch(hidden, weight, 4)
+    _recur(hidden, hidden.shape[0], weight, values, scales, recurrent)
+    for n in range(hidden.shape[0]):
+        _apply_lstm(projected[n], recurrent[n], memory[n], after[1][n], after[0][n])

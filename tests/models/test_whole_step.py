@@ -1,15 +1,17 @@
 """A step in few kernels has the bits of the step of the modules."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from models.config import Seq2SeqConfig
+from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
-from models.encoder_decoder import StepOutput, read_at_once
+from models.encoder_decoder import StepModel, StepOutput, read_at_once
+from models.language_model import LanguageModel
 from models.precision import set_precision
 from models.quantization import quantize
 from models.seq2seq import ParallelAttentionDecoder, Seq2Seq
@@ -65,16 +67,37 @@ def both(form: dict[str, Any]) -> tuple[Seq2Seq, Seq2Seq]:
     return modules, whole
 
 
+def both_language_models(cell: str, **settings: object) -> tuple[LanguageModel, LanguageModel]:
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        values = {"vocabulary_size": 29, "hidden_size": 30, "num_layers": 2, "cell": cell}
+        config = LanguageModelConfig.model_validate({**values, **settings})
+        models.append(LanguageModel(config).eval())
+    modules, whole = models
+    quantize(modules)
+    return modules, set_precision(whole, "int8")
+
+
+PAIRS: list[Callable[[], tuple[StepModel, StepModel]]] = [
+    *(partial(both, form) for form in FORMS),
+    partial(both_language_models, "gru"),
+    partial(both_language_models, "gru", embedding_size=13, num_layers=1),
+    partial(both_language_models, "lstm", num_layers=3),
+    partial(both_language_models, "lstm", embedding_size=32, hidden_size=32),
+]
+
+
 def parts_of(output: StepOutput) -> list[torch.Tensor]:
-    assert output.attention is not None
     layers = [part for layer in output.state.layers for part in layer]
-    return [output.logits, output.attention, *layers]
+    attention = [] if output.attention is None else [output.attention]
+    return [output.logits, *attention, *layers]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("make_both", PAIRS)
 @torch.inference_mode()
-def test_a_step_has_the_same_bits(form: dict[str, Any]) -> None:
-    modules, whole = both(form)
+def test_a_step_has_the_same_bits(make_both: Callable[[], tuple[StepModel, StepModel]]) -> None:
+    modules, whole = make_both()
     tokens, expected = read_at_once(modules, PROMPTS)
     state = read_at_once(whole, PROMPTS)[1]
     for _ in range(3):
@@ -85,9 +108,11 @@ def test_a_step_has_the_same_bits(form: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
-@pytest.mark.parametrize("form", FORMS)
-def test_whole_decodings_are_the_same(form: dict[str, Any], beam_size: int) -> None:
-    modules, whole = both(form)
+@pytest.mark.parametrize("make_both", PAIRS)
+def test_whole_decodings_are_the_same(
+    make_both: Callable[[], tuple[StepModel, StepModel]], beam_size: int
+) -> None:
+    modules, whole = make_both()
     params = DecodingParams(11, beam_size=beam_size)
     assert dict(decode_corpus(whole, PROMPTS, params)) == dict(
         decode_corpus(modules, PROMPTS, params)
@@ -126,3 +151,22 @@ def test_who_makes_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         other = both(form)[1].decoder
         assert isinstance(other, ParallelAttentionDecoder)
         assert other.whole_step is None
+
+
+@torch.inference_mode()
+def test_which_language_models_make_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of GRU and LSTM cells that generate text, on one thread."""
+    for cell in ("gru", "lstm"):
+        _, whole = both_language_models(cell)
+        tokens, state = read_at_once(whole, [[1, 5], [1]])
+        expected = whole.step(tokens, state).logits
+        monkeypatch.setattr(whole.stack, "step", None)
+        assert torch.equal(whole.step(tokens, state).logits, expected)
+        torch.set_num_threads(2)
+        with pytest.raises(TypeError):
+            whole.step(tokens, state)
+        torch.set_num_threads(1)
+    for cell, settings in (("rnn", {}), ("gru_textbook", {}), ("gru", {"bidirectional": True})):
+        assert (
+            both_language_models(cell, implementation="equations", **settings)[1].whole_step is None
+        )
