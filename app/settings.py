@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         "of the HTTP process.",
     )
     row_budget: int = Field(
-        128,
+        256,
         ge=MAX_ROWS_PER_REQUEST,
         le=4_096,
         description="Rows that one model decodes at once: one for each output or beam.",
