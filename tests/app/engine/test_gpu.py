@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from app.engine.graphs import USES_BEFORE_REPLACING, CudaCapture, GraphedModel, GraphKey
+from models.decoding.beam import LiveBeams
 from models.decoding.choice import RowKinds, RowNeeds, compute_choices
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
@@ -186,9 +187,8 @@ SPECIAL = (
 def test_neither_a_step_nor_its_choices_make_the_host_wait(form: str) -> None:
     model = graphed(gpu_model(form, "bfloat16"))
     tokens, state = read_at_once(model, [[5, 2]] * 6)
-    kinds = RowKinds(
-        {row: RowNeeds(params, 0.5, [4, 5]) for row, params in enumerate(SPECIAL)}, [3, 4], 4, [0]
-    )
+    needs = {row: RowNeeds(params, 0.5, [4, 5]) for row, params in enumerate(SPECIAL)}
+    kinds = RowKinds(needs, LiveBeams([3, 4], [-1.0, -2.0], [2], [4]), [0])
     for mode in ("default", "error"):  # the first captures, which may wait
         torch.cuda.set_sync_debug_mode(mode)
         try:
