@@ -343,7 +343,7 @@ def test_sources_are_translated_and_scored(page: TryPage, shipped: Server) -> No
 
 def test_the_charts_show_what_the_server_does(page: TryPage, shipped: Server) -> None:
     page.tab("Status").click()
-    page.wait_for_text(".chart-value", "0 of 128")
+    page.wait_for_text(".chart-value", "0 of 256")
     tokens = page.find(".chart").filter(has_text="Tokens a second")
     some = tokens.locator(".chart-value").filter(has_text=re.compile("[1-9]"))
 
@@ -364,7 +364,7 @@ def test_the_charts_show_what_the_server_does(page: TryPage, shipped: Server) ->
 
 def test_the_charts_can_be_paused(page: TryPage) -> None:
     page.tab("Status").click()
-    page.wait_for_text(".chart-value", "0 of 128")
+    page.wait_for_text(".chart-value", "0 of 256")
     page.page.get_by_role("button", name="Pause").click()
     asked: list[str] = []
     page.page.on("request", lambda request: asked.append(request.url))

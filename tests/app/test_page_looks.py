@@ -116,7 +116,7 @@ def in_use(browser: Browser, server: Server, panel: str, look: str) -> Iterator[
             page.page.get_by_role("button", name="Score").click()
             page.find(".sentences .token-line").nth(1).locator(".token").nth(5).hover()
         else:
-            page.wait_for_text(".chart-value", "0 of 128")
+            page.wait_for_text(".chart-value", "0 of 256")
             page.find(".model summary").first.click()
         yield page
 
