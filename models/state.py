@@ -196,8 +196,9 @@ class MemoryPool:
         device = self._stored.mask.device
         if self._stored.is_of_integers:
             pairs = zip(self._lines, counts, strict=True)
-            lines = [line for line, count in pairs for _ in range(count)]
-            return replace(self._stored, layout=RowLayout(1, on_device(lines, device), len(lines)))
+            cells = [line for line, count in pairs for _ in range(count)]
+            layout = RowLayout(1, on_device(cells, device), len(self._stored.mask))
+            return replace(self._stored, layout=layout)
         size = stored_size(max(self._lengths, default=1))
         parts = [
             part[: len(self)] if part.dim() == 1 else part[: len(self), :size]

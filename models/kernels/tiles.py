@@ -115,7 +115,7 @@ def make_tile_block(row_tiles: int) -> Callable[..., None]:
         output_stride: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            scaling = _Scaling(builder, arguments[3], *arguments[5:])
+            scaling = _Scaling(builder, arguments[3], arguments[5:])
             _write_loop(builder, row_tiles, arguments[:5], scaling)
             return context.get_dummy_value()
 
@@ -127,25 +127,13 @@ def make_tile_block(row_tiles: int) -> Callable[..., None]:
 class _Scaling:
     """Writes the scaling of a block's sums in as many parts as another block's loop has steps."""
 
-    def __init__(
-        self,
-        builder: Any,
-        steps: Any,
-        sums: Any,
-        rows: Any,
-        corrections: Any,
-        scales: Any,
-        biases: Any,
-        row_scales: Any,
-        outputs: Any,
-        output_stride: Any,
-    ) -> None:
+    def __init__(self, builder: Any, steps: Any, arguments: Any) -> None:
         self._builder = builder
-        self._sums, self._rows, self._row_scales = sums, rows, row_scales
+        self._sums, self._rows, *weight, self._row_scales, outputs, output_stride = arguments
         self._place = (outputs, output_stride)
         self._writer = Block(builder, 1, 2)
-        self._weight = self._writer.load_weight([corrections, scales, biases])
-        rounded_up = builder.sub(builder.add(rows, steps), ir.Constant(_I64, 1))
+        self._weight = self._writer.load_weight(weight)
+        rounded_up = builder.sub(builder.add(self._rows, steps), ir.Constant(_I64, 1))
         self._share = builder.sdiv(rounded_up, steps)
 
     def write(self, step: Any) -> None:

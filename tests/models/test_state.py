@@ -180,6 +180,7 @@ def assert_holds(pool: MemoryPool, sources: list[tuple[int, int]], *, with_scale
         lines = view.layout.cells.tolist()[::2]
         assert view.layout.cells.tolist() == [line for line in lines for _ in range(2)]
         assert len(set(lines)) == len(lines)
+        assert max(lines) < view.layout.lines == len(view.mask)
     else:
         assert view.mask.shape == (len(sources), stored_size(longest))
         assert view.layout == RowLayout(2)

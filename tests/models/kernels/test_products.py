@@ -1,9 +1,6 @@
 """Products of integers: exact, whatever the size, and the same bits on every processor."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from models.kernels.products import (
     round_rows,
 )
 from models.kernels.tiles import may_use_tiles
+from tests.models.kernels.other_processors import digest_on
 
 SIZES = [(1, 1), (2, 15), (30, 29), (64, 64), (65, 100), (518, 70), (1041, 16), (4097, 33)]
 OTHER_PROCESSORS = {
@@ -112,17 +110,7 @@ def digest() -> str:
 @pytest.mark.parametrize(("name", "features"), OTHER_PROCESSORS.values(), ids=OTHER_PROCESSORS)
 def test_other_processors_give_the_same_bits(name: str, features: str, tmp_path: Path) -> None:
     """A process that believes to run on another processor compiles other instructions."""
-    if sys.platform != "linux" or os.uname().machine != "x86_64":
-        pytest.skip("compiles for other processors of this kind only")
-    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    found = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import digest; print(digest())"],
-        env={**os.environ, **settings, "NUMBA_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == digest()
+    assert digest_on(name, features, __name__, tmp_path) == digest()
 
 
 @pytest.mark.parametrize("in_tiles", [False, True], ids=["vectors", "tiles"])

@@ -1,9 +1,6 @@
 """Sums in one order, whatever the processor."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from models.decoding.step import decode_corpus
 from models.kernels.sums import SUMS, dot, fold
 from models.precision import set_precision
 from tests.models.decoding.toy_models import make_model
+from tests.models.kernels.other_processors import digest_on
 
 OTHER_VECTORS = {
     "256-bits": ("haswell", "+avx,+avx2,+fma,+sse4.2,+ssse3,+bmi,+bmi2,+popcnt"),
@@ -69,14 +67,4 @@ def test_vectors_of_other_sizes_give_the_same_scores(
     name: str, features: str, tmp_path: Path
 ) -> None:
     """A process that believes to run on another processor, which multiplies and adds as one."""
-    if sys.platform != "linux" or os.uname().machine != "x86_64":
-        pytest.skip("compiles for other processors of this kind only")
-    settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    found = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import digest; print(digest())"],
-        env={**os.environ, **settings, "NUMBA_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == digest()
+    assert digest_on(name, features, __name__, tmp_path) == digest()
