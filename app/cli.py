@@ -40,6 +40,7 @@ OFFLINE_COMMANDS = {
     "train": ("training.cli", "train"),
     "evaluate": ("training.evaluate_cli", "train"),
     "average": ("training.average_cli", "train"),
+    "diversify": ("training.diversify_cli", "train"),
     "import": ("training.importing.cli", "train"),
     "bench": ("benchmarks.__main__", "bench"),
 }

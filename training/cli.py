@@ -18,7 +18,7 @@ from training.distributed import LostProcessError, global_rank, join_processes
 from training.interruption import InterruptedRunError
 from training.loop import RunError
 from training.memory import keep_compiled_products, keep_freed_memory
-from training.own_text import add_own_text_options, is_own_text, read_own_text
+from training.own_text import add_own_text_options, is_own_text, read_own_text, synthetic_changes
 from training.preset import Preset, PresetError, available_presets, build_preset, load_preset
 from training.record import (
     arguments_that_matter,
@@ -60,6 +60,11 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--data",
         metavar="PATH",
         help="text to train on, instead of the preset's (path or URL), or a folder with its files",
+    )
+    parser.add_argument(
+        "--synthetic",
+        metavar="FILE",
+        help="pairs that models made (gatehouse diversify), to train on beside the others",
     )
     add_own_text_options(parser)
     parser.add_argument(
@@ -192,15 +197,18 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
         return _Plan(own.name, own.preset, summary=own.summary, example=own.example)
     if not arguments.preset:
         raise ValueError("give a preset, or your own text by --pairs, --source, --target or --text")
+    changes = synthetic_changes(arguments)
     if not is_record(arguments.preset):
-        return _Plan(*load_preset(arguments.preset, arguments.set), location=arguments.data)
+        return _Plan(
+            *load_preset(arguments.preset, arguments.set, changes), location=arguments.data
+        )
     file = Path(arguments.preset)
     record = read_record(file)
     if (arguments.out / (arguments.name or record.name)).resolve() == file.resolve().parent:
         raise PresetError(
             f"{file} lies in the folder that the run would write: choose another --out or --name"
         )
-    preset = build_preset(recorded_preset(record), arguments.set, str(file))
+    preset = build_preset(recorded_preset(record), arguments.set, str(file), changes)
     location = arguments.data or recorded_location(record, preset.data)
     return _Plan(record.name, preset, location, record)
 

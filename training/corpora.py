@@ -10,6 +10,7 @@ from pathlib import Path
 
 from models.checkpoint_schema import DataSource
 from models.preparation import PREPARATIONS
+from training.diversification import without_held_out
 from training.parallel import Pair, ParallelCut, cut_pairs, parse_tab_pairs, read_aligned
 from training.preset import ParallelData
 from training.sources import DataError, TextSource, file_name, is_folder, read_data
@@ -24,6 +25,8 @@ def read_cut(
 ) -> tuple[ParallelCut, list[DataSource]]:
     """Read the sentence pairs of a preset and cut them into training, validation and test.
 
+    Its synthetic pairs are no part of that: see :func:`read_synthetic`.
+
     Args:
         data: the preset's.
         data_location: other sentence pairs to read instead, or None: a file, or a folder with
@@ -31,12 +34,13 @@ def read_cut(
         cache_dir: where downloads are kept.
 
     Returns:
-        The cut, and the texts that were read, in the order of :meth:`ParallelData.texts`.
+        The cut, and the texts that were read, in the order of :meth:`ParallelData.texts` but
+        for the synthetic pairs.
 
     Raises:
         DataError: a text cannot be read, the pairs cannot be used, or they are too few to cut.
     """
-    texts = data.texts()
+    texts = data.without_synthetic().texts()
     if data_location is not None and len(texts) > 1 and not is_folder(data_location):
         names = ", ".join(file_name(text.location) for text in texts)
         raise DataError(f"{data_location}: give a folder with the files {names}")
@@ -50,6 +54,35 @@ def read_cut(
         cut = dataclasses.replace(cut, validation=tuple(validation))
         sources += validation_sources
     return cut.reversed() if data.reverse else cut, sources
+
+
+def read_synthetic(
+    data: ParallelData, cut: ParallelCut, cache_dir: Path
+) -> tuple[list[Pair], list[DataSource]]:
+    """Read the synthetic pairs of a preset, those left out of which a side is held out.
+
+    Args:
+        data: the preset's.
+        cut: of its own pairs, in the model's direction.
+        cache_dir: where downloads are kept.
+
+    Returns:
+        The pairs, and the text that was read; nothing where the preset has none.
+
+    Raises:
+        DataError: the text cannot be read, or holds no pair that may be trained on.
+    """
+    if data.synthetic is None:
+        return [], []
+    pairs, sources = _read_pairs(data, data.synthetic, None, None, cache_dir)
+    fit = without_held_out(pairs, cut)
+    if not fit:
+        raise DataError(f"{sources[0].name}: every pair has a side that is held out")
+    LOGGER.info(
+        "%s: %d synthetic pairs; left out %d of which a side is held out",
+        *(sources[0].name, len(fit), len(pairs) - len(fit)),
+    )
+    return fit, sources
 
 
 def _tell_of_known_pairs(validation: Sequence[Pair], cut: ParallelCut, name: str) -> None:

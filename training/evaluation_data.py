@@ -11,7 +11,7 @@ from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
 from models.preparation import PREPARATIONS
 from training.corpora import read_cut
-from training.parallel import TestSentence
+from training.parallel import ParallelCut, TestSentence
 from training.preset import ParallelData, Preset, PresetError, TextData
 from training.record import recorded_location
 from training.running_text import read_parts
@@ -82,18 +82,40 @@ def read_card_data(info: CheckpointInfo, location: str | None, cache_dir: Path) 
         DataError: the data cannot be read.
         EvaluationError: the checkpoint does not say what it was trained on.
     """
-    preset = _preset(info)
-    recorded = info.training.data
+    data = _preset(info).data
+    if isinstance(data, TextData):
+        recorded, location = _recorded(info, data, location)
+        return _read_text_parts(data, recorded[0], location, cache_dir)
+    data = data.without_synthetic()
+    recorded, location = _recorded(info, data, location)
+    return _read_test_sentences(data, recorded, location, cache_dir)
+
+
+def read_training_cut(info: CheckpointInfo, location: str | None, cache_dir: Path) -> ParallelCut:
+    """Read a translation model's training data, cut as for its training; without synthetic pairs.
+
+    Args and Raises are those of :func:`read_card_data`; a language model is an EvaluationError.
+    """
+    data = _preset(info).data
+    if isinstance(data, TextData):
+        raise EvaluationError(f"{info.name} is a language model: it has no sentence pairs")
+    data = data.without_synthetic()
+    return read_cut(data, _recorded(info, data, location)[1], cache_dir)[0]
+
+
+def _recorded(
+    info: CheckpointInfo, data: TextData | ParallelData, location: str | None
+) -> tuple[Sequence[DataSource], str | None]:
+    """The texts that a checkpoint was trained on, and where they are to be read."""
+    recorded = info.training.data[: len(data.texts())]
     if not recorded:
         raise EvaluationError(f"{info.name}: its training.json names no data")
-    if location is None:
-        try:
-            location = recorded_location(info.training, preset.data)
-        except PresetError as error:
-            raise EvaluationError(str(error)) from error
-    if isinstance(preset.data, TextData):
-        return _read_text_parts(preset.data, recorded[0], location, cache_dir)
-    return _read_test_sentences(preset.data, recorded, location, cache_dir)
+    if location is not None:
+        return recorded, location
+    try:
+        return recorded, recorded_location(info.training, data)
+    except PresetError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _preset(info: CheckpointInfo) -> Preset:
@@ -249,7 +271,9 @@ def _cut_of(info: CheckpointInfo) -> tuple[object, ...] | None:
     data = _preset(info).data
     if isinstance(data, TextData):
         return None
-    texts = tuple(source.sha256 for source in info.training.data)
+    # Synthetic pairs are never those of held-out sentences.
+    own = info.training.data[: len(data.without_synthetic().texts())]
+    texts = tuple(source.sha256 for source in own)
     return (texts, data.preparation, data.first_pairs, data.test_share, data.reverse)
 
 

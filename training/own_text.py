@@ -10,7 +10,7 @@ from typing import Any
 from models.checkpoint import read_checkpoint
 from training.corpora import read_cut
 from training.languages import choose_languages
-from training.preset import PRESETS_DIR, ParallelData, Preset, load_preset
+from training.preset import PRESETS_DIR, ParallelData, Preset, load_preset, text_changes
 from training.sizing import (
     MINIMUM_CHARACTERS,
     MINIMUM_SENTENCES,
@@ -79,6 +79,8 @@ def is_own_text(arguments: argparse.Namespace) -> bool:
         raise ValueError("the name of a file is empty")
     asked = [name for name, value in given.items() if value is not None]
     pair_options = (*VALIDATION_OPTIONS, "from_language", "to_language")
+    if asked == ["text"] and arguments.synthetic is not None:
+        raise ValueError("--synthetic goes with sentence pairs")
     if not asked or asked == ["text"]:
         for name in pair_options:
             if getattr(arguments, name) is not None:
@@ -130,7 +132,8 @@ def _read_pairs(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     name = f"{source}-{target}-{_stem(training[0], (source, target))}"
     changes: Changes = {"data.source_language": source, "data.target_language": target}
     for role, location in files.items():
-        changes |= _described(f"data.{role}", location)
+        changes |= text_changes(f"data.{role}", location)
+    changes |= synthetic_changes(arguments)
     whole = {"data.test_share": 0.0, "data.validation_share": 0.0}
     draft = _preset("translation", arguments, changes | whole).data
     assert isinstance(draft, ParallelData)
@@ -164,7 +167,7 @@ def _read_pairs(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
 
 def _read_prose(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     name = _stem(file_name(arguments.text), ())
-    changes = _described("data.source", arguments.text)
+    changes = text_changes("data.source", arguments.text)
     text, record = read_data(_preset("prose", arguments, changes).data.source, None, cache_dir)
     changes["data.source.sha256"] = record.sha256
     for number, line in enumerate(text.split("\n"), 1):
@@ -185,6 +188,13 @@ def _read_prose(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     return OwnText(name, preset, _summary(measured, settings, preset), example)
 
 
+def synthetic_changes(arguments: argparse.Namespace) -> Changes:
+    """What ``--synthetic`` changes in a preset of sentence pairs."""
+    if arguments.synthetic is None:
+        return {}
+    return text_changes("data.synthetic", arguments.synthetic)
+
+
 def _preset(base: str, arguments: argparse.Namespace, changes: Mapping[str, Any]) -> Preset:
     """The base preset with what was derived, then what an initial checkpoint and --set say."""
     changes = dict(changes)
@@ -199,10 +209,6 @@ def _preset(base: str, arguments: argparse.Namespace, changes: Mapping[str, Any]
             changes |= {f"model.{key}": value for key, value in shape.items()}
             changes["training.learning_rate"] = INITIAL_LEARNING_RATE
     return load_preset(str(PRESETS_DIR / f"{base}.toml"), arguments.set, changes)[1]
-
-
-def _described(key: str, location: str) -> Changes:
-    return {f"{key}.name": file_name(location), f"{key}.location": location}
 
 
 def _carded(changes: Changes, name: str) -> Changes:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.preparation import Preparation
-from training.sources import TextSource, public_origin
+from training.sources import TextSource, file_name, public_origin
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 BASE_PRESETS = {
@@ -74,6 +74,9 @@ class ParallelData(_Frozen):
     target: TextSource | None = None
     validation_source: TextSource | None = None
     validation_target: TextSource | None = None
+    synthetic: TextSource | None = None
+    """Pairs of lines ``source TAB target`` in the direction of the model, made by models: they
+    are trained on, too, and nothing is measured on them. See :mod:`training.diversification`."""
     source_language: str
     target_language: str
     reverse: bool = False
@@ -105,7 +108,11 @@ class ParallelData(_Frozen):
     def texts(self) -> tuple[TextSource, ...]:
         """The texts that are read, in the order in which a run records them."""
         texts = (self.source, self.target, self.validation_source, self.validation_target)
-        return tuple(text for text in texts if text)
+        return tuple(text for text in (*texts, self.synthetic) if text)
+
+    def without_synthetic(self) -> "ParallelData":
+        """What the figures are measured on: the same sentences, cut in the same way."""
+        return self.model_copy(update={"synthetic": None})
 
 
 class TokenizerSettings(_Frozen):
@@ -245,29 +252,39 @@ def load_preset(
         )
     known = available_presets()
     path = known.get(name_or_path, Path(name_or_path))
-    data = _read(path, known)
-    for key, value in (changes or {}).items():
-        _put(data, key, value, key)
-    return path.stem, build_preset(data, overrides, path.stem)
+    return path.stem, build_preset(_read(path, known), overrides, path.stem, changes)
 
 
-def build_preset(data: dict[str, Any], overrides: Sequence[str], name: str) -> Preset:
+def build_preset(
+    data: dict[str, Any],
+    overrides: Sequence[str],
+    name: str,
+    changes: Mapping[str, Any] | None = None,
+) -> Preset:
     """Make a preset of what a file or a record says.
 
     Args:
         data: as in the TOML file; is changed.
         overrides: as for :func:`load_preset`.
         name: whose it is, for what is wrong with it.
+        changes: as for :func:`load_preset`.
 
     Raises:
         PresetError: it or an override says something impossible.
     """
+    for key, value in (changes or {}).items():
+        _put(data, key, value, key)
     for override in overrides:
         _apply(data, override)
     try:
         return Preset.model_validate(data)
     except ValidationError as error:
         raise PresetError(f"{name}: {_complaint(error)}") from error
+
+
+def text_changes(key: str, location: str) -> dict[str, Any]:
+    """Changes of a preset that put a person's text at a key."""
+    return {f"{key}.name": file_name(location), f"{key}.location": location}
 
 
 def _read(path: Path, known: dict[str, Path]) -> dict[str, Any]:

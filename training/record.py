@@ -65,6 +65,8 @@ def recorded_preset(record: TrainingRecord) -> dict[str, Any]:
 def recorded_location(record: TrainingRecord, data: TextData | ParallelData) -> str | None:
     """Where the text is that was read in the place of the preset's own, or None for that.
 
+    Synthetic pairs are looked for where the preset says.
+
     Args:
         record: of the run.
         data: of its preset.
@@ -72,14 +74,15 @@ def recorded_location(record: TrainingRecord, data: TextData | ParallelData) -> 
     Raises:
         PresetError: it is a local file, of which records keep the name only, and not here.
     """
-    texts = data.texts()
-    if [text.name for text in record.data] != [text.name for text in texts]:
-        if len(record.data) == 1 and is_public(record.data[0].origin):
-            return record.data[0].origin
+    texts = (data.without_synthetic() if isinstance(data, ParallelData) else data).texts()
+    recorded = record.data[: len(texts)]
+    if [text.name for text in recorded] != [text.name for text in texts]:
+        if len(recorded) == 1 and is_public(recorded[0].origin):
+            return recorded[0].origin
     elif all(is_public(text.location) or Path(text.location).exists() for text in texts):
         return None
     raise PresetError(
-        f"{record.name} was trained on {' and '.join(text.name for text in record.data)}, which "
+        f"{record.name} was trained on {' and '.join(text.name for text in recorded)}, which "
         "only its owner has: say where it is with --data PATH (several files: their folder)"
     )
 
@@ -130,7 +133,7 @@ def arguments_that_matter(arguments: argparse.Namespace) -> list[str]:
     Of a path only the last part: where a person keeps a file is nobody else's business.
     """
     kept = [Path(arguments.preset).name] if arguments.preset else []
-    for option in ("data", *OPTIONS, *VALIDATION_OPTIONS):
+    for option in ("data", *OPTIONS, *VALIDATION_OPTIONS, "synthetic"):
         location = getattr(arguments, option)
         if location is not None:
             shown = location if is_public(location) else Path(location).name

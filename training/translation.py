@@ -27,7 +27,7 @@ from models.placement import on_device
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
 from training.batches import Batch, TokenPair, plan_batches
-from training.corpora import read_cut
+from training.corpora import read_cut, read_synthetic
 from training.decoding import translate_texts
 from training.distributed import Processes
 from training.parallel import Pair, ParallelCut, TestSentence, group_references
@@ -87,13 +87,16 @@ class Translation:
         self.tokenizers: dict[str, Tokenizer] = (
             dict(tokenizers) if tokenizers else self._train_tokenizers(preset)
         )
-        self._pairs = self._encode(self._cut.train)
+        synthetic, read = read_synthetic(data, self._cut, cache_dir)
+        self.sources += read
+        self._training_pairs = (*self._cut.train, *synthetic)
+        self._pairs = self._encode(self._training_pairs)
         if not self._pairs:
             raise DataError(
                 f"{self.sources[0].name}: no pair is short enough to train on: raise "
                 f"data.max_tokens ({data.max_tokens})"
             )
-        if left_out := len(self._cut.train) - len(self._pairs):
+        if left_out := len(self._training_pairs) - len(self._pairs):
             LOGGER.info("left out %d pairs of more than %d tokens", left_out, data.max_tokens)
         self._validation_pairs = self._encode(self._cut.validation)
         config = Seq2SeqConfig.model_validate(
@@ -129,7 +132,7 @@ class Translation:
 
     def _epoch_pairs(self, epoch: int) -> list[TokenPair]:
         """The training pairs, split in pieces anew where the settings ask for that."""
-        smoothing, pairs = self._settings.subword_smoothing, self._cut.train
+        smoothing, pairs = self._settings.subword_smoothing, self._training_pairs
         if smoothing is None:
             return self._pairs
         source, target = self.tokenizers["source"], self.tokenizers["target"]

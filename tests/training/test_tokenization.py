@@ -1,5 +1,9 @@
 """Splitting texts in pieces at random, the same way for the same seed."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from models.preparation import normalise_spaces
@@ -17,9 +21,26 @@ def tokenizer() -> SentencePieceTokenizer:
 def test_a_seed_splits_the_same_way_and_another_differently(
     tokenizer: SentencePieceTokenizer,
 ) -> None:
-    first = sample_encodings(tokenizer, TEXTS, 0.2, "1 source")
-    assert sample_encodings(tokenizer, TEXTS, 0.2, "1 source") == first
-    assert sample_encodings(tokenizer, TEXTS, 0.2, "2 source") != first
+    first = sample_encodings(tokenizer, TEXTS * 5, 0.2, "1 source")
+    assert sample_encodings(tokenizer, TEXTS * 5, 0.2, "1 source") == first
+    assert sample_encodings(tokenizer, TEXTS * 5, 0.2, "2 source") != first
+
+
+def test_a_seed_splits_the_same_way_in_every_process(
+    tokenizer: SentencePieceTokenizer, tmp_path: Path
+) -> None:
+    """Resuming goes on in a new process, and processes that train together plan alike."""
+    tokenizer.save(tmp_path / "tokenizer.model")
+    script = (
+        "import sys\n"
+        "from models.tokenizers import SentencePieceTokenizer\n"
+        "from training.tokenization import sample_encodings\n"
+        "tokenizer = SentencePieceTokenizer(open(sys.argv[1], 'rb').read())\n"
+        f"print(sample_encodings(tokenizer, {TEXTS} * 5, 0.2, '1 source'))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "tokenizer.model")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str(sample_encodings(tokenizer, TEXTS * 5, 0.2, "1 source"))
 
 
 def test_every_split_is_one_of_the_same_text(tokenizer: SentencePieceTokenizer) -> None:
