@@ -43,6 +43,9 @@ def without_held_out(pairs: Iterable[Pair], cut: ParallelCut) -> list[Pair]:
 def diversify(cut: ParallelCut, forward: Translate, backward: Translate | None) -> list[Pair]:
     """Pairs that are not in the training data, each with one side that is.
 
+    A model that writes pieces of words may write words that do not exist: pairs with a word
+    that the training pairs do not have are left out.
+
     Args:
         cut: only its training pairs are translated.
         forward: from the source language to the target language.
@@ -58,8 +61,21 @@ def diversify(cut: ParallelCut, forward: Translate, backward: Translate | None) 
         targets = list(dict.fromkeys(pair.target for pair in cut.train))
         pairs += [Pair(*sides) for sides in zip(_lines(backward(targets)), targets, strict=True)]
     known = set(cut.train)
-    new = [pair for pair in dict.fromkeys(pairs) if pair.source and pair.target]
-    return without_held_out([pair for pair in new if pair not in known], cut)
+    source_words = _words(pair.source for pair in cut.train)
+    target_words = _words(pair.target for pair in cut.train)
+    new = [
+        pair
+        for pair in dict.fromkeys(pairs)
+        if pair not in known
+        and (pair.source and pair.target)
+        and _words([pair.source]) <= source_words
+        and _words([pair.target]) <= target_words
+    ]
+    return without_held_out(new, cut)
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in normalised_form(text).split()}
 
 
 def _lines(texts: Iterable[str]) -> list[str]:
