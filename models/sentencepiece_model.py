@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import sentencepiece
@@ -83,6 +83,36 @@ def require_whole_model(model: bytes) -> None:
         fields.add(key >> 3)
     if position != len(model) or not {1, 2, 3} <= fields:
         raise ValueError("damaged: not a whole SentencePiece model")
+
+
+def is_unigram(model: bytes) -> bool:
+    """Whether the pieces of a whole ModelProto have probabilities.
+
+    Its field 2, the trainer's settings, has the type as its field 3: 1 is unigram, which is what
+    it means where it is missing.
+    """
+    for key, value in _fields(model):
+        if key >> 3 == 2 and isinstance(value, bytes):
+            return dict(_fields(value)).get(3 << 3, 1) == 1
+    return True
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a serialized message: key (number and wire type) and value."""
+    position = 0
+    while position < len(content):
+        key, position = _read_varint(content, position)
+        kind = key & 7
+        if kind == 0:
+            value, position = _read_varint(content, position)
+            yield key, value
+            continue
+        if kind == 2:
+            size, position = _read_varint(content, position)
+        else:
+            size = {1: 8, 5: 4}[kind]
+        yield key, content[position : position + size]
+        position += size
 
 
 def failure_reason(error: RuntimeError) -> str:

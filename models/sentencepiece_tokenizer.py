@@ -1,6 +1,7 @@
 """The tokenizer of subword pieces: see :mod:`models.tokenizers`."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ from models.sentencepiece_model import (
     ModelType,
     Normalization,
     failure_reason,
+    is_unigram,
     require_whole_model,
     train_model,
 )
@@ -27,6 +29,15 @@ from models.vocabulary import (
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece writes for a space inside a piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a vocabulary: its text, id and score (of a unigram model: log-probability)."""
+
+    text: str
+    token_id: int
+    log_probability: float
 
 
 class SentencePieceTokenizer:
@@ -140,24 +151,42 @@ class SentencePieceTokenizer:
         tokens: list[int] = self._processor.encode(text)
         return tokens
 
-    def sample(self, text: str, smoothing: float) -> list[int]:
-        """Split into pieces at random, more probable splits more often.
+    @property
+    def is_unigram(self) -> bool:
+        """Whether the pieces have probabilities (else they were made by byte pair encoding)."""
+        return is_unigram(self._model)
 
-        Subword regularization (Kudo 2018): a split of probability ``P`` is drawn in
-        proportion to ``P ** smoothing``, so that a large value gives the best split nearly
-        always. The random numbers are those of SentencePiece, one generator a thread.
+    def pieces(self) -> list[Piece]:
+        """What texts are split in, but for bytes."""
+        processor = self._processor
+        return [
+            Piece(processor.id_to_piece(token_id), token_id, processor.get_score(token_id))
+            for token_id in range(self._size)
+            if not (
+                processor.is_control(token_id)
+                or processor.is_unknown(token_id)
+                or processor.is_byte(token_id)
+                or processor.is_unused(token_id)
+            )
+        ]
 
-        Args:
-            text: what to split.
-            smoothing: above 0; the paper's alpha.
-        """
-        require_unicode(text)
-        if SPACE_MARK in text:
-            return self._encode_with_space_mark(text)
-        tokens: list[int] = self._processor.encode(
-            text, enable_sampling=True, alpha=smoothing, nbest_size=-1
+    def normalise(self, texts: Sequence[str]) -> list[str]:
+        """The texts as they are split: with U+2581 for a space, and one before the first word."""
+        normalised: list[str] = self._processor.normalize(list(texts))
+        return normalised
+
+    def spell(self, character: str) -> list[int]:
+        """The tokens of a character's UTF-8 bytes."""
+        return [self._byte_ids[byte] for byte in character.encode()]
+
+    def stand_in(self, texts: Iterable[str]) -> str:
+        """A private-use character that is no piece and in no text."""
+        present = set().union(*texts)
+        return next(
+            character
+            for character in map(chr, range(0x100000, 0x10FFFE))
+            if character not in present and self._processor.piece_to_id(character) == UNK_ID
         )
-        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Join the pieces; each byte that completes no character is shown as U+FFFD."""
@@ -185,15 +214,9 @@ class SentencePieceTokenizer:
         it; that one is spelled in bytes, and its bytes are then exchanged. UTF-8 sequences
         cannot overlap, so no other character is touched.
         """
-        present = set(text)
-        stand_in = next(
-            character
-            for character in map(chr, range(0x100000, 0x10FFFE))
-            if character not in present and self._processor.piece_to_id(character) == UNK_ID
-        )
+        stand_in = self.stand_in([text])
         found: list[int] = self._processor.encode(text.replace(SPACE_MARK, stand_in))
-        old = [self._byte_ids[byte] for byte in stand_in.encode()]
-        new = [self._byte_ids[byte] for byte in SPACE_MARK.encode()]
+        old, new = self.spell(stand_in), self.spell(SPACE_MARK)
         tokens: list[int] = []
         position = 0
         while position < len(found):

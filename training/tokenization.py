@@ -2,9 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import sentencepiece
 
 from models.preparation import Preparation
 from models.tokenizers import (
@@ -14,6 +11,7 @@ from models.tokenizers import (
     WordTokenizer,
 )
 from training.preset import TokenizerSettings
+from training.subword_sampling import sampler_of
 
 
 def train_tokenizer(
@@ -52,7 +50,7 @@ def train_tokenizer(
 def sample_encodings(
     tokenizer: Tokenizer, texts: Sequence[str], smoothing: float, seed: str
 ) -> list[list[int]]:
-    """Split texts in pieces at random: see :meth:`SentencePieceTokenizer.sample`.
+    """Split texts in pieces at random: see :meth:`training.subword_sampling.SubwordSampler.sample`.
 
     Args:
         tokenizer: a SentencePiece one; another has one split only, and gives that.
@@ -62,12 +60,5 @@ def sample_encodings(
     """
     if not isinstance(tokenizer, SentencePieceTokenizer):
         return [tokenizer.encode(text) for text in texts]
-
-    def sample() -> list[list[int]]:
-        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
-        sentencepiece.set_random_generator_seed(number)
-        return [tokenizer.sample(text, smoothing) for text in texts]
-
-    # A thread's generator takes its seed when it is first used, so each call has a new thread.
-    with ThreadPoolExecutor(1) as new_thread:
-        return new_thread.submit(sample).result()
+    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big")
+    return sampler_of(tokenizer).sample(texts, smoothing, number)
