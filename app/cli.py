@@ -1,6 +1,7 @@
 """The command line: ``gatehouse serve | models | generate | translate | bleu | keys`` and more.
 
-``train``, ``evaluate``, ``average``, ``import`` and ``bench`` are handed on to those who do that.
+``train``, ``evaluate``, ``average``, ``diversify``, ``import`` and ``bench`` are handed on to those
+who do that.
 
 Everything that can go wrong for a person ends in one clear sentence and an exit status, never in
 a traceback.

@@ -30,6 +30,7 @@ def make_parser(commands: Mapping[str, Run]) -> argparse.ArgumentParser:
     added.add_parser("train", help="train a model: see 'gatehouse train --help'")
     added.add_parser("evaluate", help="measure a checkpoint: see 'gatehouse evaluate --help'")
     added.add_parser("average", help="average checkpoints: see 'gatehouse average --help'")
+    added.add_parser("diversify", help="pairs that models make: see 'gatehouse diversify --help'")
     added.add_parser("import", help="import other weights: see 'gatehouse import --help'")
     added.add_parser("bench", help="measure speed: see 'gatehouse bench --help'")
     return parser

@@ -20,7 +20,7 @@ from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_
 from models.tokenizers import Tokenizer
 from training.cli import DEFAULT_CACHE
 from training.command_line import positive, sentence_of
-from training.preset import Preset
+from training.preset import Preset, without_synthetic
 from training.run import (
     architecture_difference,
     card_of,
@@ -111,11 +111,11 @@ def average(
     folder = out_dir / (name or first.name)
     if folder.exists():
         raise CheckpointError(f"{folder} is there already: remove it, or give another --name")
-    preset = _preset_of(first)
+    preset = without_synthetic(_preset_of(first))
     device = torch.device("cpu")
     task = make_task(preset, data_location, cache_dir, device, first)
-    read = [source.sha256 for source in task.sources]
-    if read != [source.sha256 for source in first.training.data]:
+    recorded = first.training.data[: len(task.sources)]
+    if [source.sha256 for source in task.sources] != [source.sha256 for source in recorded]:
         raise CheckpointError(f"{first.name} was trained on other data: give a copy by --data")
     task.model.load_state_dict(_mean([load_model(i, device).state_dict() for i in infos]))
     record = first.training.model_copy(

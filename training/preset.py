@@ -223,6 +223,13 @@ class Preset(_Frozen):
             )
 
 
+def without_synthetic(preset: Preset) -> Preset:
+    """The preset with nothing but what figures are measured on, and what that was cut from."""
+    if isinstance(preset.data, TextData):
+        return preset
+    return preset.model_copy(update={"data": preset.data.without_synthetic()})
+
+
 def available_presets() -> dict[str, Path]:
     """The shipped presets by name, but for those that only a person's own text completes."""
     paths = sorted(PRESETS_DIR.glob("*.toml"))

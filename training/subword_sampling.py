@@ -58,7 +58,7 @@ class SubwordSampler:
             seed: 0 or more: the same seed splits the same texts in the same way.
 
         Raises:
-            TokenizerError: a text holds a lone surrogate.
+            ValueError: a text holds a lone surrogate.
         """
         stand_in = self._tokenizer.stand_in(texts)
         characters, ends = _characters(

@@ -4,6 +4,7 @@ Kernels are compiled by Numba when they are first called, for the processor that
 kept beside their source (or in ``NUMBA_CACHE_DIR``), so that only the first start waits for it.
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -15,21 +16,21 @@ from numba.extending import intrinsic
 
 Function = Callable[..., Any]
 
-_FOLDER = Path(__file__).parent
 
-
-def _forget_outdated() -> None:
+def _forget_outdated(folder: Path) -> None:
     """Drop what was compiled from older sources.
 
     Numba looks at the file of a kernel only, and not at those of the functions in it.
     """
-    changed_at = max(source.stat().st_mtime for source in _FOLDER.glob("*.py"))
-    for compiled in (_FOLDER / "__pycache__").glob("*.nbi"):
-        if compiled.stat().st_mtime < changed_at:
-            compiled.unlink(missing_ok=True)
+    changed_at = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for compiled in (folder / "__pycache__").glob("*.nbi"):
+        # Another process may be doing the same.
+        with contextlib.suppress(FileNotFoundError):
+            if compiled.stat().st_mtime < changed_at:
+                compiled.unlink()
 
 
-_forget_outdated()
+_forget_outdated(Path(__file__).parent)
 
 
 def processor_has(feature: str) -> bool:

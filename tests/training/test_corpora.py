@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from training.corpora import MAX_SENTENCE_CHARACTERS, read_cut
+from training.corpora import MAX_SENTENCE_CHARACTERS, read_cut, read_synthetic
 from training.parallel import Pair
 from training.preset import ParallelData
 from training.sources import DataError
@@ -139,3 +139,42 @@ def test_a_cut_that_leaves_a_part_empty_is_refused(make_data: MakeData, tmp_path
     assert cut.validation
     with pytest.raises(DataError, match=r"source.txt: 3 sentence pairs are too few: .*leaves none"):
         read_cut(make_data(0.01, source=_many(3)), None, tmp_path)
+
+
+def test_synthetic_pairs_are_read_apart_and_none_with_a_held_out_side(
+    make_data: MakeData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "training")
+    data = make_data(0.2, source=_many(100))
+    cut, sources = read_cut(data, None, tmp_path)
+    assert read_synthetic(data, cut, tmp_path) == ([], [])
+    held_out, trained = cut.test[0].source, cut.train[0].source
+    content = f"{held_out}!\tnew phrase\n{trained}\tnew phrase\nnew\t{cut.validation[0].target}\n"
+    data = make_data(0.2, source=_many(100), synthetic=content)
+    assert read_cut(data, None, tmp_path) == (cut, sources)
+    pairs, (source,) = read_synthetic(data, cut, tmp_path)
+    assert pairs == [Pair(trained, "new phrase")]
+    assert source.name == "synthetic.txt"
+    assert "synthetic.txt: 1 synthetic pairs; left out 2 of which a side is held out" in caplog.text
+
+
+def test_synthetic_pairs_that_are_all_held_out_are_refused(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    cut, _ = read_cut(make_data(0.2, source=_many(100)), None, tmp_path)
+    data = make_data(0.2, source=_many(100), synthetic=f"{cut.test[0].source}\tx\n")
+    with pytest.raises(DataError, match=r"synthetic\.txt: every pair has a side that is held out"):
+        read_synthetic(data, cut, tmp_path)
+    data = make_data(0.2, source=_many(100), synthetic="no tab\n")
+    with pytest.raises(DataError, match=r"synthetic\.txt: line 1 has no tab"):
+        read_synthetic(data, cut, tmp_path)
+
+
+def test_synthetic_pairs_are_in_the_direction_of_the_model(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    data = make_data(0.2, source=_many(100), synthetic="phrase 1000\tsentence 1000\n")
+    data = data.model_copy(update={"reverse": True})
+    cut, _ = read_cut(data, None, tmp_path)
+    assert cut.train[0].source.startswith("phrase")
+    assert read_synthetic(data, cut, tmp_path)[0] == [Pair("phrase 1000", "sentence 1000")]
