@@ -32,9 +32,20 @@ from models.cells import (
 )
 from models.kernels.attention import attend_additively, attend_by_dot
 from models.kernels.gates import apply_tanh, run_gru, run_lstm, run_rnn, run_textbook_gru
-from models.kernels.products import Weight, linear, linear_by_threads, pack_weight, store_rows
-from models.recurrent import RecurrentStack
+from models.kernels.products import (
+    Weight,
+    linear,
+    linear_by_threads,
+    linear_of,
+    pack_weight,
+    store_rows,
+)
+from models.packing import PackedLayout
+from models.recurrent import PIECE_POSITIONS, LayerReading, RecurrentStack
 from models.state import AttentionMemory
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
 
 _WORTH_SHARING = 2**25
 """Products of two numbers that take one thread some 0.1 ms, and waking others a third of it."""
@@ -102,11 +113,24 @@ class Int8Linear(nn.Module):
     def multiply_into(self, products: Tensor, inputs: Tensor) -> None:
         """:meth:`forward` of inputs ``[M, I]`` into a tensor ``[M, O]`` that is there."""
         rows, target = inputs.contiguous().numpy(), products.numpy()
-        threads = torch.get_num_threads()
-        if threads > 1 and rows.size * self.outputs > _WORTH_SHARING:
+        if threads := self._worthwhile_threads(rows.size):
             linear_by_threads(rows, self.weight, target, threads)
         else:
             linear(rows, self.weight, target)
+
+    def multiply_rows(self, inputs: Floats, order: Integers) -> Floats:
+        """:meth:`forward` of ``inputs[order]``, which is not made: ``order [M]`` to ``[M, O]``."""
+        products = np.empty((len(order), self.outputs), np.float32)
+        if threads := self._worthwhile_threads(len(order) * inputs.shape[1]):
+            linear_by_threads(inputs[order], self.weight, products, threads)
+        else:
+            linear_of(inputs, order, self.weight, products)
+        return products
+
+    def _worthwhile_threads(self, numbers: int) -> int:
+        """How many are to share the products of so many inputs; 0 for this one alone."""
+        threads = torch.get_num_threads()
+        return threads if threads > 1 and numbers * self.outputs > _WORTH_SHARING else 0
 
 
 class Int8Cell(Cell):
@@ -147,21 +171,38 @@ class Int8Cell(Cell):
         """See :meth:`Cell.run`."""
         after = tuple(part.clone(memory_format=torch.contiguous_format) for part in state)
         outputs = torch.empty(projected.shape[0], self.hidden_size)
-        self.run_into(outputs, projected, active, after)
+        order = np.arange(projected.shape[0])
+        inputs = projected.contiguous().numpy()
+        self.run_into(outputs.numpy(), inputs, order, np.array(active, np.int64), after, 0)
         return outputs, after
 
     def run_into(
-        self, outputs: Tensor, projected: Tensor, active: Sequence[int], state: CellState
+        self,
+        outputs: Floats,
+        projected: Floats,
+        order: Integers,
+        active: Integers,
+        state: CellState,
+        column: int,
     ) -> None:
-        """The same into tensors that are there: the hidden states, and the state in place."""
-        states = [part.numpy() for part in state]
-        counts = np.array(active, np.int64)
-        inputs = projected.contiguous().numpy()
-        self._kernel(inputs, counts, *states, *self.weights, outputs.numpy())
+        """The same into an array that is there.
+
+        Args:
+            outputs: ``[P, D * H]``, where the hidden states go.
+            projected: ``[P, G * H]``.
+            order: ``[P]``, the row of ``outputs`` that belongs to each packed place.
+            active: as for :meth:`run`.
+            state: parts ``[N, D * H]``, changed in place.
+            column: where this direction begins in ``outputs`` and ``state``.
+        """
+        parts = [part.numpy() for part in state]
+        self._kernel(projected, order, active, *parts, *self.weights, outputs, column)
 
 
-class Int8CellPair(Cell):
-    """Both directions of a layer, over ``[2, ...]``.
+class Int8CellPair:
+    """Both directions of a layer: see :class:`models.recurrent.CellPair`.
+
+    Nothing is copied to be in another order: kernels are told it.
 
     Args:
         one: of the first.
@@ -169,37 +210,28 @@ class Int8CellPair(Cell):
     """
 
     def __init__(self, one: Cell, other: Cell) -> None:
-        super().__init__(one.hidden_size)
         assert isinstance(one, Int8Cell)
         assert isinstance(other, Int8Cell)
         self._cells = (one, other)
-        self.num_states = one.num_states
 
-    def project(self, inputs: Tensor) -> Tensor:
-        """See :meth:`Cell.project`."""
-        outputs = torch.empty(*inputs.shape[:-1], self._cells[0].projection.outputs)
-        for cell, own, projected in zip(self._cells, inputs, outputs, strict=True):
-            cell.projection.multiply_into(projected, own)
-        return outputs
-
-    def initial_state(self, rows: int) -> CellState:
-        """See :meth:`Cell.initial_state`."""
-        return self._cells[0].initial_state(rows)
-
-    def step(self, projected: Tensor, state: CellState) -> CellState:
-        """See :meth:`Cell.step`."""
-        return self.run(projected, [projected.shape[1]], state)[1]
-
-    def run(
-        self, projected: Tensor, active: Sequence[int], state: CellState
-    ) -> tuple[Tensor, CellState]:
-        """See :meth:`Cell.run`."""
-        after = tuple(part.clone(memory_format=torch.contiguous_format) for part in state)
-        outputs = torch.empty(*projected.shape[:-1], self.hidden_size)
-        for direction, cell in enumerate(self._cells):
-            own = tuple(part[direction] for part in after)
-            cell.run_into(outputs[direction], projected[direction], active, own)
-        return outputs, after
+    def read(self, inputs: Tensor, layout: PackedLayout, reverse: Tensor) -> LayerReading:
+        """See :meth:`models.recurrent.CellPair.read`."""
+        (one, _), rows = self._cells, inputs.contiguous().numpy()
+        size = 2 * one.hidden_size
+        outputs = torch.empty(len(rows), size)
+        state = tuple(torch.zeros(len(layout.lengths), size) for _ in range(one.num_states))
+        orders = (np.arange(len(rows)), reverse.numpy())
+        for position in range(0, len(layout.active), PIECE_POSITIONS):
+            if position:
+                yield
+            active = np.array(layout.active[position : position + PIECE_POSITIONS], np.int64)
+            first = layout.offsets[position]
+            for direction, cell in enumerate(self._cells):
+                order = orders[direction][first : first + active.sum()]
+                projected = cell.projection.multiply_rows(rows, order)
+                column = direction * cell.hidden_size
+                cell.run_into(outputs.numpy(), projected, order, active, state, column)
+        return outputs, state
 
 
 class Tanh(nn.Module):

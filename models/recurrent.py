@@ -10,7 +10,7 @@ starts at each row's own end, and outputs at padded positions are zero.
 """
 
 from collections.abc import Callable, Generator
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def run_by_equations(
 
 def run_packed(
     cell: Cell, inputs: Tensor, layout: PackedLayout, start: CellState | None = None
-) -> Generator[None, None, tuple[Tensor, CellState]]:
+) -> "LayerReading":
     """Run a cell over packed sequences ``[..., P, I]``, with pauses.
 
     Args:
@@ -99,6 +99,47 @@ def run_packed(
         piece, state = cell.run(projected, active, state)
         outputs.append(piece)
     return torch.cat(outputs, dim=-2), state
+
+
+LayerReading = Generator[None, None, tuple[Tensor, CellState]]
+"""A layer that is being read: see :meth:`LayerReader.read`."""
+
+
+class LayerReader(Protocol):
+    """Both directions of a layer."""
+
+    def read(self, inputs: Tensor, layout: PackedLayout, reverse: Tensor) -> LayerReading:
+        """Read packed sequences from both ends, from states of zeros, with pauses.
+
+        Args:
+            inputs: ``[P, I]``, packed.
+            layout: of the packed positions.
+            reverse: as :attr:`PackedLayout.reverse` has it, on the device of the inputs.
+
+        Returns:
+            Both directions' hidden states joined, ``[P, 2*H]``, and each sequence's last state of
+            the one and first of the other, joined: ``[N, 2*H]``.
+        """
+        ...
+
+
+class CellPair:
+    """Two trained cells of one kind and size, which step side by side: see :class:`LayerReader`.
+
+    Args:
+        one: of the first direction.
+        other: of the second.
+    """
+
+    def __init__(self, one: Cell, other: Cell) -> None:
+        self._cell = pair_cells(one, other)
+
+    def read(self, inputs: Tensor, layout: PackedLayout, reverse: Tensor) -> LayerReading:
+        """See :meth:`LayerReader.read`."""
+        both = torch.stack([inputs, inputs.index_select(0, reverse)])
+        outputs, after = yield from run_packed(self._cell, both, layout)
+        joined = torch.cat([outputs[0], outputs[1].index_select(0, reverse)], dim=-1)
+        return joined, tuple(torch.cat([part[0], part[1]], dim=-1) for part in after)
 
 
 class RecurrentStack(nn.Module):
@@ -144,7 +185,7 @@ class RecurrentStack(nn.Module):
         self.backward_cells = nn.ModuleList(
             CELLS[cell](size, hidden_size) for size in sizes if bidirectional
         )
-        self.pairs: list[Cell] = []  # no modules of the model: nothing to train or save
+        self.pairs: list[LayerReader] = []  # no modules of the model: nothing to train or save
 
     def cells(self) -> list[Cell]:
         """Every cell, forward ones first."""
@@ -215,10 +256,8 @@ class RecurrentStack(nn.Module):
                 inputs, after = yield from run_packed(cell, inputs, layout, before)
                 final.append(after)
                 continue
-            both = torch.stack([inputs, inputs.index_select(0, reverse)])
-            outputs, after = yield from run_packed(self._pair(layer), both, layout)
-            inputs = torch.cat([outputs[0], outputs[1].index_select(0, reverse)], dim=-1)
-            final.append(tuple(torch.cat([part[0], part[1]], dim=-1) for part in after))
+            inputs, after = yield from self._pair(layer).read(inputs, layout, reverse)
+            final.append(after)
         return inputs, tuple(final)
 
     def _read_by_torch(
@@ -248,15 +287,15 @@ class RecurrentStack(nn.Module):
             final.append(tuple(torch.cat(pair, dim=-1) for pair in both))
         return inputs, tuple(final)
 
-    def _pair(self, layer: int) -> Cell:
-        """Both directions of a layer as one cell, over ``[2, ...]``."""
+    def _pair(self, layer: int) -> LayerReader:
+        """What reads a layer in both directions."""
         if self.pairs:
             return self.pairs[layer]
         cells = self.cells()
-        return pair_cells(cells[layer], cells[len(self.forward_cells) + layer])
+        return CellPair(cells[layer], cells[len(self.forward_cells) + layer])
 
     def replace_cells(
-        self, make: Callable[[RecurrentCell], Cell], pair: Callable[[Cell, Cell], Cell]
+        self, make: Callable[[RecurrentCell], Cell], pair: Callable[[Cell, Cell], LayerReader]
     ) -> None:
         """Have other cells compute everything from now on, always by the equations.
 
@@ -264,7 +303,7 @@ class RecurrentStack(nn.Module):
 
         Args:
             make: a trained cell to the one that takes its place.
-            pair: two of these to one that runs both: see :func:`~models.cells.pair_cells`.
+            pair: two of these to what reads a layer in both directions.
         """
         self._run = run_by_equations
         for cells in (self.forward_cells, self.backward_cells):
@@ -272,8 +311,8 @@ class RecurrentStack(nn.Module):
                 cells[index] = make(cast(RecurrentCell, cell))
         self.pair_directions(pair)
 
-    def pair_directions(self, pair: Callable[[Cell, Cell], Cell] = pair_cells) -> None:
-        """Keep the cells that compute :meth:`read` of a bidirectional stack, from now on."""
+    def pair_directions(self, pair: Callable[[Cell, Cell], LayerReader] = CellPair) -> None:
+        """Keep what computes :meth:`read` of a bidirectional stack, from now on."""
         if self.num_directions == 2:
             cells, depth = self.cells(), len(self.forward_cells)
             self.pairs = [pair(*both) for both in zip(cells[:depth], cells[depth:], strict=True)]

@@ -3,7 +3,8 @@
 A layer's kernel runs position by position; at position t the first ``active[t]`` rows go on,
 and the others have reached their end (see :class:`models.packing.PackedLayout`).
 
-Shape legend: ``N`` rows, ``T`` positions, ``P`` packed positions, ``H`` hidden size, ``G`` gates.
+Shape legend: ``N`` rows, ``T`` positions, ``P`` packed positions, ``H`` hidden size, ``D``
+directions, ``G`` gates.
 """
 
 import numpy as np
@@ -66,55 +67,63 @@ def apply_tanh(inputs, outputs):
 
 
 @kernel
-def _recur(hidden, rows, weight, values, scales, recurrent):
+def _recur(hidden, column, size, rows, weight, space, recurrent):
     """The hidden states' share of the gates, of the first rows: into ``recurrent``."""
+    values, scales = space
     for n in range(rows):
-        scales[n] = round_row(hidden[n], values[n, : hidden.shape[1]])
+        scales[n] = round_row(hidden[n][column : column + size], values[n, :size])
     multiply(values, scales, weight, recurrent[:rows], 0, weight.packed.shape[0])
 
 
 @kernel
-def _scratch(hidden, weight, gates):
-    """Space for rounded rows and their scales, and for what is made of them."""
-    rows, size = hidden.shape
-    scales = np.empty(rows, np.float32)
-    return make_values(rows, weight), scales, np.empty((rows, gates * size), np.float32)
+def _scratch(rows, weight):
+    """Space for rounded rows and their scales."""
+    return make_values(rows, weight), np.empty(rows, np.float32)
 
 
 @kernel
-def run_rnn(projected, active, hidden, weight, outputs):
+def run_rnn(projected, order, active, hidden, weight, outputs, column):
     """Run :class:`models.cells.RNNCell`.
 
     Args:
         projected: ``[P, H]``, the inputs' share of the gates.
+        order: ``[P]`` int64, the row of ``outputs`` that belongs to each packed place.
         active: ``[T]`` int64, rows that have this position.
-        hidden: ``[N, H]``, the states before; the states after each row's end are written there.
+        hidden: ``[N, D * H]``, the states before, of every direction; the states after each row's
+            end are written there.
         weight: of the hidden states.
-        outputs: ``[P, H]``, where the hidden states go.
+        outputs: ``[P, D * H]``, where the hidden states go.
+        column: where this direction begins in both.
     """
-    size = hidden.shape[1]
-    values, scales, recurrent = _scratch(hidden, weight, 1)
+    size = projected.shape[1]
+    space = _scratch(hidden.shape[0], weight)
+    recurrent = np.empty((hidden.shape[0], size), np.float32)
     place = 0
     for rows in active:
-        _recur(hidden, rows, weight, values, scales, recurrent)
+        _recur(hidden, column, size, rows, weight, space, recurrent)
         for n in range(rows):
-            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
+            x, u, out = projected[place + n], recurrent[n], outputs[order[place + n]]
+            after = out[column : column + size]
             for j in range(size):
-                h[j] = hyperbolic_tangent(x[j] + u[j])
-                out[j] = h[j]
+                after[j] = hyperbolic_tangent(x[j] + u[j])
+            hidden[n][column : column + size] = after
         place += rows
 
 
 @kernel
-def run_gru(projected, active, hidden, weight, outputs):
+def run_gru(projected, order, active, hidden, weight, outputs, column):
     """Run :class:`models.cells.GRUCell`: see :func:`run_rnn`, with ``projected [P, 3 H]``."""
-    values, scales, recurrent = _scratch(hidden, weight, 3)
+    size = projected.shape[1] // 3
+    space = _scratch(hidden.shape[0], weight)
+    recurrent = np.empty((hidden.shape[0], 3 * size), np.float32)
     place = 0
     for rows in active:
-        _recur(hidden, rows, weight, values, scales, recurrent)
+        _recur(hidden, column, size, rows, weight, space, recurrent)
         for n in range(rows):
-            _apply_gru(projected[place + n], recurrent[n], hidden[n], outputs[place + n])
-            hidden[n] = outputs[place + n]
+            before = hidden[n][column : column + size]
+            after = outputs[order[place + n]][column : column + size]
+            _apply_gru(projected[place + n], recurrent[n], before, after)
+            before[:] = after
         place += rows
 
 
@@ -132,51 +141,61 @@ def _apply_gru(x, u, before, after):
 @kernel
 def step_gru(projected, before, weight, after):
     """One position of :func:`run_gru`, from hidden states ``[N, H]`` to other ones."""
-    values, scales, recurrent = _scratch(before, weight, 3)
-    _recur(before, before.shape[0], weight, values, scales, recurrent)
-    for n in range(before.shape[0]):
+    rows, size = before.shape
+    recurrent = np.empty((rows, 3 * size), np.float32)
+    _recur(before, 0, size, rows, weight, _scratch(rows, weight), recurrent)
+    for n in range(rows):
         _apply_gru(projected[n], recurrent[n], before[n], after[n])
 
 
 @kernel
-def run_textbook_gru(projected, active, hidden, gate_weight, candidate_weight, outputs):
+def run_textbook_gru(
+    projected, order, active, hidden, gate_weight, candidate_weight, outputs, column
+):
     """Run :class:`models.cells.TextbookGRUCell`: see :func:`run_gru`."""
-    size = hidden.shape[1]
-    values, scales, recurrent = _scratch(hidden, gate_weight, 2)
-    kept, candidates = np.empty_like(hidden), np.empty_like(hidden)
+    size = projected.shape[1] // 3
+    space = _scratch(hidden.shape[0], gate_weight)
+    recurrent = np.empty((hidden.shape[0], 2 * size), np.float32)
+    kept = np.empty((hidden.shape[0], size), np.float32)
+    candidates = np.empty_like(kept)
     place = 0
     for rows in active:
-        _recur(hidden, rows, gate_weight, values, scales, recurrent)
+        _recur(hidden, column, size, rows, gate_weight, space, recurrent)
         for n in range(rows):
-            x, h, u = projected[place + n], hidden[n], recurrent[n]
+            x, h, u = projected[place + n], hidden[n][column : column + size], recurrent[n]
             for j in range(size):
                 kept[n, j] = sigmoid(x[j] + u[j]) * h[j]
-        _recur(kept, rows, candidate_weight, values, scales, candidates)
+        _recur(kept, 0, size, rows, candidate_weight, space, candidates)
         for n in range(rows):
-            x, h, u, out = projected[place + n], hidden[n], recurrent[n], outputs[place + n]
+            x, h, u = projected[place + n], hidden[n][column : column + size], recurrent[n]
+            after = outputs[order[place + n]][column : column + size]
             xz, xn, uz = x[size : 2 * size], x[2 * size :], u[size:]
             for j in range(size):
                 candidate = hyperbolic_tangent(xn[j] + candidates[n, j])
-                h[j] = candidate + sigmoid(xz[j] + uz[j]) * (h[j] - candidate)
-                out[j] = h[j]
+                after[j] = candidate + sigmoid(xz[j] + uz[j]) * (h[j] - candidate)
+            h[:] = after
         place += rows
 
 
 @kernel
-def run_lstm(projected, active, hidden, memory, weight, outputs):
+def run_lstm(projected, order, active, hidden, memory, weight, outputs, column):
     """Run :class:`models.cells.LSTMCell`: see :func:`run_rnn`, with ``projected [P, 4 H]``.
 
-    ``memory [N, H]`` is changed in place like the hidden states.
+    ``memory [N, D * H]`` is changed in place like the hidden states.
     """
-    values, scales, recurrent = _scratch(hidden, weight, 4)
-    before = np.empty(hidden.shape[1], np.float32)  # apart: loops over arrays that overlap are slow
+    size = projected.shape[1] // 4
+    space = _scratch(hidden.shape[0], weight)
+    recurrent = np.empty((hidden.shape[0], 4 * size), np.float32)
+    before = np.empty(size, np.float32)  # apart: loops over arrays that overlap are slow
     place = 0
     for rows in active:
-        _recur(hidden, rows, weight, values, scales, recurrent)
+        _recur(hidden, column, size, rows, weight, space, recurrent)
         for n in range(rows):
-            before[:] = memory[n]
-            _apply_lstm(projected[place + n], recurrent[n], before, memory[n], outputs[place + n])
-            hidden[n] = outputs[place + n]
+            kept = memory[n][column : column + size]
+            before[:] = kept
+            after = outputs[order[place + n]][column : column + size]
+            _apply_lstm(projected[place + n], recurrent[n], before, kept, after)
+            hidden[n][column : column + size] = after
         place += rows
 
 
@@ -196,7 +215,8 @@ def _apply_lstm(x, u, before, memory, hidden):
 def step_lstm(projected, before, weight, after):
     """One position of :func:`run_lstm`, from hidden states and memories ``[N, H]`` to others."""
     hidden, memory = before
-    values, scales, recurrent = _scratch(hidden, weight, 4)
-    _recur(hidden, hidden.shape[0], weight, values, scales, recurrent)
-    for n in range(hidden.shape[0]):
+    rows, size = hidden.shape
+    recurrent = np.empty((rows, 4 * size), np.float32)
+    _recur(hidden, 0, size, rows, weight, _scratch(rows, weight), recurrent)
+    for n in range(rows):
         _apply_lstm(projected[n], recurrent[n], memory[n], after[1][n], after[0][n])

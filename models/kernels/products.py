@@ -297,6 +297,17 @@ def linear(rows, weight, outputs):
     multiply(values, scales, weight, outputs, 0, weight.packed.shape[0])
 
 
+@kernel
+def linear_of(rows, order, weight, outputs):
+    """What :func:`linear` makes of ``rows[order]``: ``order [M]`` int64, into ``[M, O]``."""
+    values = make_values(order.shape[0], weight)
+    scales = np.empty(order.shape[0], np.float32)
+    for m in range(order.shape[0]):
+        row = rows[order[m]]
+        scales[m] = round_row(row, values[m, : row.shape[0]])
+    multiply(values, scales, weight, outputs, 0, weight.packed.shape[0])
+
+
 def linear_by_threads(
     rows: NDArray[np.float32], weight: Weight, outputs: NDArray[np.float32], threads: int
 ) -> None:

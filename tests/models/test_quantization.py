@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from models import quantization
 from models.attention import ATTENTIONS, Attention
 from models.cells import CELLS, CellState
 from models.config import CellName
 from models.encoder_decoder import read_at_once
 from models.kernels.products import LEVELS
+from models.packing import PackedLayout
 from models.quantization import Int8Cell, Int8CellPair, Int8Linear, Tanh, quantize, quantize_rows
+from models.recurrent import LayerReading
 from models.state import AttentionMemory, RowLayout
 from tests.models.decoding.toy_models import FORMS, make_model
 
@@ -199,21 +202,49 @@ def test_a_cell_is_near_to_the_trained_one(name: CellName, hidden: int) -> None:
 def test_many_positions_are_the_same_as_one_after_the_other(name: CellName, hidden: int) -> None:
     cells = [Int8Cell(CELLS[name](7, hidden)) for _ in range(2)]
     active = [6, 6, 4, 1, 1]
-    inputs = torch.randn(2, sum(active), 7)
-    states = [random_state(cell, 6) for cell in cells]
-    both = tuple(torch.stack(parts) for parts in zip(*states, strict=True))
-    pair = Int8CellPair(*cells)
-    outputs, after = pair.run(pair.project(inputs), active, both)
-    for direction, cell in enumerate(cells):
-        rows = [tuple(part[n : n + 1] for part in states[direction]) for n in range(6)]
+    inputs = torch.randn(sum(active), 7)
+    for cell in cells:
+        state = random_state(cell, 6)
+        outputs, after = cell.run(cell.project(inputs), active, state)
+        rows = [tuple(part[n : n + 1] for part in state) for n in range(6)]
         place = 0
         for count in active:
             for n in range(count):
-                rows[n] = cell(inputs[direction, place : place + 1], rows[n])
-                assert torch.equal(outputs[direction, place], rows[n][0][0])
+                rows[n] = cell(inputs[place : place + 1], rows[n])
+                assert torch.equal(outputs[place], rows[n][0][0])
                 place += 1
         for index, part in enumerate(after):
-            assert torch.equal(part[direction], torch.cat([row[index] for row in rows]))
+            assert torch.equal(part, torch.cat([row[index] for row in rows]))
+
+
+def result_of(reading: LayerReading) -> tuple[Tensor, CellState]:
+    while True:
+        try:
+            next(reading)
+        except StopIteration as stop:
+            return cast(tuple[Tensor, CellState], stop.value)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("positions", [5, 70])
+@pytest.mark.parametrize("name", CELLS)
+def test_both_directions_are_the_same_as_each_by_itself(
+    name: CellName, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantization, "_WORTH_SHARING", 1)
+    one, other = cells = [Int8Cell(CELLS[name](7, 30)) for _ in range(2)]
+    layout = PackedLayout([positions, positions, 4, 3, 1])
+    inputs = torch.randn(layout.size, 7)
+    reading = Int8CellPair(one, other).read(inputs, layout, layout.reverse)
+    outputs, after = result_of(reading)
+    for direction, cell in enumerate(cells):
+        turned = inputs if direction == 0 else inputs[layout.reverse]
+        found, state = cell.run(cell.project(turned), layout.active, cell.initial_state(5))
+        expected = found if direction == 0 else found[layout.reverse]
+        columns = slice(30 * direction, 30 * (direction + 1))
+        assert torch.equal(outputs[:, columns], expected)
+        for part, whole in zip(state, after, strict=True):
+            assert torch.equal(whole[:, columns], part)
 
 
 # ---------------------------------------------------------------- attention
