@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.errors import problem_of, told
+from app.api.scope import route_path
 from app.exceptions import TooManyConnectionsError
 from app.settings import Settings
 
@@ -101,7 +102,7 @@ class _Refusing:
         self._max_connections = max_connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith(_HEALTH):
+        if route_path(scope).startswith(_HEALTH):
             await self._app(scope, receive, send)
             return
         error = TooManyConnectionsError(

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.admission import Admission, set_admission
 from app.api.errors import problem_of, told
+from app.api.scope import route_path
 from app.exceptions import AccessError, RateLimitError
 from app.key_limits import KeyLimits
 from app.keys import KeyRing
@@ -57,8 +58,7 @@ class AuthorizationMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Behind a proxy's prefix, too, a path means the same.
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = route_path(scope)
         admission = self._admission(path)
         set_admission(scope, admission)
         secret = _bearer(Headers(scope=scope))

@@ -12,7 +12,7 @@ from app.api.body import is_form
 from app.api.errors import ErrorShape
 from app.api.libretranslate.errors import libretranslate_error
 from app.api.openai.errors import openai_error
-from app.api.scope import ERROR_SHAPE_SCOPE_KEY
+from app.api.scope import ERROR_SHAPE_SCOPE_KEY, route_path
 
 _SHAPES: dict[str, ErrorShape] = {
     "v1": openai_error,
@@ -42,7 +42,8 @@ class DialectMiddleware:
 
 def error_shape(scope: Scope) -> ErrorShape | None:
     """The shape of the errors of a request's dialect, as far as its head tells; None: our own."""
-    if scope["path"] == "/translate":
+    path = route_path(scope)
+    if path == "/translate":
         return libretranslate_error if is_form(Headers(scope=scope)) else None
-    _, _, rest = scope["path"].partition("/")
+    _, _, rest = path.partition("/")
     return _SHAPES.get(rest.partition("/")[0])

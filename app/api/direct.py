@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.body import Handler, StrictBodyRoute
 from app.api.errors import answer_of
+from app.api.scope import route_path
 
 
 class DirectMiddleware:
@@ -30,7 +31,7 @@ class DirectMiddleware:
         """Serve one connection."""
         handler = None
         if scope["type"] == "http" and scope["method"] == "POST":
-            handler = self._handlers.get(scope["path"].removeprefix(scope.get("root_path", "")))
+            handler = self._handlers.get(route_path(scope))
         if handler is None:
             await self._app(scope, receive, send)
             return

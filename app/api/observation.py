@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.admission import key_name
 from app.api.errors import CANCELLED, OUTCOME_SCOPE_KEY
+from app.api.scope import route_path
 from app.logs import gathered_facts
 from app.metrics import NO_MODEL, Metrics
 
@@ -41,7 +42,7 @@ class ObservationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        endpoint = COUNTED_PATHS.get(scope.get("path", "")) if scope["type"] == "http" else None
+        endpoint = COUNTED_PATHS.get(route_path(scope)) if scope["type"] == "http" else None
         if endpoint is None:
             await self._app(scope, receive, send)
             return

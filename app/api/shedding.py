@@ -16,7 +16,7 @@ from app.api.errors import ErrorShape, problem_of, told
 from app.api.libretranslate.requests import LibreTranslateBody
 from app.api.observation import COUNTED_PATHS, count
 from app.api.requests import TranslateBody
-from app.api.scope import ERROR_SHAPE_SCOPE_KEY
+from app.api.scope import ERROR_SHAPE_SCOPE_KEY, route_path
 from app.exceptions import QueueFullError
 from app.metrics import NO_MODEL, Metrics
 
@@ -55,7 +55,7 @@ class SheddingMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            path = scope["path"]
+            path = route_path(scope)
             if path in _QUEUED_PATHS and (error := self._queue_full()) is not None:
                 if path == "/translate" and ERROR_SHAPE_SCOPE_KEY not in scope:
                     await _find_shape(scope, receive)
