@@ -99,11 +99,13 @@ class Seq2SeqDecoder(Decoder):
 
     def output(self, features: Tensor) -> Tensor:
         """See :class:`Decoder`."""
-        features = dropout(features, self.config.dropout, self.training)
-        if self.bottleneck is not None:
-            features = self.bottleneck(features)
-        logits: Tensor = self.output_layer(features)
+        logits: Tensor = self.output_layer(self.narrow(features))
         return logits
+
+    def narrow(self, features: Tensor) -> Tensor:
+        """Features ``[..., F]`` to what the output layer reads."""
+        features = dropout(features, self.config.dropout, self.training)
+        return features if self.bottleneck is None else cast(Tensor, self.bottleneck(features))
 
 
 def _stack(config: Seq2SeqConfig, input_size: int, num_layers: int) -> RecurrentStack:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.kernels.loss import smoothed_gradient
@@ -37,9 +37,6 @@ class _SmoothedLoss(torch.autograd.Function):
         gradient[real:] = 0
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(likelihood)
-        if logits.device.type == "cpu" and logits.dtype == torch.bfloat16 and not consistency:
-            sums = _by_kernel(logits[:real], targets, smoothing, gradient[:real])
-            return objective + sums[0], likelihood.add_(sums[1])
         by_pass = (
             logits[:real].view(passes, -1, logits.shape[1]),
             gradient[:real].view(passes, -1, logits.shape[1]),
@@ -76,17 +73,55 @@ class _SmoothedLoss(torch.autograd.Function):
         return gradient.mul_(grad_objective), None, None, None
 
 
+class _OutputLoss(torch.autograd.Function):
+    """An output layer in bfloat16 and the loss of its logits.
+
+    Their bias is added, and their gradient scaled, where there are fewer numbers than logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        inputs, narrow = features.to(torch.bfloat16), weight.to(torch.bfloat16)
+        logits = inputs.mm(narrow.t())
+        gradient = torch.empty_like(logits)
+        real = len(targets)
+        gradient[real:] = 0
+        sums = _by_kernel(logits[:real], bias, targets, smoothing, gradient[:real])
+        ctx.save_for_backward(inputs, narrow, gradient)
+        ctx.dtype = features.dtype
+        objective, likelihood = torch.tensor(sums, dtype=torch.float32)
+        ctx.mark_non_differentiable(likelihood)
+        return objective, likelihood
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_objective: Tensor, _grad_likelihood: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        inputs, weight, gradient = ctx.saved_tensors
+        ones = gradient.new_ones(1, len(gradient))
+        products = (
+            gradient.mm(weight),
+            gradient.t().mm(inputs),
+            ones.mm(gradient)[0],
+        )
+        features, *others = (product.float().mul_(grad_objective) for product in products)
+        return features.to(ctx.dtype), *others, None, None
+
+
 def _by_kernel(
-    logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor
+    logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float, gradient: Tensor
 ) -> tuple[float, float]:
     """Both sums, by as many threads as PyTorch takes for an operation."""
-    rows = -(-len(targets) // torch.get_num_threads())
+    rows, added = -(-len(targets) // torch.get_num_threads()), bias.detach().numpy()
     parts = (targets, logits.view(torch.int16), gradient.view(torch.int16))
     own, *others = zip(*(torch.split(part, rows) for part in parts), strict=True)
 
     def work(share: tuple[Tensor, ...]) -> tuple[float, float]:
         tokens, given, wanted = (part.numpy() for part in share)
-        objective, likelihood = smoothed_gradient(given, tokens, smoothing, wanted)
+        objective, likelihood = smoothed_gradient(given, added, tokens, smoothing, wanted)
         return float(objective), float(likelihood)
 
     elsewhere = _THREADS.map(work, others)
@@ -139,4 +174,25 @@ def smoothed_loss(
     objective, likelihood = _SmoothedLoss.apply(  # type: ignore[no-untyped-call]
         logits, targets, smoothing, consistency
     )
+    return objective, likelihood
+
+
+def smoothed_output_loss(
+    features: Tensor, layer: nn.Linear, targets: Tensor, smoothing: float, consistency: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The :func:`smoothed_loss` of what an output layer makes of features ``[M, F]``.
+
+    Where products are computed in bfloat16 on a CPU, in fewer passes of memory.
+    """
+    in_bfloat16 = (
+        features.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+    if consistency or not in_bfloat16:
+        return smoothed_loss(layer(features), targets, smoothing, consistency)
+    with torch.autocast("cpu", enabled=False):
+        objective, likelihood = _OutputLoss.apply(  # type: ignore[no-untyped-call]
+            features, layer.weight, layer.bias, targets, smoothing
+        )
     return objective, likelihood

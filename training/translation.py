@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
@@ -24,7 +25,7 @@ from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.packed_gru import ROWS_OF_A_SHAPE
 from models.placement import on_device
-from models.seq2seq import Seq2Seq
+from models.seq2seq import Seq2Seq, Seq2SeqDecoder
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
 from training.batches import Batch, TokenPair, plan_batches
 from training.corpora import read_cut, read_synthetic
@@ -40,7 +41,7 @@ from training.scoring import (
     score_by_moses,
     score_sentences,
 )
-from training.smoothing import smoothed_loss
+from training.smoothing import smoothed_output_loss
 from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
 from training.tokenization import sample_encodings, train_tokenizer
@@ -184,18 +185,19 @@ class Translation:
         encoded = self.model.encoder(batch.sources, batch.source_lengths)
         begin = torch.full_like(batch.targets[:, :1], BOS_ID)
         inputs = torch.cat([begin, batch.targets[:, :-1]], dim=1)
-        decoder = self.model.decoder
+        decoder = cast(Seq2SeqDecoder, self.model.decoder)
         features = decoder.features(inputs, decoder.start(encoded))
         targets = batch.targets.flatten().index_select(0, batch.real_targets)
         real = features.flatten(0, 1).index_select(0, batch.real_targets)
-        logits = decoder.output(pad_rows(real))
-        smoothing = self._settings.label_smoothing
-        if not consistency:
-            objective, likelihood = smoothed_loss(logits, targets, smoothing)
-            return BatchLoss(objective / len(targets), likelihood, len(targets))
-        tokens = len(targets) // 2
-        objective, likelihood = smoothed_loss(logits, targets[:tokens], smoothing, consistency)
-        return BatchLoss(objective / len(targets), likelihood / 2, tokens)
+        tokens = len(targets) // 2 if consistency else len(targets)
+        objective, likelihood = smoothed_output_loss(
+            decoder.narrow(pad_rows(real)),
+            decoder.output_layer,
+            targets[:tokens],
+            self._settings.label_smoothing,
+            consistency,
+        )
+        return BatchLoss(objective / len(targets), likelihood * tokens / len(targets), tokens)
 
     def carried(self) -> list[Tensor]:
         """Nothing: pairs are independent."""

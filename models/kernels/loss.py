@@ -17,18 +17,18 @@ _HALF, _ONE, _BITS = np.int32(0x7FFF), np.int32(1), np.int32(16)
 
 
 @kernel
-def _widen(row, wide):
-    """The numbers of ``[V]`` bits as float32; return the highest."""
+def _widen(row, bias, wide):
+    """The numbers of ``[V]`` bits as float32, with what is added to each; return the highest."""
     tops = np.full(_LANES, _LOWEST, np.float32)
     whole = row.shape[0] // _LANES * _LANES
     for begin in range(0, whole, _LANES):
         for lane in range(_LANES):
-            number = number_of(np.int32(np.int32(row[begin + lane]) << _BITS))
+            number = number_of(np.int32(np.int32(row[begin + lane]) << _BITS)) + bias[begin + lane]
             wide[begin + lane] = number
             tops[lane] = number if number > tops[lane] else tops[lane]
     top = tops.max()
     for v in range(whole, row.shape[0]):
-        wide[v] = number_of(np.int32(np.int32(row[v]) << _BITS))
+        wide[v] = number_of(np.int32(np.int32(row[v]) << _BITS)) + bias[v]
         top = max(top, wide[v])
     return top
 
@@ -56,11 +56,12 @@ def _narrow(wide, scale, share, gradient):
 
 
 @kernel
-def smoothed_gradient(logits, targets, smoothing, gradient):
+def smoothed_gradient(logits, bias, targets, smoothing, gradient):
     """The loss of ``M`` tokens, and its gradient.
 
     Args:
         logits: ``[M, V]`` int16, bits of bfloat16.
+        bias: ``[V]`` float32, to be added to the logits of each token.
         targets: ``[M]`` int64.
         smoothing: share of the probability that is spread over the vocabulary.
         gradient: ``[M, V]`` int16, where the bits of the gradient go.
@@ -72,7 +73,7 @@ def smoothed_gradient(logits, targets, smoothing, gradient):
     share = np.float32(smoothing / logits.shape[1])
     objective, likelihood = 0.0, 0.0
     for m in range(logits.shape[0]):
-        top = _widen(logits[m], wide)
+        top = _widen(logits[m], bias, wide)
         chosen = np.float64(wide[targets[m]])
         mass, total = _exponentials(wide, top)
         log_mass = top + np.log(np.float64(mass))

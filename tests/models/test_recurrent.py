@@ -1,6 +1,7 @@
 """Stacks against torch's own deep and bidirectional layers, padded and not."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -113,6 +114,12 @@ def test_padding_changes_nothing(cell: CellName, bidirectional: bool) -> None:
         for layer, alone_layer in zip(final, alone_final, strict=True):
             for part, alone_part in zip(layer, alone_layer, strict=True):
                 torch.testing.assert_close(part[row], alone_part[0], atol=1e-12, rtol=0)
+
+
+def test_the_gradient_of_a_reversed_sequence_is_reversed() -> None:
+    inputs = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    for lengths in (None, torch.tensor([4, 1, 3])):
+        assert torch.autograd.gradcheck(partial(reverse_sequences, lengths=lengths), inputs)
 
 
 def pack(inputs: Tensor, layout: PackedLayout) -> Tensor:
