@@ -200,7 +200,7 @@ class Int8Cell(Cell):
 
 
 class Int8CellPair:
-    """Both directions of a layer: see :class:`models.recurrent.CellPair`.
+    """Both directions of a layer: see :class:`models.recurrent.LayerReader`.
 
     Nothing is copied to be in another order: kernels are told it.
 
@@ -215,7 +215,7 @@ class Int8CellPair:
         self._cells = (one, other)
 
     def read(self, inputs: Tensor, layout: PackedLayout, reverse: Tensor) -> LayerReading:
-        """See :meth:`models.recurrent.CellPair.read`."""
+        """See :meth:`models.recurrent.LayerReader.read`."""
         (one, _), rows = self._cells, inputs.contiguous().numpy()
         size = 2 * one.hidden_size
         outputs = torch.empty(len(rows), size)

@@ -29,6 +29,9 @@ PIECE_POSITIONS = 32
 """Positions that :meth:`RecurrentStack.read` computes between two pauses: long enough to be
 worth a product of all of them, short enough that nobody notices the wait."""
 
+LayerReading = Generator[None, None, tuple[Tensor, CellState]]
+"""A layer that is being read: see :meth:`LayerReader.read`."""
+
 RunCell = Callable[[Cell, Tensor, CellState, Tensor | None], tuple[Tensor, CellState]]
 
 
@@ -95,7 +98,7 @@ def run_by_equations(
 
 def run_packed(
     cell: Cell, inputs: Tensor, layout: PackedLayout, start: CellState | None = None
-) -> "LayerReading":
+) -> LayerReading:
     """Run a cell over packed sequences ``[..., P, I]``, with pauses.
 
     Args:
@@ -119,10 +122,6 @@ def run_packed(
         piece, state = cell.run(projected, active, state)
         outputs.append(piece)
     return torch.cat(outputs, dim=-2), state
-
-
-LayerReading = Generator[None, None, tuple[Tensor, CellState]]
-"""A layer that is being read: see :meth:`LayerReader.read`."""
 
 
 class LayerReader(Protocol):

@@ -66,7 +66,7 @@ def _add_edge(edges, weights, first, forward, used, start, end, token, weight):
     weights[used] = weight
     first[end] = used
     mass = forward[start] + weight
-    if first[end] >= 0 and forward[end] > -np.inf:
+    if forward[end] > -np.inf:
         high, low = max(forward[end], mass), min(forward[end], mass)
         mass = high + np.log1p(np.exp(low - high))
     forward[end] = mass
