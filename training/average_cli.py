@@ -19,7 +19,7 @@ from torch import Tensor
 from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
 from models.tokenizers import Tokenizer
 from training.cli import DEFAULT_CACHE
-from training.command_line import positive, sentence_of
+from training.command_line import exit_status, positive
 from training.preset import Preset, without_synthetic
 from training.run import (
     architecture_difference,
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0, or 1 after one clear sentence on stderr.
+        The exit status: 0, 1 after one clear sentence on stderr, or 130 after Ctrl-C.
     """
     parser = build_parser(prog)
     arguments = parser.parse_args(argv)
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     logging.getLogger("training").setLevel(logging.INFO)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    try:
+
+    def work() -> int:
         folder = average(
             [read_checkpoint(path) for path in arguments.checkpoints],
             arguments.out,
@@ -75,11 +76,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             data_location=arguments.data,
             cache_dir=arguments.cache.expanduser(),
         )
-    except MISHAPS as error:
-        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
-        return 1
-    print(f"wrote {folder}")
-    return 0
+        print(f"wrote {folder}")
+        return 0
+
+    return exit_status(parser.prog, work, MISHAPS)
 
 
 def average(

@@ -15,7 +15,7 @@ from models.checkpoint_schema import Languages
 from models.precision import Precision, choose_precision, set_precision
 from models.seq2seq import Seq2Seq
 from training.cli import DEFAULT_CACHE, MISHAPS, choose_device
-from training.command_line import positive, sentence_of
+from training.command_line import exit_status, positive
 from training.decoding import translate_texts
 from training.diversification import Translate, diversify
 from training.evaluation_data import EvaluationError, read_training_cut
@@ -68,20 +68,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     logging.getLogger("training").setLevel(logging.INFO)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    try:
+
+    def work() -> int:
         pairs = _make_pairs(arguments)
         content = "".join(f"{pair.source}\t{pair.target}\n" for pair in pairs)
         arguments.out.write_text(content, encoding="utf-8", newline="\n")
-    except (*MISHAPS, EvaluationError, ArithmeticError) as error:
-        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError:
-        print(f"{parser.prog}: the GPU has no memory left: use --device cpu", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(f"wrote {len(pairs):,} pairs to {arguments.out}")
-    return 0
+        print(f"wrote {len(pairs):,} pairs to {arguments.out}")
+        return 0
+
+    return exit_status(parser.prog, work, (*MISHAPS, EvaluationError, ArithmeticError))
 
 
 def _make_pairs(arguments: argparse.Namespace) -> list[Pair]:

@@ -15,7 +15,7 @@ from models.checkpoint import CheckpointInfo, read_checkpoint
 from models.config import LanguageModelConfig
 from models.precision import Precision, choose_precision, keep_float32_exact
 from training.cli import DEFAULT_CACHE, MISHAPS, choose_device
-from training.command_line import positive, sentence_of
+from training.command_line import exit_status, positive
 from training.evaluation import (
     DecodingSettings,
     Measurement,
@@ -119,26 +119,24 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     arguments = parser.parse_args(argv)
     if complaint := _contradiction(arguments):
         parser.error(complaint)
+    mishaps = (*MISHAPS, EvaluationError, ArithmeticError)
+    return exit_status(parser.prog, lambda: _tell(parser.prog, arguments), mishaps)
+
+
+def _tell(prog: str, arguments: argparse.Namespace) -> int:
+    """Print what was measured; 1 where it is not what the card says."""
+    evaluation = _evaluate(arguments)
+    text = json.dumps(as_json(evaluation)) if arguments.json else as_table(evaluation)
     try:
-        evaluation = _evaluate(arguments)
-        text = json.dumps(as_json(evaluation)) if arguments.json else as_table(evaluation)
         print(text, flush=True)
     except BrokenPipeError:
         # Whoever read the output (`head`, say) has enough.
         sys.stderr.close()
         return 0
-    except (*MISHAPS, EvaluationError, ArithmeticError) as error:
-        print(f"{parser.prog}: {sentence_of(error)}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError:
-        print(f"{parser.prog}: the GPU has no memory left: use --device cpu", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr)
     for deviation in evaluation.deviations or ():
-        print(f"{parser.prog}: {deviation}", file=sys.stderr)
+        print(f"{prog}: {deviation}", file=sys.stderr)
     return int(bool(evaluation.deviations))
 
 
