@@ -1,12 +1,11 @@
 """Translating a stream of lines: in order, many at once, in constant memory."""
 
 import asyncio
-import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from app.exceptions import GatehouseError
 
@@ -34,7 +33,7 @@ class _Line:
 
     number: int
     size_bytes: int
-    translation: "asyncio.Task[str]"
+    translation: asyncio.Task[str]
 
 
 async def translate_lines(
@@ -111,8 +110,10 @@ class _Reading:
     def __init__(self, source: BinaryIO, translate: Translate, window: int) -> None:
         self._source = source
         self._translate = translate
-        self._lines: asyncio.Queue[_Line | Exception | None] = asyncio.Queue(window)
+        self._lines: asyncio.Queue[_Line | Exception | None] = asyncio.Queue()
+        self._places = threading.Semaphore(window)
         self._tasks: set[asyncio.Task[str]] = set()
+        self._has_ended = False
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._read, name="lines", daemon=True).start()
 
@@ -131,18 +132,21 @@ class _Reading:
         line = await self._lines.get()
         if isinstance(line, Exception):
             raise line
+        self._places.release()
         return line
 
     async def stop(self) -> None:
         """End what is under way."""
+        self._has_ended = True
+        self._places.release()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _read(self) -> None:
-        # Where the event loop has ended, nobody wants more lines.
-        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
-            self._hand_over(self._put(self._read_lines()))
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
+            end = self._read_lines()
+            self._loop.call_soon_threadsafe(self._lines.put_nowait, end)
 
     def _read_lines(self) -> Exception | None:
         """Read to the end; return what went wrong."""
@@ -151,7 +155,10 @@ class _Reading:
             while content := self._source.readline():
                 number += 1
                 text = content.decode("utf-8").rstrip("\r\n")
-                self._hand_over(self._begin(number, len(content), text))
+                self._places.acquire()
+                if self._has_ended:
+                    break
+                self._loop.call_soon_threadsafe(self._begin, number, len(content), text)
         except UnicodeDecodeError as error:
             return LineError(number, f"not UTF-8: {error.reason}")
         except OSError as error:
@@ -160,24 +167,15 @@ class _Reading:
             return OSError(str(error))
         return None
 
-    def _hand_over(self, step: Coroutine[Any, Any, None]) -> None:
-        """Do something on the event loop; a full window holds the reading back."""
-        try:
-            future = asyncio.run_coroutine_threadsafe(step, self._loop)
-        except RuntimeError:
-            step.close()
-            raise
-        future.result()
-
-    async def _begin(self, number: int, size_bytes: int, text: str) -> None:
-        task = asyncio.ensure_future(_awaited(self._translate(text)))
+    def _begin(self, number: int, size_bytes: int, text: str) -> None:
+        if self._has_ended:
+            return
+        task = asyncio.create_task(_translated(self._translate, text))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await self._put(_Line(number, size_bytes, task))
-
-    async def _put(self, line: _Line | Exception | None) -> None:
-        await self._lines.put(line)
+        self._lines.put_nowait(_Line(number, size_bytes, task))
 
 
-async def _awaited(translation: Awaitable[str]) -> str:
-    return await translation
+async def _translated(translate: Translate, text: str) -> str:
+    # Asked for in here: a task that is ended before its first step leaves nothing half begun.
+    return await translate(text)
