@@ -4,7 +4,6 @@ PyTorch draws a random number for every element there, which was a tenth of a tr
 byte decides as well: the probability is rounded to a multiple of 1/256.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.kernels.dropping import BLOCK, drop
+from models.threads import run_shares
 
 _LEVELS = 256
 _WORTH_SHARING = 2**18
 """Elements that take one thread longer than it takes to have another begin."""
-_THREADS = ThreadPoolExecutor(thread_name_prefix="dropout")
-"""They wait until there is something to do, and run without the interpreter's lock."""
 
 
 def dropout(inputs: Tensor, probability: float, training: bool) -> Tensor:
@@ -71,9 +69,6 @@ def _drop(inputs: Tensor, seed: int, dropped: int) -> Tensor:
         own = slice(first, first + share)
         drop(numbers[own], np.uint64(seed), first // BLOCK, np.uint8(dropped), scale, target[own])
 
-    own, *others = range(0, count, share) if count else [0]
-    elsewhere = [_THREADS.submit(work, first) for first in others]
-    work(own)
-    for future in elsewhere:
-        future.result()
+    if count:
+        run_shares(work, [(first,) for first in range(0, count, share)])
     return outputs.to(inputs.dtype)

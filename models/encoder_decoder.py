@@ -117,6 +117,14 @@ class EncodedSource:
     final_state: StackState
     mask: Tensor
 
+    def select(self, rows: Tensor) -> "EncodedSource":
+        """The sources of the rows ``[M]`` int64, in that order."""
+        return EncodedSource(
+            self.outputs.index_select(0, rows),
+            tuple(tuple(part.index_select(0, rows) for part in cell) for cell in self.final_state),
+            self.mask.index_select(0, rows),
+        )
+
 
 class Encoder(nn.Module, ABC):
     """Reads a source."""

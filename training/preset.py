@@ -129,6 +129,17 @@ class TokenizerSettings(_Frozen):
     """SentencePiece only: see :class:`models.tokenizers.SentencePieceTokenizer`."""
 
 
+class MinimumRisk(_Frozen):
+    """Learning from how good the model's own translations are: :mod:`training.minimum_risk`."""
+
+    weight: float = Field(default=3.0, gt=0)
+    """Of the risk beside the references' cross-entropy, which has 1."""
+    beam_size: int = Field(default=6, ge=2)
+    """Hypotheses of each pair. A step takes about as many times as long."""
+    sharpness: float = Field(default=4.0, gt=0)
+    """The higher, the more the best hypotheses count."""
+
+
 class Optimization(_Frozen):
     """The training loop."""
 
@@ -154,6 +165,9 @@ class Optimization(_Frozen):
     """Sentence pairs only: every pair goes through the model twice, with other units dropped
     out, and so much weight has what sets the two answers apart (R-Drop, Liang et al. 2021; 5,
     say). A step takes nearly twice as long. 0 is one pass."""
+    minimum_risk: MinimumRisk | None = None
+    """Sentence pairs only: for the end of a model's training. The best checkpoint is then that of
+    the highest BLEU."""
     average_decay: float = Field(default=0.0, ge=0, lt=1)
     """Of an exponential moving average of the weights, which is then what is validated and
     stored (0.999, say); 0 is none."""
@@ -164,9 +178,11 @@ class Optimization(_Frozen):
     log_every_steps: int = Field(default=20, ge=1)
 
     @model_validator(mode="after")
-    def _one_batch_size(self) -> "Optimization":
+    def _no_contradictions(self) -> "Optimization":
         if (self.batch_rows is None) == (self.batch_tokens is None):
             raise ValueError("give either batch_rows or batch_tokens")
+        if self.consistency and self.minimum_risk:
+            raise ValueError("give either consistency or minimum_risk")
         return self
 
 
@@ -207,8 +223,9 @@ class Preset(_Frozen):
         self._check_preparation()
         if self.data.kind == "text" and self.training.batch_rows is None:
             raise ValueError("running text needs training.batch_rows")
-        if self.data.kind == "text" and self.training.label_smoothing:
-            raise ValueError("training.label_smoothing is for sentence pairs only")
+        for key in ("label_smoothing", "minimum_risk"):
+            if self.data.kind == "text" and getattr(self.training, key):
+                raise ValueError(f"training.{key} is for sentence pairs only")
         return self
 
     def _check_preparation(self) -> None:

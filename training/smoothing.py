@@ -3,7 +3,6 @@
 Shape legend: ``M`` target tokens, ``V`` vocabulary size.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -11,13 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.kernels.loss import smoothed_gradient
+from models.threads import share_rows
 
 CHUNK_ROWS = 32
 """Tokens whose probabilities are computed at once: few enough to stay in a processor's cache."""
 GPU_CHUNK_ROWS = 4096
 """The same on a GPU, where starting a kernel costs more than most of them compute."""
-_THREADS = ThreadPoolExecutor(thread_name_prefix="loss")
-"""They wait until there is something to do, and run without the interpreter's lock."""
 
 
 class _SmoothedLoss(torch.autograd.Function):
@@ -114,18 +112,17 @@ class _OutputLoss(torch.autograd.Function):
 def _by_kernel(
     logits: Tensor, bias: Tensor, targets: Tensor, smoothing: float, gradient: Tensor
 ) -> tuple[float, float]:
-    """Both sums, by as many threads as PyTorch takes for an operation."""
-    rows, added = -(-len(targets) // torch.get_num_threads()), bias.detach().numpy()
-    parts = (targets, logits.view(torch.int16), gradient.view(torch.int16))
-    own, *others = zip(*(torch.split(part, rows) for part in parts), strict=True)
+    """Both sums."""
+    added = bias.detach().numpy()
 
-    def work(share: tuple[Tensor, ...]) -> tuple[float, float]:
-        tokens, given, wanted = (part.numpy() for part in share)
-        objective, likelihood = smoothed_gradient(given, added, tokens, smoothing, wanted)
+    def work(tokens: Tensor, given: Tensor, wanted: Tensor) -> tuple[float, float]:
+        objective, likelihood = smoothed_gradient(
+            given.numpy(), added, tokens.numpy(), smoothing, wanted.numpy()
+        )
         return float(objective), float(likelihood)
 
-    elsewhere = _THREADS.map(work, others)
-    objectives, likelihoods = zip(work(own), *elsewhere, strict=True)
+    parts = (targets, logits.view(torch.int16), gradient.view(torch.int16))
+    objectives, likelihoods = zip(*share_rows(work, parts), strict=True)
     return sum(objectives), sum(likelihoods)
 
 
@@ -177,6 +174,15 @@ def smoothed_loss(
     return objective, likelihood
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether autocast has products computed in bfloat16 on a CPU."""
+    return (
+        device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+
+
 def smoothed_output_loss(
     features: Tensor, layer: nn.Linear, targets: Tensor, smoothing: float, consistency: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -184,12 +190,7 @@ def smoothed_output_loss(
 
     Where products are computed in bfloat16 on a CPU, in fewer passes of memory.
     """
-    in_bfloat16 = (
-        features.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
-    if consistency or not in_bfloat16:
+    if consistency or not computes_bfloat16(features.device):
         return smoothed_loss(layer(features), targets, smoothing, consistency)
     with torch.autocast("cpu", enabled=False):
         objective, likelihood = _OutputLoss.apply(  # type: ignore[no-untyped-call]

@@ -78,7 +78,9 @@ class Task(Protocol):
         ...
 
     def validate(self) -> dict[str, float]:
-        """Figures on the validation data; ``loss`` (nats a token) decides which is the best.
+        """Figures on the validation data, ``loss`` (nats a token) among them.
+
+        The lowest loss is the best, or the lowest ``risk`` where there is one.
 
         Empty where there are no validation data: the training loss then decides.
         """

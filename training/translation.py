@@ -15,24 +15,23 @@ from typing import cast
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from torch import Tensor
-from torch.nn import functional
 
 from models.checkpoint_schema import Languages
 from models.config import Seq2SeqConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
-from models.encoder_decoder import pad_tokens
+from models.encoder_decoder import EncodedSource, pad_tokens
 from models.evaluation import perplexity
-from models.packed_gru import ROWS_OF_A_SHAPE
 from models.placement import on_device
 from models.seq2seq import Seq2Seq, Seq2SeqDecoder
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
-from training.batches import Batch, TokenPair, plan_batches
+from training.batches import Batch, TokenPair, plan_batches, unpadded
 from training.corpora import read_cut, read_synthetic
 from training.decoding import translate_texts
 from training.distributed import Processes
+from training.minimum_risk import find_hypotheses, summed_risk
 from training.parallel import Pair, ParallelCut, TestSentence, group_references
-from training.preset import ParallelData, Preset
+from training.preset import MinimumRisk, ParallelData, Preset
 from training.samples import AttentionWeights, Sample, attention_weights
 from training.scoring import (
     CARD_FIGURES,
@@ -44,6 +43,7 @@ from training.scoring import (
 from training.smoothing import smoothed_output_loss
 from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
+from training.token_logprobs import pad_rows
 from training.tokenization import sample_encodings, train_tokenizer
 
 LOGGER = logging.getLogger("training")
@@ -197,7 +197,21 @@ class Translation:
             self._settings.label_smoothing,
             consistency,
         )
-        return BatchLoss(objective / len(targets), likelihood * tokens / len(targets), tokens)
+        objective = objective / len(targets)
+        risk = self._settings.minimum_risk if self.model.training else None
+        if risk is not None:
+            objective = objective + risk.weight * self._risk(batch, encoded, risk) / tokens
+        return BatchLoss(objective, likelihood * tokens / len(targets), tokens)
+
+    def _risk(self, batch: Batch, encoded: EncodedSource, settings: MinimumRisk) -> Tensor:
+        hypotheses = find_hypotheses(
+            self.model,
+            self.tokenizers,
+            unpadded(batch.sources, batch.source_lengths),
+            unpadded(batch.targets, batch.target_lengths),
+            settings.beam_size,
+        )
+        return summed_risk(self.model, encoded, batch, hypotheses, settings.sharpness)
 
     def carried(self) -> list[Tensor]:
         """Nothing: pairs are independent."""
@@ -208,7 +222,10 @@ class Translation:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding."""
+        """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding.
+
+        And after minimum risk training the ``risk``: what BLEU of a beam leaves to 1.
+        """
         if not self._validation_pairs:
             return {}
         total, tokens = 0.0, 0
@@ -223,7 +240,16 @@ class Translation:
         sentences = group_references(self._cut.validation)[:VALIDATION_BLEU_SENTENCES]
         hypotheses = self.translate([s.source for s in sentences], beam_size=1)
         bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
-        return {**figures, "bleu": float(bleu.score)}
+        figures["bleu"] = float(bleu.score)
+        if self._settings.minimum_risk is not None:
+            figures["risk"] = 1 - self._beam_bleu() / 100
+        return figures
+
+    def _beam_bleu(self) -> float:
+        sentences = group_references(self._cut.validation)
+        hypotheses = self.translate([s.source for s in sentences], beam_size=4)
+        bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
+        return float(bleu.score)
 
     def translate(self, texts: Sequence[str], *, beam_size: int) -> list[str]:
         """Translate texts by continuous batching."""
@@ -309,14 +335,6 @@ class Translation:
             tokens = (tuple(map(source.token, prompt)), tuple(map(target.token, written)))
             attention = AttentionWeights(*tokens, weights)
         return Sample(pair.source, target.decode(written), pair.target, attention)
-
-
-def pad_rows(features: Tensor) -> Tensor:
-    """Zeros behind ``[M, F]``, up to a multiple of so many rows that shapes come again.
-
-    oneDNN compiles a product for each number of rows that it meets, which takes milliseconds.
-    """
-    return functional.pad(features, (0, 0, 0, -len(features) % ROWS_OF_A_SHAPE))
 
 
 def measured_sentences(data: ParallelData, cut: ParallelCut) -> tuple[TestSentence, ...]:

@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing and its gradient, of logits in bfloat16, row by row.
+"""Losses of tokens and their gradients, of logits in bfloat16, row by row.
 
 NumPy knows no bfloat16: numbers are given by their 16 bits, the upper half of those of a float32.
 
@@ -86,3 +86,44 @@ def smoothed_gradient(logits, bias, targets, smoothing, gradient):
         even = log_mass - np.float64(total) / logits.shape[1]
         objective += (1 - smoothing) * (log_mass - chosen) + smoothing * even
     return objective, likelihood
+
+
+@kernel
+def token_logprobs(logits, bias, targets, logprobs, log_masses):
+    """Log-probabilities of ``M`` tokens.
+
+    Args:
+        logits: as for :func:`smoothed_gradient`, like the next two.
+        bias: ``[V]`` float32.
+        targets: ``[M]`` int64.
+        logprobs: ``[M]`` float32, where they go.
+        log_masses: ``[M]`` float32, where the logarithms of the summed exponentials go.
+    """
+    wide = np.empty(logits.shape[1], np.float32)
+    for m in range(logits.shape[0]):
+        top = _widen(logits[m], bias, wide)
+        chosen = wide[targets[m]]
+        mass, _ = _exponentials(wide, top)
+        log_masses[m] = np.float32(top + np.log(np.float64(mass)))
+        logprobs[m] = chosen - log_masses[m]
+
+
+@kernel
+def logprobs_gradient(logits, bias, targets, log_masses, weights):
+    """Put the gradient of the weighted log-probabilities in the place of the logits.
+
+    Args:
+        logits: as for :func:`token_logprobs`, like the next three; are overwritten.
+        bias: ``[V]`` float32.
+        targets: ``[M]`` int64.
+        log_masses: ``[M]`` float32, that it gave.
+        weights: ``[M]`` float32, of each token's log-probability.
+    """
+    wide = np.empty(logits.shape[1], np.float32)
+    for m in range(logits.shape[0]):
+        _widen(logits[m], bias, wide)
+        _exponentials(wide, log_masses[m])
+        weight = weights[m]
+        _narrow(wide, -weight, _ZERO, logits[m])
+        wanted = wide[targets[m] : targets[m] + 1]
+        _narrow(wanted, -weight, -weight, logits[m, targets[m] : targets[m] + 1])

@@ -4,7 +4,6 @@ Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs.
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from models.kernels.tiles import (
     may_use_tiles,
     set_up_tiles,
 )
+from models.threads import run_shares
 
 LEVELS = 127
 """Values are stored as integers from -127 to 127."""
@@ -317,14 +317,5 @@ def linear_by_threads(
     scales = np.empty(len(rows), np.float32)
     round_rows(rows, values, scales)
     share = -(-vectors // threads // _WIDE) * _WIDE
-    first, *others = ((n, min(n + share, vectors)) for n in range(0, vectors, share))
-    arguments = (values, scales, weight, outputs)
-    pending = [_threads(threads).submit(multiply, *arguments, *part) for part in others]
-    multiply(*arguments, *first)
-    for future in pending:
-        future.result()
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count - 1, "kernels")
+    work = functools.partial(multiply, values, scales, weight, outputs)
+    run_shares(work, [(n, min(n + share, vectors)) for n in range(0, vectors, share)])

@@ -12,6 +12,7 @@ from models.tokenizers import BOS_ID, EOS_ID, SentencePieceTokenizer
 from training import translation
 from training.preset import ParallelData, Preset
 from training.sources import DataError
+from training.token_logprobs import pad_rows
 from training.translation import Translation
 
 MakePreset = Callable[..., Preset]
@@ -59,7 +60,7 @@ def test_rows_that_only_fill_a_shape_change_no_gradient(
 ) -> None:
     task = make_task("model.dropout=0")
     gradients = []
-    for pad in (translation.pad_rows, lambda features: features):
+    for pad in (pad_rows, lambda features: features):
         monkeypatch.setattr(translation, "pad_rows", pad)
         task.model.zero_grad()
         objective = task.loss(task._batch(task._pairs[:7])).objective
@@ -67,7 +68,7 @@ def test_rows_that_only_fill_a_shape_change_no_gradient(
         gradients.append([p.grad for p in task.model.parameters()])
     torch.testing.assert_close(*gradients)
     monkeypatch.undo()
-    sizes = {len(translation.pad_rows(torch.ones(rows, 2))) for rows in range(1, 100)}
+    sizes = {len(pad_rows(torch.ones(rows, 2))) for rows in range(1, 100)}
     assert len(sizes) == 1
 
 
