@@ -211,18 +211,18 @@ VOLATILE = ("timings", "device", "load_seconds", "id", "created")
 def values_of(text: str) -> list[Any]:
     """Printed text as values: JSON without what is volatile, else lines with their numbers."""
     try:
-        return [without_volatile(value) for value in _json_values(text)]
+        return [without_volatile(json.loads(answer)) for answer in _answers(text)]
     except ValueError:
         lines = [line for line in text.splitlines() if line.strip()]
         return [value for line in lines for value in _line_values(line)]
 
 
-def _json_values(text: str) -> Iterator[Any]:
-    """The JSON values of a text, one behind the other: several answers have nothing between."""
+def _answers(text: str) -> Iterator[str]:
+    """The JSON texts in what was printed, one behind the other: nothing need stand between."""
     text = text.strip()
     while text:
-        value, end = json.JSONDecoder().raw_decode(text)
-        yield value
+        _, end = json.JSONDecoder().raw_decode(text)
+        yield text[:end]
         text = text[end:].lstrip()
 
 
@@ -258,11 +258,15 @@ def assert_same(found: Any, shown: Any) -> None:
 
 
 def as_written(printed: str) -> str:
-    """Output as pages show it: JSON with a line for what holds no further objects or lists."""
+    """Output as pages show it.
+
+    JSON has a line for what holds no further objects or lists; of several answers each has one.
+    """
     try:
-        return _pretty(json.loads(printed), "")
+        answers = [*_answers(printed)]
     except ValueError:
         return printed.rstrip("\n")
+    return _pretty(json.loads(answers[0]), "") if len(answers) == 1 else "\n".join(answers)
 
 
 def _pretty(value: Any, indent: str) -> str:
@@ -283,3 +287,6 @@ def test_output_is_written_as_the_pages_have_it() -> None:
     assert len(shown) >= 4
     for block in shown:
         assert as_written(json.dumps(json.loads(block.text), ensure_ascii=False)) == block.text
+    assert as_written('{"a": [1]}{"b": 2}\n') == '{"a": [1]}\n{"b": 2}'
+    assert as_written("no JSON\n\n") == "no JSON"
+    assert as_written("") == ""
