@@ -1,11 +1,13 @@
 """Presets: the shipped ones, what is refused, and --set in all its forms."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from training.preset import (
+    MinimumRisk,
     Preset,
     PresetError,
     TextData,
@@ -15,6 +17,14 @@ from training.preset import (
 )
 
 MakePreset = Callable[..., Preset]
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_settings_of_minimum_risk_are_documented_with_their_defaults() -> None:
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    rows = re.findall(r"^\| `training\.minimum_risk\.(\w+)` \| ([\d.]+) \|", page, re.MULTILINE)
+    defaults = {name: field.default for name, field in MinimumRisk.model_fields.items()}
+    assert {name: float(value) for name, value in rows} == defaults
 
 
 @pytest.mark.parametrize("name", available_presets())
