@@ -190,7 +190,7 @@ class BatchedDecoder:
             running.keep_all()
         for running in leaving:
             running.drop()
-        parents = self._close_gaps()
+        parents = self._on_device(self._close_gaps())
         self._inputs = self._inputs.index_select(0, parents)
         self._select(parents)
 
@@ -226,25 +226,35 @@ class BatchedDecoder:
         parents = self._close_gaps()
         inputs = [token for running in self._running() for token in running.inputs]
         self._inputs = self._on_device(inputs)
-        self._select(parents)
+        if not self._stay(parents):
+            self._select(self._on_device(parents))
         return result
+
+    def _stay(self, parents: list[int]) -> bool:
+        """Whether all rows go on where they are, and in the tensors that they are in.
+
+        On a GPU they do not: the next step may write over what this one has brought.
+        """
+        assert self._state is not None
+        return self._inputs.device.type == "cpu" and parents == list(range(self._state.rows))
 
     def _advance(self, state: DecodeState) -> Choices:
         memories = [lane.memory() for lane in self._lanes.values() if lane.running]
         memory = join_memories([memory for memory in memories if memory is not None])
-        logits, self._state, attention = self._model.step(
+        logits, after, attention = self._model.step(
             self._inputs, DecodeState(state.layers, state.context, memory)
         )
+        self._state = DecodeState(after.layers, after.context)
         kinds = RowKinds()
         for running in self._running():
             running.describe_rows(kinds)
         return choose(logits, attention, kinds)
 
-    def _close_gaps(self) -> Tensor:
+    def _close_gaps(self) -> list[int]:
         """Part with the requests that have no rows; return the rows to go on with."""
         for lane in self._lanes.values():
             lane.part()
-        return self._on_device([row for running in self._running() for row in running.parents])
+        return [row for running in self._running() for row in running.parents]
 
     def _select(self, parents: Tensor) -> None:
         if not parents.shape[0]:

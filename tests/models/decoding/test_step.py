@@ -12,8 +12,10 @@ from models.decoding.reference import decode_reference
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder, decode_corpus
 from models.encoder_decoder import StepModel
+from models.state import DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
 from tests.models.decoding.toy_models import (
+    TableModel,
     random_language_model,
     random_table,
     random_translation_model,
@@ -262,3 +264,23 @@ def test_decoding_needs_no_gradient() -> None:
     decoder.admit([DecodingTask(0, [BOS_ID, 5], DecodingParams(2))])
     decoder.step()
     assert torch.is_grad_enabled()
+
+
+def test_rows_that_stay_where_they_are_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[list[int]] = []
+    select_layers = DecodeState.select_layers
+
+    def spy(self: DecodeState, rows: torch.Tensor) -> DecodeState:
+        moves.append(rows.tolist())
+        return select_layers(self, rows)
+
+    logits = torch.zeros(9, 9)
+    logits[:, 5] = 1.0  # so that nothing ends before its length
+    decoder = BatchedDecoder(TableModel(logits))
+    lengths = {1: 6, 2: 3}
+    decoder.admit([DecodingTask(key, [5], DecodingParams(n)) for key, n in lengths.items()])
+    decoder.step()
+    monkeypatch.setattr(DecodeState, "select_layers", spy)
+    for _ in range(5):
+        decoder.step()
+    assert moves == [[0]], "the second request leaves with the third step"
