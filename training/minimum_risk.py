@@ -6,17 +6,20 @@ hypotheses y that the search finds now for a source x,
 
     risk = sum over y of Q(y | x) (1 - BLEU(y, reference)),
 
-where Q shares out probability among these hypotheses alone (equation 11 there). Q follows the
-score by which a beam ranks them, log P(y | x) / length^alpha, times a sharpness. The references'
-cross-entropy is kept beside it, and the references are not among the hypotheses, as Edunov et al.
-2018 (section 5) found best.
+where Q shares out probability among these hypotheses alone (equation 11 there), and BLEU is the
+mean over the references that the training pairs have for the source: by one alone a model would
+learn by heart which of several good translations stands there. Q follows the score by which a
+beam ranks them, log P(y | x) / length^alpha, times a sharpness. The references' cross-entropy is
+kept beside it, and the references are not among the hypotheses, as Edunov et al. 2018 (section 5)
+found best.
 
 Shape legend: ``N`` pairs, ``R`` hypotheses of all pairs, ``M`` their tokens.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -29,13 +32,12 @@ from models.encoder_decoder import EncodedSource, pad_tokens
 from models.placement import on_device
 from models.precision import choose_precision, set_precision
 from models.seq2seq import Seq2Seq, Seq2SeqDecoder
-from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from models.tokenizers import BOS_ID
 from training.batches import Batch
 from training.token_logprobs import pad_rows, token_logprobs
 
 LENGTH_PENALTY = 0.75
 """Alpha of the scores: the service's default."""
-_TOKENS_BEYOND_THE_REFERENCE = 10
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,21 @@ class Hypotheses:
 @torch.inference_mode()
 def find_hypotheses(
     model: Seq2Seq,
-    tokenizers: Mapping[str, Tokenizer],
+    decode: Callable[[Sequence[int]], str],
     sources: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
+    references: Sequence[Sequence[str]],
+    max_new_tokens: Sequence[int],
     beam_size: int,
 ) -> Hypotheses:
     """Search by the weights as they are now, in the precision that the service would take.
 
     Args:
         model: in training; is left as it is.
-        tokenizers: ``source`` and ``target``.
+        decode: target tokens to text.
         sources: N sources, ``<eos>`` included.
-        targets: their references, likewise.
+        references: of each source its translations, one at least. The cost of a hypothesis is
+            the mean of what each of them says of it.
+        max_new_tokens: of the hypotheses of each source.
         beam_size: hypotheses of each pair.
 
     Raises:
@@ -76,12 +81,12 @@ def find_hypotheses(
     device = next(model.parameters()).device
     params = [
         DecodingParams(
-            max_new_tokens=len(target) + _TOKENS_BEYOND_THE_REFERENCE,
+            max_new_tokens=length,
             beam_size=beam_size,
             num_outputs=beam_size,
             length_penalty=LENGTH_PENALTY,
         )
-        for target in targets
+        for length in max_new_tokens
     ]
     found: dict[int, list[tuple[int, ...]]] = {}
     with torch.autocast(device.type, enabled=False):
@@ -89,19 +94,16 @@ def find_hypotheses(
         rows = len(sources) * beam_size
         for place, outputs in decode_corpus(served, sources, params, max_rows=rows):
             found[place] = [output.token_ids for output in outputs]
-    decode = tokenizers["target"].decode
     hypotheses = Hypotheses([], [], [])
-    for place, target in enumerate(targets):
-        reference = decode(_without_eos(target))
-        costs = {tokens: 1 - sentence_bleu(decode(tokens), reference) for tokens in found[place]}
+    for place, own in enumerate(references):
+        costs = {
+            tokens: 1 - fmean(sentence_bleu(decode(tokens), reference) for reference in own)
+            for tokens in found[place]
+        }
         hypotheses.pairs.extend([place] * len(costs))
         hypotheses.tokens.extend(costs)
         hypotheses.costs.extend(costs.values())
     return hypotheses
-
-
-def _without_eos(tokens: Sequence[int]) -> Sequence[int]:
-    return tokens[:-1] if tokens[-1] == EOS_ID else tokens
 
 
 _SENTENCE_BLEU = BLEU(smooth_method="add-k", smooth_value=1, effective_order=True)

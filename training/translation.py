@@ -6,6 +6,7 @@ asked for its next token at every position; padded positions have no loss.
 Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V`` vocabulary size.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
 TEXTBOOK_BLEU_SENTENCES = 1000
 """Training sentences decoded at the end where no test sentences are held out."""
+TOKENS_BEYOND_REFERENCE = 10
+"""Tokens that a hypothesis of minimum risk training may have more than its pair's reference."""
 TEXTBOOK_FIGURE = "training_textbook_bleu_k2"
 
 
@@ -204,14 +207,35 @@ class Translation:
         return BatchLoss(objective, likelihood * tokens / len(targets), tokens)
 
     def _risk(self, batch: Batch, encoded: EncodedSource, settings: MinimumRisk) -> Tensor:
+        sources = unpadded(batch.sources, batch.source_lengths)
+        targets = unpadded(batch.targets, batch.target_lengths)
+        pairs = map(self._as_read, sources, targets)
         hypotheses = find_hypotheses(
             self.model,
-            self.tokenizers,
-            unpadded(batch.sources, batch.source_lengths),
-            unpadded(batch.targets, batch.target_lengths),
+            self.tokenizers["target"].decode,
+            sources,
+            # Split at random, a pair may fit that does not otherwise.
+            [self._references.get(source, [target]) for source, target in pairs],
+            [len(target) + TOKENS_BEYOND_REFERENCE for target in targets],
             settings.beam_size,
         )
         return summed_risk(self.model, encoded, batch, hypotheses, settings.sharpness)
+
+    @functools.cached_property
+    def _references(self) -> dict[str, list[str]]:
+        """The training targets of each training source, both as the tokenizers read them."""
+        found: dict[str, dict[str, None]] = {}
+        for pair in self._pairs:
+            source, target = self._as_read(pair.source, pair.target)
+            found.setdefault(source, {})[target] = None
+        return {source: [*targets] for source, targets in found.items()}
+
+    def _as_read(self, source: Sequence[int], target: Sequence[int]) -> tuple[str, str]:
+        """The texts of a pair."""
+        return (
+            self.tokenizers["source"].decode(_without_eos(source)),
+            self.tokenizers["target"].decode(_without_eos(target)),
+        )
 
     def carried(self) -> list[Tensor]:
         """Nothing: pairs are independent."""
@@ -335,6 +359,10 @@ class Translation:
             tokens = (tuple(map(source.token, prompt)), tuple(map(target.token, written)))
             attention = AttentionWeights(*tokens, weights)
         return Sample(pair.source, target.decode(written), pair.target, attention)
+
+
+def _without_eos(tokens: Sequence[int]) -> Sequence[int]:
+    return tokens[:-1] if tokens[-1] == EOS_ID else tokens
 
 
 def measured_sentences(data: ParallelData, cut: ParallelCut) -> tuple[TestSentence, ...]:

@@ -3,9 +3,10 @@
 import copy
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.precision import set_precision
 from models.tokenizers import BOS_ID, EOS_ID
-from training import minimum_risk
+from training import minimum_risk, translation
 from training.batches import TokenPair, unpadded
 from training.minimum_risk import (
     LENGTH_PENALTY,
@@ -27,7 +28,7 @@ from training.minimum_risk import (
     summed_risk,
 )
 from training.preset import ParallelData, Preset, PresetError
-from training.translation import Translation
+from training.translation import TOKENS_BEYOND_REFERENCE, Translation
 
 MakePreset = Callable[..., Preset]
 CPU = torch.device("cpu")
@@ -45,9 +46,19 @@ def task(pairs_preset: MakePreset, tmp_path: Path) -> Translation:
     return make_task(pairs_preset, tmp_path, "model.dropout=0", "training.minimum_risk={}")
 
 
-def hypotheses_of(task: Translation, pairs: list[TokenPair]) -> Hypotheses:
-    sources, targets = [list(p.source) for p in pairs], [list(p.target) for p in pairs]
-    return find_hypotheses(task.model, task.tokenizers, sources, targets, beam_size=3)
+def hypotheses_of(
+    task: Translation, pairs: list[TokenPair], others: tuple[str, ...] = (), beam_size: int = 3
+) -> Hypotheses:
+    """Those of some pairs, each with its own reference and perhaps others."""
+    decode = task.tokenizers["target"].decode
+    return find_hypotheses(
+        task.model,
+        decode,
+        [pair.source for pair in pairs],
+        [[decode(pair.target[:-1]), *others] for pair in pairs],
+        [len(pair.target) + TOKENS_BEYOND_REFERENCE for pair in pairs],
+        beam_size,
+    )
 
 
 def test_hypotheses_are_those_of_the_services_beam_search(task: Translation) -> None:
@@ -57,21 +68,50 @@ def test_hypotheses_are_those_of_the_services_beam_search(task: Translation) -> 
     assert task.model.training
     served = set_precision(copy.deepcopy(task.model).eval(), "int8")
     for place, pair in enumerate(pairs):
-        params = DecodingParams(max_new_tokens=len(pair.target) + 10, beam_size=3, num_outputs=3)
+        params = DecodingParams(
+            max_new_tokens=len(pair.target) + TOKENS_BEYOND_REFERENCE, beam_size=3, num_outputs=3
+        )
         ((_, outputs),) = decode_corpus(served, [pair.source], params)
         own = [tokens for p, tokens in zip(found.pairs, found.tokens, strict=True) if p == place]
         assert own == [output.token_ids for output in outputs]
     assert found.pairs == sorted(found.pairs)
 
 
-def test_costs_tell_how_far_a_hypothesis_is_from_its_reference(task: Translation) -> None:
+@pytest.mark.parametrize("others", [(), ("va !", "un deux trois quatre")])
+def test_costs_tell_how_far_a_hypothesis_is_from_its_references(
+    task: Translation, others: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An untrained model's hypotheses would all be worth nothing.
+    monkeypatch.setattr(minimum_risk, "sentence_bleu", lambda *both: len("".join(both)) % 8 / 8)
     pairs = task._pairs[:5]
-    found = hypotheses_of(task, pairs)
+    found = hypotheses_of(task, pairs, others)
     decode = task.tokenizers["target"].decode
     for place, tokens, cost in zip(found.pairs, found.tokens, found.costs, strict=True):
-        reference = decode(pairs[place].target[:-1])
         assert pairs[place].target[-1] == EOS_ID
-        assert cost == 1 - sentence_bleu(decode(tokens), reference)
+        references = [decode(pairs[place].target[:-1]), *others]
+        scores = [len(decode(tokens) + reference) % 8 / 8 for reference in references]
+        assert cost == 1 - sum(scores) / len(scores)
+    assert len(set(found.costs)) > 1
+
+
+def test_a_source_has_the_references_of_all_its_pairs(
+    task: Translation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, other = task._pairs[:3]
+    twin = TokenPair(first.source, second.target)
+    task._pairs = [first, twin, other]
+    given: list[Sequence[Sequence[str]]] = []
+
+    def spy(model: object, decode: object, sources: object, references: Any, *rest: Any) -> Any:
+        given.append(references)
+        return find_hypotheses(task.model, *(decode, sources, references, *rest))
+
+    monkeypatch.setattr(translation, "find_hypotheses", spy)
+    task.model.train()
+    task.loss(task._batch([twin, other, TokenPair(second.source, other.target)]))
+    text = {pair: task.tokenizers["target"].decode(pair.target[:-1]) for pair in task._pairs}
+    # What is not among the pairs as they are usually split has its own.
+    assert given == [[[text[first], text[twin]], [text[other]], [text[other]]]]
 
 
 def test_searching_draws_no_random_numbers_and_changes_no_weight(task: Translation) -> None:
@@ -200,18 +240,15 @@ def test_the_loss_has_the_risk_in_training_alone(
             one.model.train(mode)
             objectives[name, mode] = float(one.loss(batch).objective.detach())
     assert objectives["risk", False] == objectives["plain", False] == objectives["plain", True]
-    found = hypotheses_of(task, task._pairs[:4])
     assert unpadded(batch.targets, batch.target_lengths) == [
         list(p.target) for p in task._pairs[:4]
     ]
     settings = task._settings.minimum_risk
     assert settings is not None
-    sources = unpadded(batch.sources, batch.source_lengths)
-    targets = unpadded(batch.targets, batch.target_lengths)
-    found = find_hypotheses(task.model, task.tokenizers, sources, targets, settings.beam_size)
+    found = hypotheses_of(task, task._pairs[:4], beam_size=settings.beam_size)
     encoded = task.model.encoder(batch.sources, batch.source_lengths)
     risk = float(summed_risk(task.model, encoded, batch, found, settings.sharpness).detach())
-    added = settings.weight * risk / sum(map(len, targets))
+    added = settings.weight * risk / int(batch.target_lengths.sum())
     assert objectives["risk", True] == pytest.approx(objectives["plain", True] + added, rel=1e-5)
 
 
