@@ -96,9 +96,10 @@ def find_hypotheses(
             found[place] = [output.token_ids for output in outputs]
     hypotheses = Hypotheses([], [], [])
     for place, own in enumerate(references):
+        texts = {tokens: decode(tokens) for tokens in found[place]}
         costs = {
-            tokens: 1 - fmean(sentence_bleu(decode(tokens), reference) for reference in own)
-            for tokens in found[place]
+            tokens: 1 - fmean(sentence_bleu(text, reference) for reference in own)
+            for tokens, text in texts.items()
         }
         hypotheses.pairs.extend([place] * len(costs))
         hypotheses.tokens.extend(costs)

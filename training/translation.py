@@ -261,17 +261,15 @@ class Translation:
         figures = {"loss": total / tokens, "perplexity": perplexity(total, tokens)}
         if not math.isfinite(figures["perplexity"]):
             return figures  # weights that have diverged so far cannot decode
-        sentences = group_references(self._cut.validation)[:VALIDATION_BLEU_SENTENCES]
-        hypotheses = self.translate([s.source for s in sentences], beam_size=1)
-        bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
-        figures["bleu"] = float(bleu.score)
+        sentences = group_references(self._cut.validation)
+        figures["bleu"] = self._bleu(sentences[:VALIDATION_BLEU_SENTENCES], beam_size=1)
         if self._settings.minimum_risk is not None:
-            figures["risk"] = 1 - self._beam_bleu() / 100
+            figures["risk"] = 1 - self._bleu(sentences, beam_size=4) / 100
         return figures
 
-    def _beam_bleu(self) -> float:
-        sentences = group_references(self._cut.validation)
-        hypotheses = self.translate([s.source for s in sentences], beam_size=4)
+    def _bleu(self, sentences: Sequence[TestSentence], *, beam_size: int) -> float:
+        """Of the translations of some sentences, against the first reference of each."""
+        hypotheses = self.translate([s.source for s in sentences], beam_size=beam_size)
         bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
         return float(bleu.score)
 
