@@ -131,6 +131,23 @@ def group_references(pairs: Iterable[Pair]) -> tuple[TestSentence, ...]:
     return tuple(TestSentence(source, tuple(found)) for source, found in references.items())
 
 
+def first_targets(pairs: Sequence[Pair], limit: int | None) -> Sequence[Pair]:
+    """Of each source's distinct targets the first ``limit``, in the order of the pairs.
+
+    Args:
+        pairs: repetitions of a pair that is kept are kept, too.
+        limit: at least 1; None keeps all pairs.
+    """
+    if limit is None:
+        return pairs
+    kept = {
+        Pair(sentence.source, target)
+        for sentence in group_references(pairs)
+        for target in sentence.references[:limit]
+    }
+    return [pair for pair in pairs if pair in kept]
+
+
 def cut_pairs(
     pairs: Sequence[Pair],
     test_share: float = DEFAULT_SHARE,

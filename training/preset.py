@@ -86,6 +86,9 @@ class ParallelData(_Frozen):
     """See :mod:`models.preparation`; the tokenizer does the same to every text it is given."""
     first_pairs: int | None = Field(default=None, ge=1)
     """Use only so many pairs of the file."""
+    targets_per_source: int | None = Field(default=None, ge=1)
+    """Train on so many of the translations that a source has, in the order of the data; None on
+    all. Held-out sentences keep all their references, and the tokenizers read all."""
     test_share: float = Field(default=0.013, ge=0.0, lt=1.0)
     validation_share: float = Field(default=0.005, ge=0.0, lt=1.0)
     """Shares of the distinct source sentences; 0 measures on the training pairs themselves."""

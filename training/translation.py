@@ -31,7 +31,7 @@ from training.corpora import read_cut, read_synthetic
 from training.decoding import translate_texts
 from training.distributed import Processes
 from training.minimum_risk import find_hypotheses, summed_risk
-from training.parallel import Pair, ParallelCut, TestSentence, group_references
+from training.parallel import Pair, ParallelCut, TestSentence, first_targets, group_references
 from training.preset import MinimumRisk, ParallelData, Preset
 from training.samples import AttentionWeights, Sample, attention_weights
 from training.scoring import (
@@ -93,7 +93,8 @@ class Translation:
         )
         synthetic, read = read_synthetic(data, self._cut, cache_dir)
         self.sources += read
-        self._training_pairs = (*self._cut.train, *synthetic)
+        kept = first_targets(self._cut.train, data.targets_per_source)
+        self._training_pairs = (*kept, *synthetic)
         self._pairs = self._encode(self._training_pairs)
         if not self._pairs:
             raise DataError(

@@ -11,6 +11,7 @@ from training.parallel import (
     Pair,
     TestSentence,
     cut_pairs,
+    first_targets,
     group_references,
     normalised_form,
     parse_tab_pairs,
@@ -251,3 +252,21 @@ def test_the_reversed_cut_is_the_same_cut_the_other_way() -> None:
     assert other.test == cut.reverse_test
     assert other.test[0].source.startswith("target")
     assert other.reversed() == cut
+
+
+# Fewer translations of a source
+
+
+@given(pair_lists, st.integers(1, 3))
+def test_each_source_keeps_its_first_targets(pairs: list[Pair], limit: int) -> None:
+    kept = group_references(first_targets(pairs, limit))
+    assert kept == tuple(
+        TestSentence(sentence.source, sentence.references[:limit])
+        for sentence in group_references(pairs)
+    )
+
+
+def test_pairs_that_are_kept_keep_their_order_and_repetitions() -> None:
+    pairs = [Pair("b", "x"), Pair("a", "x"), Pair("b", "y"), Pair("b", "x"), Pair("a", "z")]
+    assert first_targets(pairs, 1) == [Pair("b", "x"), Pair("a", "x"), Pair("b", "x")]
+    assert first_targets(pairs, None) == pairs

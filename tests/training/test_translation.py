@@ -119,6 +119,20 @@ def test_long_pairs_are_left_out_or_cut(make_task: MakeTask) -> None:
     assert max(len(pair.target) for pair in cut._pairs) == 5
 
 
+def test_fewer_targets_are_trained_on_while_all_are_references(
+    make_task: MakeTask, tmp_path: Path
+) -> None:
+    data = tmp_path / "pairs.txt"
+    lines = (f"{n} is it\t{n} {end}" for n in range(300) for end in ("y est", "est là", "oui"))
+    data.write_text("\n".join(lines), encoding="utf-8")
+    every, first = make_task(data=data), make_task("data.targets_per_source=1", data=data)
+    assert first._cut == every._cut
+    assert all(len(sentence.references) == 3 for sentence in first._cut.test)
+    assert 3 * len(first._pairs) == len(every._pairs) > 0
+    assert all(pair.target.endswith("y est") for pair in first._training_pairs)
+    assert first.tokenizers["target"].encode("oui") == every.tokenizers["target"].encode("oui")
+
+
 def test_measuring_and_sampling_leave_mode_and_random_numbers_alone(make_task: MakeTask) -> None:
     task = make_task()
     for training in (True, False):
