@@ -79,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output (`head`, say) has enough.
         sys.stderr.close()
         return OK
+    except OSError as error:
+        print(f"gatehouse: {error}", file=sys.stderr)
+        return FAILED
 
 
 def _run_offline_command(command: str, words: Sequence[str]) -> int:
@@ -192,7 +195,8 @@ def _translate(arguments: argparse.Namespace) -> int:
         return await _translate_input(translate)
 
     # What is read ahead has to have room in the queue.
-    settings = _settings(arguments, engine="inline", queue_capacity=2 * LINES_AHEAD)
+    capacity = max(_settings(arguments).queue_capacity, 2 * LINES_AHEAD)
+    settings = _settings(arguments, engine="inline", queue_capacity=capacity)
     return _offline(settings, work)
 
 

@@ -7,7 +7,8 @@ does not read.
 import asyncio
 import logging
 import resource
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -35,11 +36,13 @@ class CrowdProtocol(HttpToolsProtocol):
             it, is cut off.
         drain_timeout_seconds: a request that is not here so long after the service began to shut
             down is not waited for.
+        on_refusal: called for each request that is answered with 503.
     """
 
     max_connections: ClassVar[int]
     send_timeout_seconds: ClassVar[float]
     drain_timeout_seconds: ClassVar[float]
+    on_refusal: ClassVar[Any]  # mypy takes a Callable for a method
 
     _patience: asyncio.TimerHandle | None = None
 
@@ -50,7 +53,16 @@ class CrowdProtocol(HttpToolsProtocol):
         if excess > _REFUSED_AT_ONCE:
             transport.abort()
         elif excess > 0:
-            self.app = _Refusing(self.app, self.max_connections)
+            self.app = _Refusing(self.app, self._is_crowded, self._refuse)
+
+    def _is_crowded(self) -> bool:
+        return len(self.connections) > self.max_connections
+
+    def _refuse(self) -> TooManyConnectionsError:
+        self.on_refusal()
+        return TooManyConnectionsError(
+            f"the service has {self.max_connections} connections and takes no more"
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
@@ -95,29 +107,35 @@ class CrowdProtocol(HttpToolsProtocol):
 
 
 class _Refusing:
-    """Answers every request with 503, but those for the health pages."""
+    """Answers requests with 503 as long as there is a crowd, but those for the health pages."""
 
-    def __init__(self, app: ASGIApp, max_connections: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        is_crowded: Callable[[], bool],
+        refuse: Callable[[], TooManyConnectionsError],
+    ) -> None:
         self._app = app
-        self._max_connections = max_connections
+        self._is_crowded = is_crowded
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if route_path(scope).startswith(_HEALTH):
+        if route_path(scope).startswith(_HEALTH) or not self._is_crowded():
             await self._app(scope, receive, send)
             return
-        error = TooManyConnectionsError(
-            f"the service has {self._max_connections} connections and takes no more"
-        )
-        answer = told(scope, problem_of(error))
+        answer = told(scope, problem_of(self._refuse()))
         answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
 
 
-def crowd_protocol(settings: Settings) -> type[CrowdProtocol]:
+def crowd_protocol(
+    settings: Settings, on_refusal: Callable[[], object] = lambda: None
+) -> type[CrowdProtocol]:
     """The protocol with the limits of the settings: see :class:`CrowdProtocol`."""
     names = ("max_connections", "send_timeout_seconds", "drain_timeout_seconds")
     limits = {name: getattr(settings, name) for name in names}
-    return type("Protocol", (CrowdProtocol,), limits)
+    own = limits | {"on_refusal": staticmethod(on_refusal)}
+    return type("Protocol", (CrowdProtocol,), own)
 
 
 def make_room_for(max_connections: int) -> None:

@@ -25,6 +25,7 @@ from app.api.request_id import RequestIdMiddleware
 from app.api.routes import page_files, router
 from app.api.security_headers import SecurityHeadersMiddleware
 from app.api.shedding import SheddingMiddleware
+from app.api.unexpected import UnexpectedErrorMiddleware
 from app.key_limits import KeyLimits
 from app.keys import read_keys
 from app.runtime import Runtime
@@ -90,6 +91,7 @@ def _add_middleware(app: FastAPI, runtime: Runtime) -> None:
         keys=app.state.keys,
         limits=KeyLimits(settings.key_requests_per_minute, settings.key_tokens_per_minute),
     )
+    app.add_middleware(UnexpectedErrorMiddleware)
     app.add_middleware(ObservationMiddleware, metrics=runtime.metrics)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(SheddingMiddleware, queue_full=runtime.queue_full, metrics=runtime.metrics)

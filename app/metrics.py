@@ -50,7 +50,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "gatehouse_request_seconds",
-            "Time from the first byte of a request's head to the end of its answer.",
+            "Time from a request's head to the end of its answer, whatever the outcome.",
             ["endpoint"],
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
@@ -67,7 +67,9 @@ class Metrics:
 
     def _declare_decoding(self) -> None:
         self.queue_seconds = self._per_model(
-            "gatehouse_queue_seconds", "Time that a text waited for the engine.", _REQUEST_BUCKETS
+            "gatehouse_queue_seconds",
+            "Time that a text waited for the engine, of requests that were answered.",
+            _REQUEST_BUCKETS,
         )
         self.first_token_seconds = self._per_model(
             "gatehouse_first_token_seconds",

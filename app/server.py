@@ -11,10 +11,11 @@ import uvicorn
 
 from app.connection import limited_protocol
 from app.crowding import crowd_protocol, make_room_for
-from app.exceptions import StartupError
+from app.exceptions import StartupError, TooManyConnectionsError
 from app.garbage import freeze_heap
 from app.keys import is_loopback
 from app.main import create_app
+from app.metrics import Metrics
 from app.runtime import Runtime
 from app.settings import Settings, variable_name
 
@@ -50,9 +51,13 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _protocol(settings: Settings) -> type[asyncio.Protocol]:
+def _protocol(settings: Settings, metrics: Metrics) -> type[asyncio.Protocol]:
     """HTTP/1.1 with all limits on what a connection may take."""
-    bases = crowd_protocol(settings), limited_protocol(settings.receive_timeout_seconds)
+    refused = metrics.rejected.labels(TooManyConnectionsError.code)
+    bases = (
+        crowd_protocol(settings, refused.inc),
+        limited_protocol(settings.receive_timeout_seconds),
+    )
     return type("Protocol", bases, {})
 
 
@@ -75,7 +80,7 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
     app = create_app(runtime=runtime)
     config = uvicorn.Config(
         app,
-        http=_protocol(settings),
+        http=_protocol(settings, runtime.metrics),
         log_config=None,
         ws="none",
         access_log=settings.log_level == "debug",

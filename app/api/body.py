@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -153,7 +154,10 @@ async def _admit(request: Request, schema: type[StrictBody], data: dict[str, Any
 async def _read_form(request: Request) -> dict[str, Any]:
     """The fields of a form; one that comes several times is a list."""
     try:
-        async with request.form(max_files=0, max_fields=_MAX_FIELDS) as form:
+        # How large a part may be is the limit of the whole body.
+        async with request.form(
+            max_files=0, max_fields=_MAX_FIELDS, max_part_size=sys.maxsize
+        ) as form:
             fields = {name: form.getlist(name) for name in form}
     except (MultiPartException, HTTPException):
         raise InvalidRequestError("body", "cannot be read as a form of texts") from None

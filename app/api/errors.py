@@ -43,6 +43,7 @@ _DEFAULT_RETRY_AFTER_SECONDS = 1
 _UNAUTHORIZED = 401
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
 _MAX_FIELD_ERRORS = 20
+_UNEXPECTED = "an unexpected error happened; the log has the details"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +170,9 @@ def install_error_handlers(app: FastAPI) -> None:
     """Have the application answer every exception with a :class:`Problem`."""
 
     async def on_error(request: Request, error: Exception) -> Response:
-        answer = answer_of(request.scope, error)
-        if answer is not None:
-            return answer
-        # The server logs the exception itself with its traceback.
-        detail = "an unexpected error happened; the log has the details"
-        return told(request.scope, problem("internal_error", detail))
+        # What is unexpected is answered by UnexpectedErrorMiddleware, but for what middleware
+        # outside it may raise: the server logs that with its traceback.
+        return answer_of(request.scope, error) or unexpected_error(request.scope)
 
     for kind in (GatehouseError, RequestValidationError, HTTPException, ClientGoneError, Exception):
         app.add_exception_handler(kind, on_error)
@@ -194,6 +192,11 @@ def answer_of(scope: Scope, error: Exception) -> Response | None:
     return None
 
 
+def unexpected_error(scope: Scope) -> Response:
+    """The answer for an exception that nobody expected; the log has it, the client does not."""
+    return told(scope, problem("internal_error", _UNEXPECTED))
+
+
 def told(scope: Scope, answer: ProblemResponse) -> Response:
     """A problem in the shape of the request's dialect; its code is left for the books."""
     scope[OUTCOME_SCOPE_KEY] = answer.code
@@ -206,7 +209,7 @@ def problem_of(error: Exception) -> ProblemResponse:
     code = error.code if isinstance(error, GatehouseError) else None
     if code not in ERROR_KINDS:
         logger.error("an error without an HTTP status reached a request", exc_info=error)
-        return problem("internal_error", "an unexpected error happened; the log has the details")
+        return problem("internal_error", _UNEXPECTED)
     headers = {}
     if isinstance(error, UnavailableError):
         seconds = _DEFAULT_RETRY_AFTER_SECONDS

@@ -109,7 +109,8 @@ async def translate(
     model = service.catalog.for_translation(body.model, body.source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
     if body.stream:
-        stream = await service.stream_translation(translation)
+        opening = service.stream_translation(translation)
+        stream = await while_connected(request.scope, request.receive, opening)
         keepalive_seconds = runtime.settings.stream_keepalive_seconds
         return EventStreamResponse(stream, encode_translation, keepalive_seconds)
     result = await while_connected(request.scope, request.receive, service.translate(translation))

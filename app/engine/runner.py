@@ -116,7 +116,12 @@ class Runner:
         self._drop(request_ids, EndReason.CANCELLED)
 
     def turn(self) -> Turn:
-        """Drop what has run out of time, admit what fits, make one step."""
+        """Drop what has run out of time, admit what fits, make one step.
+
+        Raises:
+            Exception: a request failed, and then the model at its heartbeat, too: the fault is
+                no request's, and others would fail as well.
+        """
         turn = Turn()
         expired = self._scheduler.expired(self._clock())
         self._drop([entry.request.request_id for entry in expired], EndReason.EXPIRED)
@@ -171,6 +176,7 @@ class Runner:
                 self._scheduler.running_ids(), EndReason.FAILED, f"{type(error).__name__}: {error}"
             )
             result = StepResult()
+            self.beat()
         now = self._clock()
         for request_id in result.begun:
             entry = self._scheduler.get(request_id)
@@ -183,6 +189,8 @@ class Runner:
         for request_id, message in result.failed.items():
             logger.error("model %s failed at request %d: %s", self.name, request_id, message)
             self._leave(request_id, EndReason.FAILED, message)
+        if result.failed:
+            self.beat()
         return StepReport(
             self.name,
             result.rows,

@@ -186,6 +186,8 @@ class SupervisedEngine:
             raise DrainingError("the service is shutting down and loads no more models")
         if self._loaded is None:
             raise NotReadyError(str(self.not_ready_because()))
+        if model in self._loading:
+            raise ReloadError(f"{model.name} is being loaded already")
         loading: asyncio.Future[ModelLoaded] = self._loop.create_future()
         self._loading[model] = loading
         self._new_loads.append(model)

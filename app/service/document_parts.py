@@ -41,7 +41,7 @@ Translations = Callable[[int], Sequence[Candidate]]
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
+class Verbatim:
     """A part of a text that stays as it is."""
 
     text: str
@@ -118,7 +118,7 @@ class Guarded:
     marks: tuple[Mark, ...]
     stand_ins: tuple[tuple[str, str], ...]
     spans: Counter[str]
-    pieces: tuple[Literal | Piece, ...]
+    pieces: tuple[Verbatim | Piece, ...]
     protection: Protection
 
     @property
@@ -159,7 +159,7 @@ class Guarded:
         return edits if came_through == self.spans else None
 
 
-Part = Literal | Plain | Piece | Guarded
+Part = Verbatim | Plain | Piece | Guarded
 
 
 def joined(parts: Sequence[Sequence[Candidate]]) -> list[Candidate]:

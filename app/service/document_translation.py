@@ -211,15 +211,21 @@ class DocumentTranslation:
                     finish_reason=candidate.finish_reason,
                     alignment=None,
                 )
-                for candidate in document.candidates(found.__getitem__)[
-                    : self._request.num_hypotheses
-                ]
+                for candidate in _best(document.candidates(found.__getitem__), self._request)
             )
             for document in self._documents
         )
         output_tokens = sum(h.tokens for hypotheses in translations for h in hypotheses)
         usage = Usage(sentences.usage.input_tokens, output_tokens)
         return replace(sentences, translations=translations, usage=usage)
+
+
+def _best(candidates: Sequence[Candidate], request: TranslationRequest) -> list[Candidate]:
+    """As many as were asked for; of those that read the same the best alone."""
+    distinct: dict[str, Candidate] = {}
+    for candidate in candidates:
+        distinct.setdefault(candidate.text, candidate)
+    return [*distinct.values()][: request.num_hypotheses]
 
 
 class _Teller:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from app.service.document_parts import (
     Candidate,
     Guarded,
-    Literal,
     Part,
     Piece,
     Plain,
     Translations,
+    Verbatim,
     joined,
 )
 from app.service.limits import Limits
@@ -94,14 +94,14 @@ class DocumentReader:
             return [part for each in fragments for part in self._parts(each, worded > 1)]
         begin, end = inner
         own = [Span(s.begin - begin, s.end - begin, s.kind) for s in _within(spans, begin, end)]
-        around = (Literal(text[:begin]), self._guarded(text[begin:end], own), Literal(text[end:]))
-        return [each for each in around if each != Literal("")]
+        around = (Verbatim(text[:begin]), self._guarded(text[begin:end], own), Verbatim(text[end:]))
+        return [each for each in around if each != Verbatim("")]
 
     def _parts(self, fragment: "_Fragment", is_piece: bool) -> list[Part]:
         """A fragment with what is around its words, where it has any."""
         text, spans = fragment.text, fragment.spans
         if not fragment.is_text or not _has_words(text, spans):
-            return [Literal(text)]
+            return [Verbatim(text)]
         core = text.strip()
         before = len(text) - len(text.lstrip())
         part: Part
@@ -110,8 +110,8 @@ class DocumentReader:
             part = self._guarded(core, own)
         else:
             part = self._piece(core) if is_piece else Plain(self._source(core))
-        around = (Literal(text[:before]), part, Literal(text[before + len(core) :]))
-        return [each for each in around if each != Literal("")]
+        around = (Verbatim(text[:before]), part, Verbatim(text[before + len(core) :]))
+        return [each for each in around if each != Verbatim("")]
 
     def _guarded(self, text: str, spans: Sequence[Span]) -> Guarded:
         free = iter(name for name in _STAND_INS if name not in text)
@@ -151,24 +151,24 @@ class DocumentReader:
             protection=self._protection,
         )
 
-    def _all_pieces(self, text: str, spans: Sequence[Span]) -> list[Literal | Piece]:
+    def _all_pieces(self, text: str, spans: Sequence[Span]) -> list[Verbatim | Piece]:
         """A sentence as its spans and what stands between them."""
-        pieces: list[Literal | Piece] = []
+        pieces: list[Verbatim | Piece] = []
         begin = 0
         for span in spans:
             pieces += self._pieces(text[begin : span.begin])
-            pieces.append(Literal(text[span.begin : span.end]))
+            pieces.append(Verbatim(text[span.begin : span.end]))
             begin = span.end
         return pieces + self._pieces(text[begin:])
 
-    def _pieces(self, text: str) -> list[Literal | Piece]:
+    def _pieces(self, text: str) -> list[Verbatim | Piece]:
         """What stands between two spans; white space and punctuation around it stay."""
         words = [place for place, character in enumerate(text) if character.isalnum()]
         if not any(map(str.isalpha, text)):
-            return [Literal(text)] if text else []
+            return [Verbatim(text)] if text else []
         core = text[words[0] :].rstrip()
         around = (text[: words[0]], text[words[0] + len(core) :])
-        before, after = (([Literal(each)] if each else []) for each in around)
+        before, after = (([Verbatim(each)] if each else []) for each in around)
         return [*before, self._piece(core), *after]
 
     def _piece(self, text: str) -> Piece:

@@ -161,7 +161,8 @@ class Limits:
                 "alignments",
                 f"they may reach {cells} weights (texts x hypotheses x max_new_tokens x source "
                 f"tokens), more than the {self.max_alignment_cells} allowed: send fewer or shorter "
-                "texts, or set num_hypotheses or max_new_tokens lower",
+                "texts, or set max_new_tokens or, where several hypotheses are asked for, "
+                "beam_size lower",
             )
 
     def check_beam_trace_candidates(self, candidates: int) -> None:

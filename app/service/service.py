@@ -78,9 +78,22 @@ class Service:
             lambda deadline: self._generation.start(request, deadline, stream=True),
         )
 
-    async def translate(self, request: TranslationRequest) -> TranslationResult:
-        """See :meth:`app.service.translation.TranslationService.translate`."""
-        with self._request(request.timeout_seconds) as deadline:
+    @contextmanager
+    def request(self) -> Iterator[Deadline]:
+        """One request of a client that takes several calls: they share its deadline."""
+        with self._request(None) as deadline:
+            yield deadline
+
+    async def translate(
+        self, request: TranslationRequest, within: Deadline | None = None
+    ) -> TranslationResult:
+        """See :meth:`app.service.translation.TranslationService.translate`.
+
+        Args:
+            request: what to translate.
+            within: of the whole request, where this is a part of it: see :meth:`request`.
+        """
+        with self._request(request.timeout_seconds, within) as deadline:
             if request.split:
                 return await self._documents.translate(request, deadline)
             return await self._translation.translate(request, deadline)
@@ -107,18 +120,18 @@ class Service:
             lambda deadline: self._translation.start(request, deadline, stream=True),
         )
 
-    async def detect(self, text: str) -> list[DetectedLanguage]:
+    async def detect(self, text: str, within: Deadline | None = None) -> list[DetectedLanguage]:
         """The languages of loaded models that a text may be in: see :mod:`app.service.detection`.
+
+        Args:
+            text: in an unknown language.
+            within: as for :meth:`translate`.
 
         Raises:
             DeadlineError: it took too long.
         """
-        with self._request(None) as deadline:
-            try:
-                async with asyncio.timeout_at(deadline.at_seconds):
-                    return await self._detector.detect(text)
-            except TimeoutError:
-                raise deadline.error() from None
+        with self._request(None, within) as deadline:
+            return await deadline.wait_for(self._detector.detect(text))
 
     async def score(self, request: ScoringRequest) -> dict[MetricName, MetricScore]:
         """Score given hypotheses.
@@ -181,9 +194,11 @@ class Service:
             return AnswerStream(running.events(), stack.pop_all())
 
     @contextmanager
-    def _request(self, timeout_seconds: float | None) -> Iterator[Deadline]:
-        """One request in flight, and its deadline."""
-        deadline = Deadline.after(self.limits.timeout_of(timeout_seconds))
+    def _request(
+        self, timeout_seconds: float | None, within: Deadline | None = None
+    ) -> Iterator[Deadline]:
+        """One request in flight, or a part of one, and its deadline."""
+        deadline = within or Deadline.after(self.limits.timeout_of(timeout_seconds))
         self._in_flight += 1
         self._idle.clear()
         try:

@@ -46,11 +46,7 @@ class Worker:
             return work()
 
         doing = asyncio.get_running_loop().run_in_executor(self._executor, begin)
-        try:
-            async with asyncio.timeout_at(deadline.at_seconds):
-                return await doing
-        except TimeoutError:
-            raise deadline.error() from None
+        return await deadline.wait_for(doing)
 
     def close(self) -> None:
         """Begin nothing more, neither what waits for its turn nor what comes."""

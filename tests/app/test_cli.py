@@ -1,6 +1,7 @@
 """Commands in this process; what needs a server is in test_end_to_end.py."""
 
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,34 @@ def test_translate_names_the_line_at_fault_and_keeps_what_came_before(
     assert status == 1
     assert err.startswith(b"gatehouse: line 2: ")
     assert err.count(b"\n") == 1
+
+
+def test_translate_takes_settings_that_the_service_takes(
+    translate: Callable[..., tuple[int, bytes, bytes]],
+    checkpoints_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GATEHOUSE_QUEUE_CAPACITY", "2000")
+    monkeypatch.setenv("GATEHOUSE_MAX_TEXTS_PER_REQUEST", "1000")
+    status, output, errors = translate(b"go\n", "--checkpoints", str(checkpoints_dir))
+    assert (status, output.count(b"\n")) == (0, 1), errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_disk_without_room_gets_one_clear_sentence(
+    tmp_path: Path, checkpoints_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["translate", "--from", "en", "--to", "fr", "--checkpoints", str(checkpoints_dir)]
+    (tmp_path / "input").write_text("go\n", encoding="utf-8")
+    with (tmp_path / "input").open() as source, Path("/dev/full").open("w") as target:
+        command = "import sys; from app.cli import main; sys.exit(main(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-c", command, *words], stdin=source, stdout=target, check=False
+        )
+    assert done.returncode == 1
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    assert errors.endswith("gatehouse: [Errno 28] No space left on device\n")
 
 
 def test_bleu_scores_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

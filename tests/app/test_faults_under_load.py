@@ -235,8 +235,16 @@ def test_more_connections_than_the_service_takes(start_server: StartServer) -> N
             assert (refused.status_code, refused.json()["code"]) == (503, "too_many_connections")
             assert refused.headers["retry-after"] == "1"
             assert late.get("/health/ready").status_code == 200
+            assert server.metric("gatehouse_rejected_total") == 1
         few[0].sendall(message(SHORT))
         assert few[0].recv(65_536).startswith(b"HTTP/1.1 200")
+        with connections(server, 1) as [patient]:
+            # Who came into a crowd is served when it has gone.
+            for _ in range(5):
+                few.pop().close()
+            server.wait_for(lambda: open_files(server) <= files + 18)
+            patient.sendall(message(SHORT))
+            assert patient.recv(65_536).startswith(b"HTTP/1.1 200")
         # Far beyond the limit nobody is even told why.
         with connections(server, 300) as crowd:
             assert any(connection.recv(1) == b"" for connection in crowd[-20:])

@@ -85,7 +85,7 @@ class HtmlDocument:
             :mod:`app.service.protection` keeps.
 
     Raises:
-        InvalidRequestError: it has more tags than there are private-use characters.
+        InvalidRequestError: it has more tags than there are private-use characters left.
     """
 
     def __init__(self, source: str) -> None:
@@ -94,7 +94,7 @@ class HtmlDocument:
             role: (c for c in map(chr, stand_ins) if c not in in_use)
             for role, stand_ins in _STAND_INS.items()
         }
-        self._between = f"\n{next(self._free[_Role.POINT])}\n"
+        self._between = f"\n{self._take(_Role.POINT)}\n"
         self._tags: dict[str, str] = {}
         # What stands before each text, and behind the last one, to the letter.
         self._around = [""]
@@ -135,10 +135,15 @@ class HtmlDocument:
         return before, _SPACES_RUN.sub(" ", text).strip(" "), after
 
     def _stand_in(self, part: "_Part") -> str:
-        character = next(self._free[part.role], None)
-        if character is None:
-            raise InvalidRequestError("q", "there are too many tags")
+        character = self._take(part.role)
         self._tags[character] = part.source
+        return character
+
+    def _take(self, role: _Role) -> str:
+        """A private-use character that stands nowhere yet."""
+        character = next(self._free[role], None)
+        if character is None:
+            raise InvalidRequestError("q", "there are too many tags or private-use characters")
         return character
 
 

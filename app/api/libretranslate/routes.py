@@ -9,6 +9,7 @@ from pydantic import RootModel
 
 from app.api.access import BODY_PROBLEMS, runtime_of
 from app.api.body import StrictBodyRoute
+from app.api.disconnect import while_connected
 from app.api.libretranslate.errors import LibreTranslateError, libretranslate_error
 from app.api.libretranslate.examples import DETECT_EXAMPLES
 from app.api.libretranslate.requests import DetectBody
@@ -46,7 +47,7 @@ async def detect(
     """The languages of the loaded models that a text may be in, the likeliest first."""
     service = runtime_of(request).service()
     service.limits.check_document("q", [body.q])
-    ranked = await service.detect(body.q)
+    ranked = await while_connected(request.scope, request.receive, service.detect(body.q))
     answer = RootModel[list[DetectedAnswer]]([DetectedAnswer.of(each) for each in ranked])
     return Response(answer.model_dump_json(), media_type="application/json")
 

@@ -10,6 +10,7 @@ from app.api.libretranslate.requests import AUTO, LibreTranslateBody
 from app.api.libretranslate.responses import DetectedAnswer, LibreTranslateAnswer
 from app.api.observation import MODEL_SCOPE_KEY
 from app.exceptions import UnknownLanguagePairError
+from app.service.deadline import Deadline
 from app.service.detection import DetectedLanguage
 from app.service.service import Service
 
@@ -25,26 +26,32 @@ async def answer_libretranslate(
         DeadlineError: it took too long.
         ClientGoneError: the client went away.
     """
-    return await while_connected(request.scope, request.receive, _answer(request, service, body))
+    with service.request() as deadline:
+        work = _answer(request, service, body, deadline)
+        return await while_connected(request.scope, request.receive, work)
 
 
 async def _answer(
-    request: Request, service: Service, body: LibreTranslateBody
+    request: Request, service: Service, body: LibreTranslateBody, deadline: Deadline
 ) -> LibreTranslateAnswer:
     service.limits.check_document("q", body.texts)
     pages: list[HtmlDocument] = []
     texts = body.texts
     if body.format == "html":
-        pages = await asyncio.to_thread(lambda: [HtmlDocument(text) for text in body.texts])
+        reading = asyncio.to_thread(lambda: [HtmlDocument(text) for text in body.texts])
+        pages = await deadline.wait_for(reading)
         texts = [page.text for page in pages]
-    detected = await _detected(service, texts, body.target) if body.source == AUTO else None
+    detected = None
+    if body.source == AUTO:
+        ranked = await service.detect("\n".join(texts), within=deadline)
+        detected = _likeliest(ranked, body.target)
     source = body.source if detected is None else detected.language
     if source == body.target and any(source in pair for pair in service.catalog.language_pairs):
         # Where languages are detected, a text may turn out to need no translation.
         return _shaped(body, [[text] for text in body.texts], detected)
     model = service.catalog.for_translation(None, source, body.target)
     request.scope[MODEL_SCOPE_KEY] = model.name
-    result = await service.translate(body.to_request(texts, source))
+    result = await service.translate(body.to_request(texts, source), within=deadline)
     translations = [[best.text for best in hypotheses] for hypotheses in result.translations]
     if pages:
         translations = [
@@ -54,9 +61,8 @@ async def _answer(
     return _shaped(body, translations, detected)
 
 
-async def _detected(service: Service, texts: list[str], target: str | None) -> DetectedLanguage:
+def _likeliest(ranked: list[DetectedLanguage], target: str | None) -> DetectedLanguage:
     """The likeliest language; among equals rather one that the text would not be wanted in."""
-    ranked = await service.detect("\n".join(texts))
     if not ranked:
         raise UnknownLanguagePairError("the languages of the loaded models cannot be detected")
     equals = [each for each in ranked if each.is_as_likely_as(ranked[0])]

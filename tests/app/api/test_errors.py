@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import StreamingResponse
 
 import app.exceptions
 from app.api.errors import ERROR_KINDS, MEDIA_TYPE
@@ -116,9 +117,32 @@ def with_route(client: TestClient, error: Exception) -> Any:
 def test_unexpected_exceptions_tell_no_details(
     start_service: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
 ) -> None:
-    response = with_route(start_service(), RuntimeError("secret"))
+    client = start_service()
+    response = with_route(client, RuntimeError("secret"))
     check_problem(response, "internal_error")
     assert "secret" not in response.text
+    # The answer has what every other one has, and the log tells the error under its id.
+    missing = set(client.get("/health/live").headers) - set(response.headers)
+    assert not missing
+    (record,) = (each for each in caplog.records if each.exc_info is not None)
+    assert "secret" in str(record.exc_info[1])
+
+
+def test_half_an_answer_is_cut_off(start_service: Callable[..., TestClient]) -> None:
+    client = start_service()
+    application: Any = client.app
+
+    async def route() -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            yield "half"
+            raise RuntimeError("secret")
+
+        return StreamingResponse(parts())
+
+    application.add_api_route("/half", route)
+    raising = TestClient(application, raise_server_exceptions=True)
+    with pytest.raises(RuntimeError, match="secret"):
+        raising.get("/half")
 
 
 def test_errors_that_pass_say_when_to_try_again(start_service: Callable[..., TestClient]) -> None:

@@ -368,6 +368,8 @@ def test_a_load_ends_with_the_engine(link: LinkClass) -> None:
             slow = ModelRevision("count", 1, "held", "")
             loading = asyncio.create_task(engine.load_model(slow))
             await asyncio.sleep(0.05)
+            with pytest.raises(ReloadError, match="count is being loaded already"):
+                await engine.load_model(slow)
             await ends_of(engine.submit([make_request(1, prompt=(DIES,))]))
             with pytest.raises(NotReadyError, match="died while it loaded"):
                 await loading

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 
 from app.engine.request import (
     DecodeRequest,
@@ -17,7 +18,9 @@ from app.engine.request import (
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.params import Emission
 from models.decoding.reference import decode_reference
+from models.encoder_decoder import StepOutput
 from models.precision import Precision, set_precision
+from models.state import DecodeState
 from models.vocabulary import EOS_ID
 from tests.app.engine.scripted_models import (
     FIRST,
@@ -218,6 +221,36 @@ def test_a_beat_is_a_real_step_that_nobody_notices() -> None:
     model.failure = RuntimeError("boom")
     with pytest.raises(RuntimeError, match="boom"):
         runner.beat()
+
+
+class _Lost(CountingModel):
+    """Computes nothing from some point on, like a GPU after an error that stays."""
+
+    is_lost = False
+
+    def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
+        if self.is_lost:
+            raise RuntimeError("lost at a step")
+        return super().step(tokens, state)
+
+    def _read_piece(self) -> None:
+        if self.is_lost:
+            raise RuntimeError("lost while it read")
+        super()._read_piece()
+
+
+@pytest.mark.parametrize("at", ["step", "reading"])
+def test_a_model_that_can_do_nothing_any_more_ends_the_engine(at: str) -> None:
+    model = _Lost()
+    runner = make_runner(model)
+    if at == "step":
+        runner.submit(counting_request(1, 9))
+        runner.turn()
+    model.is_lost = True
+    runner.submit(counting_request(2, 9))
+    # Whatever fails now would fail for everybody: the process is to be started anew.
+    with pytest.raises(RuntimeError, match="lost while it read"):
+        runner.turn()
 
 
 def test_warming_up_takes_steps_and_leaves_nothing_behind() -> None:

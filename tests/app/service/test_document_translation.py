@@ -9,7 +9,11 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.engine.request import FinishReason
+from app.service.document_parts import Candidate
+from app.service.document_translation import _best
 from app.service.documents import Document, DocumentReader
+from app.service.translation import TranslationRequest
 from tests.app.api.exchange import read_events
 from tests.app.conftest import ENGLISH, TIMEOUT_SECONDS, StartService
 
@@ -96,6 +100,12 @@ def test_hypotheses_of_a_text_differ(client: TestClient) -> None:
     texts = [hypothesis["text"] for hypothesis in translation["hypotheses"]]
     assert texts[0] == translation["text"]
     assert len(set(texts)) == len(texts) == 3
+
+
+def test_what_reads_the_same_in_pieces_is_one_hypothesis() -> None:
+    request = TranslationRequest(texts=("x",), num_hypotheses=3)
+    same = [Candidate(text, -0.1, 1, FinishReason.END) for text in ("j'ai 3", "j'ai 3", "moi 3")]
+    assert [each.text for each in _best(same, request)] == ["j'ai 3", "moi 3"]
 
 
 def test_what_does_not_fit_together_is_refused(client: TestClient) -> None:

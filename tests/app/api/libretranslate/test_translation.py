@@ -11,9 +11,10 @@ from fastapi.testclient import TestClient
 
 from app.api.errors import ERROR_KINDS, problem
 from app.api.libretranslate.errors import libretranslate_error
-from app.engine.request import DecodeRequest, EndReason, Event
+from app.engine.request import DEADLINE_GRACE_SECONDS, DecodeRequest, EndReason, Event
 from app.exceptions import QueueFullError
 from app.runtime import Runtime
+from app.service.detection import DetectedLanguage, LanguageDetector
 from tests.app.api.exchange import Exchange, scripted_app
 from tests.app.api.test_routes import SlowLoader
 from tests.app.conftest import make_settings
@@ -235,3 +236,36 @@ def test_a_language_without_a_name_is_called_by_its_code(odd_client: TestClient)
     [abc, english] = sorted(odd_client.get("/languages").json(), key=lambda each: each["code"])
     assert abc["code"] == "abc"
     assert english["targets"] == ["abc"]
+
+
+def test_private_use_characters_may_run_out(client: TestClient) -> None:
+    every = "".join(map(chr, range(0xFA000, 0xFFFFE)))
+    response = client.post("/translate", json={"q": f"<p>{every}", **PAIR, "format": "html"})
+    check(response, 400, "too many tags or private-use characters")
+
+
+def test_a_form_may_be_as_large_as_a_body(client: TestClient) -> None:
+    text = "été " * 76_000  # more than a MiB as a form's bytes
+    response = client.post("/translate", data={"q": text, **PAIR, "format": "text"})
+    assert "cannot be read" not in response.text
+    assert response.status_code in (200, 400), response.text
+
+
+def test_all_of_a_request_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def detect_slowly(self: object, text: str) -> list[DetectedLanguage]:
+        await asyncio.sleep(0.5)
+        return [DetectedLanguage("en", 1.0)]
+
+    async def script(request: DecodeRequest) -> AsyncIterator[Event]:
+        yield end(request, EndReason.FINISHED)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(LanguageDetector, "detect", detect_slowly)
+        app, runtime = scripted_app(script, request_timeout_seconds=5)
+        body = {"q": "<p>I am cold", "source": "auto", "target": "fr", "format": "html"}
+        await Exchange(app, "/translate", body).run()
+        (request,) = runtime.scripted.submitted
+        # What reading and detecting took is not given to the engine once more.
+        assert request.timeout_seconds < 4.6 + DEADLINE_GRACE_SECONDS
+
+    asyncio.run(scenario())
