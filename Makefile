@@ -62,11 +62,7 @@ fix: $(VENV)/dev.stamp ## mend what ruff can mend, and format
 	$(BIN)/ruff format .
 
 bench: $(VENV)/bench.stamp ## run a benchmark: make bench ARGS=serving
-ifneq ($(wildcard benchmarks/__main__.py),)
 	$(BIN)/python -m benchmarks $(ARGS)
-else
-	@echo "There are no benchmarks yet."
-endif
 
 chaos: $(VENV)/dev.stamp ## break things under load, then ask for ten times what the service can do
 	$(BIN)/python -m pytest -m chaos

@@ -114,7 +114,7 @@ class AsyncClient:
         """See :meth:`gatehouse_client.Client.is_ready`."""
         try:
             return (await self._http.get("/health/ready")).is_success
-        except httpx2.TransportError:
+        except httpx2.RequestError:
             return False
 
     async def _post(self, kind: type[T], path: str, body: bytes) -> T:
@@ -135,7 +135,7 @@ class AsyncClient:
     async def _request(self, method: str, path: str, body: bytes | None) -> httpx2.Response:
         try:
             return await self._http.request(method, path, content=body, headers=JSON)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise unreachable(self._address, error) from error
 
     async def _wait_or_raise(self, error: ClientError, tries: int) -> None:
@@ -166,17 +166,16 @@ class AsyncClient:
             if answer.is_success:
                 return answer
             content = await answer.aread()
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise unreachable(self._address, error) from error
         raise read_error(answer.status_code, answer.headers, content)
 
     async def _events(self, answer: httpx2.Response) -> AsyncIterator[StreamEvent]:
         reader = EventReader()
         try:
-            async for line in answer.aiter_lines():
-                event = reader.feed(line)
-                if event is not None:
+            async for chunk in answer.aiter_bytes():
+                for event in reader.feed(chunk):
                     yield event
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise unreachable(self._address, error) from error
         reader.close()

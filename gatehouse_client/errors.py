@@ -8,7 +8,7 @@ class ClientError(Exception):
 
 
 class ServerUnreachableError(ClientError):
-    """There is no connection, or it broke before the answer was complete."""
+    """There is no connection, or it broke, or what came over it cannot be unpacked."""
 
 
 class StreamBrokenError(ClientError):

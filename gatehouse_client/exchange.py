@@ -1,6 +1,7 @@
 """Answers and streams as bytes to types: what both clients share, without any network."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ _EVENTS: dict[str, type[StreamEvent]] = {
     "done": DoneEvent,
 }
 _LONGEST_QUOTE = 200
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class _Problem(msgspec.Struct):
@@ -64,24 +66,39 @@ def read_error(status: int, headers: Mapping[str, str], content: bytes) -> Answe
 
 
 class EventReader:
-    """Server-sent events, line by line.
+    """Server-sent events from the bytes of a stream.
 
     The format is that of the HTML standard, section 9.2, of which Gatehouse uses ``event``,
-    ``data`` and comments.
+    ``data`` and comments. Lines end with CR LF, LF or CR, and with nothing else: a text may hold
+    U+2028 and whatever other formats take for the end of a line.
     """
 
     def __init__(self) -> None:
+        self._begun = b""
+        self._is_after_return = False
         self._name = ""
         self._data: list[str] = []
         self._is_done = False
 
-    def feed(self, line: str) -> StreamEvent | None:
-        """Take one line without its end; the event that it completes, if it does.
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """Take what came next, cut anywhere; the events that it completes.
 
         Raises:
-            AnswerError: the event is an error.
+            AnswerError: an event is an error.
             StreamBrokenError: its data are not what they should be.
         """
+        if not chunk:
+            return
+        if self._is_after_return:  # which has ended its line already
+            chunk = chunk.removeprefix(b"\n")
+        self._is_after_return = chunk.endswith(b"\r")
+        *lines, self._begun = _LINE_END.split(self._begun + chunk)
+        for line in lines:
+            event = self._take(line.decode("utf-8", "replace"))
+            if event is not None:
+                yield event
+
+    def _take(self, line: str) -> StreamEvent | None:
         if line:
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")

@@ -124,7 +124,7 @@ class Client:
         """Whether the server would answer now; False too where there is none."""
         try:
             return self._http.get("/health/ready").is_success
-        except httpx2.TransportError:
+        except httpx2.RequestError:
             return False
 
     def _post(self, kind: type[T], path: str, body: bytes) -> T:
@@ -143,7 +143,7 @@ class Client:
     def _request(self, method: str, path: str, body: bytes | None) -> httpx2.Response:
         try:
             return self._http.request(method, path, content=body, headers=JSON)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise unreachable(self._address, error) from error
 
     def _wait_or_raise(self, error: ClientError, tries: int) -> None:
@@ -173,17 +173,15 @@ class Client:
             if answer.is_success:
                 return answer
             content = answer.read()
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise unreachable(self._address, error) from error
         raise read_error(answer.status_code, answer.headers, content)
 
     def _events(self, answer: httpx2.Response) -> Iterator[StreamEvent]:
         reader = EventReader()
         try:
-            for line in answer.iter_lines():
-                event = reader.feed(line)
-                if event is not None:
-                    yield event
-        except httpx2.TransportError as error:
+            for chunk in answer.iter_bytes():
+                yield from reader.feed(chunk)
+        except httpx2.RequestError as error:
             raise unreachable(self._address, error) from error
         reader.close()

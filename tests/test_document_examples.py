@@ -38,6 +38,7 @@ NOT_RUN = {
     "make serve    # sets": "make sets up an environment; tests/test_house.py holds its targets",
     "make serve": "the same; a server like it is there",
     "make train": "the same, and downloads; tests/training trains",
+    "make .venv/train.stamp": "installs; the tests' environment has what it installs",
     "docker compose up": "needs a container engine; tests/test_house.py holds the Compose file",
     "docker compose --profile monitoring up": "the same",
     "pip install ./gatehouse_client": "installs; tests/gatehouse_client uses it from here",
@@ -146,12 +147,12 @@ class Runner:
 
     Args:
         folder: where.
-        server: that ``localhost:8000`` stands for, until a block starts another one.
+        server: that ``localhost:8000`` stands for, until a block starts another one there.
     """
 
     def __init__(self, folder: Path, server: Server) -> None:
         self._folder = folder
-        self._server = server
+        self._servers = {"8000": server}
         self._own: list[Server] = []
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GATEHOUSE_")}
         self._environment = environment | {
@@ -165,14 +166,20 @@ class Runner:
     def run(self, block: Block) -> str | None:
         """What a block prints; None where it starts a server."""
         if block.text.startswith("gatehouse serve"):
-            _, _, option, checkpoints = shlex.split(block.text)
+            _, _, option, checkpoints, *port = shlex.split(block.text)
             assert option == "--checkpoints", block
-            self._server = Server(self._folder / checkpoints, self._folder)
-            self._own.append(self._server)
+            assert port[:-1] in ([], ["--port"]), block
+            server = Server(self._folder / checkpoints, self._folder)
+            self._servers[port[-1] if port else "8000"] = server
+            self._own.append(server)
             return None
-        host = self._server.address.removeprefix("http://")
+        command = re.sub(
+            r"(?:localhost|127\.0\.0\.1):(\d+)",
+            lambda found: self._servers[found[1]].address.removeprefix("http://"),
+            block.text,
+        )
         result = subprocess.run(
-            [*COMMANDS[block.language], re.sub(r"(localhost|127\.0\.0\.1):8000", host, block.text)],
+            [*COMMANDS[block.language], command],
             cwd=self._folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -1,10 +1,14 @@
 """How kernels are compiled, and what the processor offers them.
 
 Kernels are compiled by Numba when they are first called, for the processor that they run on, and
-kept beside their source (or in ``NUMBA_CACHE_DIR``), so that only the first start waits for it.
+kept beside their source (or in ``NUMBA_CACHE_DIR``), so that only the first start of a version
+waits for it.
 """
 
 import contextlib
+import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,24 +17,51 @@ import llvmlite.binding
 import numba
 from numba.core import config
 from numba.extending import intrinsic
+from numba.misc.appdirs import AppDirs
 
 Function = Callable[..., Any]
 
 
-def _forget_outdated(folder: Path) -> None:
-    """Drop what was compiled from older sources.
+def _keep_by_sources(folder: Path) -> bool:
+    """Have Numba keep what it compiles in a folder for exactly these sources.
 
-    Numba looks at the file of a kernel only, and not at those of the functions in it.
+    Numba looks at the file of a kernel only, and not at those of the functions in it: what one
+    version of the sources left would be taken for another's.
+
+    Args:
+        folder: of the sources.
+
+    Returns:
+        Whether there is a place to write to.
     """
-    changed_at = max(source.stat().st_mtime for source in folder.glob("*.py"))
-    for compiled in (folder / "__pycache__").glob("*.nbi"):
-        # Another process may be doing the same.
-        with contextlib.suppress(FileNotFoundError):
-            if compiled.stat().st_mtime < changed_at:
-                compiled.unlink()
+    sources = hashlib.sha256()
+    for source in sorted(folder.glob("*.py")):
+        sources.update(f"{source.name} {source.stat().st_size} ".encode() + source.read_bytes())
+    beside = folder / "__pycache__"
+    user_wide = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+    named = [Path(config.CACHE_DIR)] if config.CACHE_DIR else []
+    for place in (*named, beside, user_wide):
+        own = place / f"sources-{sources.hexdigest()[:16]}"
+        # Where it may not be written to, the next one.
+        with contextlib.suppress(OSError):
+            own.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=own).close()
+            config.CACHE_DIR = str(own)
+            if place == beside:
+                _forget_others(own)
+            return True
+    return False
 
 
-_forget_outdated(Path(__file__).parent)
+def _forget_others(own: Path) -> None:
+    """Drop what was compiled from the sources that stood here before."""
+    for other in own.parent.glob("sources-*"):
+        if other != own:
+            # Another process may be doing the same.
+            shutil.rmtree(other, ignore_errors=True)
+
+
+_IS_KEPT = _keep_by_sources(Path(__file__).parent)
 
 
 def processor_has(feature: str) -> bool:
@@ -83,7 +114,4 @@ def reduction(function: Function) -> Function:
 
 def _compile(function: Function, fastmath: set[str]) -> Function:
     options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
-    try:
-        return cast(Function, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # there is no folder to write to
-        return cast(Function, numba.njit(**options)(function))
+    return cast(Function, numba.njit(cache=_IS_KEPT, **options)(function))

@@ -158,9 +158,6 @@ def test_compose_mounts_what_the_watchers_read() -> None:
                 assert target.startswith("/")
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
     (job,) = scraped["scrape_configs"]
-    (target,) = job["static_configs"][0]["targets"]
-    host, _, port = target.partition(":")
-    assert services[host]["environment"]["GATEHOUSE_PORT"] == port
     assert f'job="{job["job_name"]}"' in _alerts()[0]["expr"]
     provisioned = yaml.safe_load(
         (DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text("utf-8")
@@ -169,6 +166,31 @@ def test_compose_mounts_what_the_watchers_read() -> None:
     used = {panel["datasource"]["uid"] for panel in _dashboard()["panels"]}
     assert used == {source["uid"]}
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_prometheus_scrapes_every_service_and_misses_only_those_that_always_run() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    ports = {
+        name: service["environment"]["GATEHOUSE_PORT"]
+        for name, service in services.items()
+        if "GATEHOUSE_PORT" in service.get("environment", {})
+    }
+    always = {f"{name}:{port}" for name, port in ports.items() if "profiles" not in services[name]}
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    (job,) = scraped["scrape_configs"]
+    # A static target is down where nothing runs, and GatehouseDown tells; a name is not resolved.
+    (static,) = job["static_configs"]
+    assert set(static["targets"]) == always
+    (found,) = job["dns_sd_configs"]
+    assert found["type"] == "A"
+    assert {f"{name}:{found['port']}" for name in found["names"]} == {
+        f"{name}:{port}" for name, port in ports.items() if "profiles" in services[name]
+    }
+    (rule,) = job["relabel_configs"]
+    assert rule["target_label"] == "instance"
+    assert rule["replacement"] == f"$1:{found['port']}"
+    # Of a static target the label is empty, and its own instance stays.
+    assert re.fullmatch(rule["regex"], "") is None
 
 
 def test_every_alert_is_documented() -> None:

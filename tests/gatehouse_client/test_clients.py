@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -36,6 +36,21 @@ DONE = f"event: done\ndata: {json.dumps(TRANSLATION)}\n\n"
 
 Answers = list[httpx2.Response | Exception]
 Call = Callable[[Answers, str, list[httpx2.Request]], Any]
+
+
+class _Pieces(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """A body that comes byte by byte."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        for place in range(len(self._body)):
+            yield self._body[place : place + 1]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
 
 
 def _handler(
@@ -131,7 +146,29 @@ def test_a_stream_gives_its_events_and_one_that_breaks_off_is_told(call: Call) -
     assert len(seen) == 1
 
 
+def test_text_of_a_stream_may_hold_what_other_formats_end_lines_with(call: Call) -> None:
+    text = "a\u2028b\u2029c\x85d"
+    token = json.dumps({"text_index": 0, "text": text}, ensure_ascii=False)
+    body = f"event: token\r\ndata: {token}\r\n\r\n{DONE}".encode()
+    # Pieces of one byte: line ends and characters come in parts.
+    answer = httpx2.Response(200, stream=_Pieces(body))
+    assert call([answer], "stream", [])[0] == TextEvent(text)
+
+
+@pytest.mark.parametrize("what", ["translate", "stream"])
+def test_an_answer_that_cannot_be_unpacked_is_a_broken_connection(call: Call, what: str) -> None:
+    packed = {"content-encoding": "gzip"}
+    answers: Answers = [
+        httpx2.Response(200, headers=packed, stream=_Pieces(b"none")) for _ in range(3)
+    ]
+    with pytest.raises(ServerUnreachableError, match="http://test: "):
+        call(answers, what, [])
+
+
 def test_readiness(call: Call) -> None:
+    packed = {"content-encoding": "gzip"}
+    unreadable = httpx2.Response(200, headers=packed, stream=_Pieces(b"none"))
+    assert call([unreadable], "ready", []) is False
     assert call([httpx2.Response(200, json={"status": "ready"})], "ready", []) is True
     assert call([httpx2.Response(503, json=FULL)], "ready", []) is False
     assert call([httpx2.ConnectError("refused")], "ready", []) is False

@@ -1,6 +1,8 @@
 """Bytes to types: answers, errors and events."""
 
 import json
+from collections.abc import Collection
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,9 +26,12 @@ DONE = (
 )
 
 
-def _read(text: str) -> list[StreamEvent]:
+def _read(text: str, cuts: Collection[int] = ()) -> list[StreamEvent]:
+    """The events of a stream that comes in pieces, cut at these bytes."""
+    body = text.encode()
+    places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
     reader = EventReader()
-    events = [event for line in text.split("\n") if (event := reader.feed(line)) is not None]
+    events = [event for begin, end in pairwise(places) for event in reader.feed(body[begin:end])]
     reader.close()
     return events
 
@@ -79,11 +84,36 @@ def test_a_stream_that_ends_early_or_makes_no_sense_is_broken() -> None:
         _read('event: token\ndata: {"text":5}\n\n')
 
 
-@given(st.text(), st.integers(0, 5))
-def test_any_text_comes_through(text: str, index: int) -> None:
-    data = json.dumps({"text": text, "index": index}, ensure_ascii=True)
-    events = _read(f"event: token\ndata: {data}\n\nevent: done\ndata: {DONE}\n\n")
+@given(
+    st.text(st.characters(codec="utf-8")),
+    st.integers(0, 5),
+    st.booleans(),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.lists(st.integers(0, 1000)),
+)
+def test_any_text_comes_through_however_it_is_cut(
+    text: str, index: int, is_ascii: bool, line_end: str, cuts: list[int]
+) -> None:
+    data = json.dumps({"text": text, "index": index}, ensure_ascii=is_ascii)
+    stream = f"event: token\ndata: {data}\n\nevent: done\ndata: {DONE}\n\n"
+    events = _read(stream.replace("\n", line_end), cuts)
     assert events[0] == TextEvent(text, index=index)
+    assert len(events) == 2
+
+
+def test_a_return_ends_its_line_before_more_comes() -> None:
+    reader = EventReader()
+    assert [*reader.feed(b'event: token\rdata: {"text":"a"}\r\r')] == [TextEvent("a")]
+    assert [*reader.feed(b"")] == []
+    assert [*reader.feed(b'\nevent: token\r\ndata: {"text":"b"}\r')] == []
+    assert [*reader.feed(b"\n\r")] == [TextEvent("b")]
+
+
+def test_what_comes_before_an_error_in_one_piece_is_not_lost() -> None:
+    events = EventReader().feed(b'event: token\ndata: {"text":"a"}\n\nevent: error\ndata: {}\n\n')
+    assert next(events) == TextEvent("a")
+    with pytest.raises(AnswerError):
+        next(events)
 
 
 def test_a_body_has_its_options_and_stream_only_where_asked() -> None:

@@ -2,27 +2,100 @@
 
 import ast
 import os
-import time
+import shutil
 from pathlib import Path
+from typing import Any
 
-import numba
 import pytest
 from numba.core import config
 
-from models.kernels import jit
+from models.kernels import choice, jit
 
 
-def test_what_was_compiled_from_older_sources_is_dropped(tmp_path: Path) -> None:
-    compiled = tmp_path / "__pycache__"
-    compiled.mkdir()
-    now = time.time()
-    for name, age in (("kernel.py", 100), ("__pycache__/old.nbi", 200), ("__pycache__/new.nbi", 0)):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (now - age, now - age))
-    # One that another process, which starts at the same time, drops just now.
-    (compiled / "dropped.nbi").symlink_to(tmp_path / "nowhere")
-    jit._forget_outdated(tmp_path)
-    assert {file.name for file in compiled.iterdir()} == {"new.nbi", "dropped.nbi"}
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a kernel and a function in it; Numba's settings are put back at the end."""
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "inner.py").write_text("def number():\n    return 1\n")
+    (folder / "outer.py").write_text("def call():\n    return number() + 1\n")
+    return folder
+
+
+def _place(sources: Path, named: Path | str = "") -> Path:
+    config.CACHE_DIR = str(named)
+    assert jit._keep_by_sources(sources)
+    return Path(config.CACHE_DIR)
+
+
+def _call(sources: Path) -> int:
+    """What the kernel returns in a new process, as far as Numba can tell."""
+    space: dict[str, Any] = {"__name__": "outer"}
+    for name, function in (("inner", "number"), ("outer", "call")):
+        path = sources / f"{name}.py"
+        exec(compile(path.read_text(), path, "exec"), space)
+        space[function] = jit.kernel(space[function])
+    result: int = space["call"]()
+    return result
+
+
+def test_a_kernel_is_not_taken_from_what_other_sources_left(sources: Path, tmp_path: Path) -> None:
+    """The file of the kernel itself is the same, so that Numba would take it."""
+    _place(sources, tmp_path / "named")
+    assert _call(sources) == 2
+    (sources / "inner.py").write_text("def number():\n    return 5\n")
+    _place(sources, tmp_path / "named")
+    assert _call(sources) == 6
+
+
+def test_the_same_sources_have_the_same_place_and_any_change_another(
+    sources: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    first = _place(sources, named)
+    assert first.parent == named
+    os.utime(sources / "inner.py", (0, 0))
+    assert _place(sources, named) == first
+    (sources / "inner.py").write_text("def number():\n    return 5\n")
+    second = _place(sources, named)
+    (sources / "inner.py").rename(sources / "deeper.py")
+    third = _place(sources, named)
+    assert len({first, second, third}) == 3
+    # Services of several versions may share the folder that they are given.
+    assert {*named.iterdir()} == {first, second, third}
+
+
+def test_beside_the_sources_only_what_is_theirs_is_kept(sources: Path) -> None:
+    first = _place(sources)
+    assert first.parent == sources / "__pycache__"
+    (first / "kernel.nbi").touch()
+    (sources / "inner.py").write_text("def number():\n    return 5\n")
+    second = _place(sources)
+    assert [*first.parent.iterdir()] == [second]
+
+
+def test_where_nothing_can_be_written_the_next_place_is_taken(
+    sources: Path, tmp_path: Path
+) -> None:
+    """A file in the place of a folder refuses even root, unlike a folder that may only be read."""
+    named = tmp_path / "named"
+    named.touch()
+    assert _place(sources, named).parent == sources / "__pycache__"
+    shutil.rmtree(sources / "__pycache__")
+    (sources / "__pycache__").touch()
+    assert _place(sources, named).parent == tmp_path / "home" / "numba"
+    shutil.rmtree(tmp_path / "home")
+    (tmp_path / "home").touch()
+    config.CACHE_DIR = str(named)
+    assert not jit._keep_by_sources(sources)
+
+
+def test_the_kernels_are_kept_in_that_place() -> None:
+    kept = Path(choice.most_probable.stats.cache_path)  # type: ignore[attr-defined]  # of Numba
+    assert kept.parent.name.startswith("sources-")
+    assert str(kept.parent) == config.CACHE_DIR
 
 
 def test_a_processor_may_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,14 +111,10 @@ def test_kernels_work_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch)
     def add(one: int, other: int) -> int:
         return one + other
 
-    def refuse(*arguments: object, **options: object) -> object:
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile_kernel(*arguments, **options)
-
-    compile_kernel = numba.njit
-    monkeypatch.setattr(numba, "njit", refuse)
-    assert jit.kernel(add)(1, 2) == 3
+    monkeypatch.setattr(jit, "_IS_KEPT", False)
+    compiled: Any = jit.kernel(add)
+    assert compiled(1, 2) == 3
+    assert compiled.stats.cache_path is None
 
 
 def _addressed_for_the_last_time(function: ast.FunctionDef) -> list[str]:
