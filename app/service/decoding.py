@@ -107,16 +107,28 @@ class Decoder:
         )
 
     def start(
-        self, model: str, requests: Sequence[DecodeRequest], deadline: Deadline
+        self,
+        model: str,
+        requests: Sequence[DecodeRequest],
+        deadline: Deadline,
+        input_tokens: int | None = None,
     ) -> "Decoding":
         """Submit all texts of one client's request, or none.
+
+        Args:
+            model: name of the model.
+            requests: for its texts.
+            deadline: of the client's request.
+            input_tokens: what counts as read; None counts each request's prompt.
 
         Raises:
             QueueFullError: the queue has no room for all of the requests.
             DrainingError: the service shuts down.
             NotReadyError: the engine is not running.
         """
-        return Decoding(self._client, self._metrics, model, requests, deadline)
+        if input_tokens is None:
+            input_tokens = sum(len(request.prompt) for request in requests)
+        return Decoding(self._client, self._metrics, model, requests, deadline, input_tokens)
 
 
 class Decoding:
@@ -132,6 +144,7 @@ class Decoding:
 
     Attributes:
         requests: the decode requests of its texts, possibly none.
+        input_tokens: what counts as read.
         beam_traces: how their searches went, by id, of those that have ended and had asked.
     """
 
@@ -142,8 +155,10 @@ class Decoding:
         model: str,
         requests: Sequence[DecodeRequest],
         deadline: Deadline,
+        input_tokens: int,
     ) -> None:
         self.requests = tuple(requests)
+        self.input_tokens = input_tokens
         self.beam_traces: dict[int, BeamTrace] = {}
         self._client = client
         self._metrics = metrics
@@ -160,7 +175,6 @@ class Decoding:
         self._output_tokens = 0
         if requests:
             self._events = aiter(client.submit(requests, deadline.at_seconds))
-            input_tokens = sum(len(request.prompt) for request in requests)
             metrics.input_tokens.labels(model).inc(input_tokens)
             note(input_tokens=input_tokens, texts=len(requests))
 
@@ -180,6 +194,12 @@ class Decoding:
         """Stop decoding one of the requests, because its outputs are complete as they are."""
         self._released.add(request_id)
         self._client.cancel([request_id])
+
+    def count(self, output_tokens: int) -> Usage:
+        """Count the tokens of the answer, which is complete; returns what the client is told."""
+        self._metrics.output_tokens.labels(self._model).inc(output_tokens)
+        note(output_tokens=output_tokens)
+        return Usage(self.input_tokens, output_tokens)
 
     def timings(self) -> Timings:
         """Times until now."""

@@ -8,7 +8,6 @@ from typing import cast
 from app.catalog import Catalog
 from app.exceptions import InvalidRequestError
 from app.service.deadline import Deadline
-from app.service.decoding import Usage
 from app.service.document_parts import Candidate, Plain
 from app.service.documents import Document, DocumentReader
 from app.service.limits import Limits
@@ -156,7 +155,7 @@ class DocumentTranslation:
             UnavailableError: the engine failed or shuts down.
             DeadlineError: it took too long.
         """
-        return self._put_together(await self._sentences.result())
+        return self._put_together(await self._sentences.collect())
 
     async def events(self) -> AsyncGenerator[TranslationEvent, None]:
         """The translations as they come, each text from its beginning to its end.
@@ -181,14 +180,8 @@ class DocumentTranslation:
             for piece in teller.tell():
                 yield piece
         # Closed here, and not whenever Python comes to it: a stream may be given up at any moment.
-        async with aclosing(self._sentences.events()) as events:
-            async for event in events:
-                if isinstance(event, TranslationResult):
-                    result = self._put_together(event)
-                    for text_index, (best, *_) in enumerate(result.translations):
-                        yield FinishedTranslation(text_index, best)
-                    yield result
-                    return
+        async with aclosing(self._sentences.parts()) as parts:
+            async for event in parts:
                 source = event.text_index
                 if isinstance(event, TranslatedPiece):
                     waiting.setdefault(source, []).append(event.text)
@@ -196,6 +189,10 @@ class DocumentTranslation:
                     finished[source] = [_candidate(event.translation, self._request)]
                 for piece in teller_of[source].tell():
                     yield piece
+        result = await self.result()
+        for text_index, (best, *_) in enumerate(result.translations):
+            yield FinishedTranslation(text_index, best)
+        yield result
 
     def _put_together(self, sentences: TranslationResult) -> TranslationResult:
         found = [
@@ -216,7 +213,7 @@ class DocumentTranslation:
             for document in self._documents
         )
         output_tokens = sum(h.tokens for hypotheses in translations for h in hypotheses)
-        usage = Usage(sentences.usage.input_tokens, output_tokens)
+        usage = self._sentences.count(output_tokens)
         return replace(sentences, translations=translations, usage=usage)
 
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from app.catalog import Catalog, ServedModel
 from app.engine.request import DecodeRequest, DecodingParams, FinishReason, StateReturn
 from app.exceptions import InvalidRequestError
-from app.logs import note
-from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Decoding, Timings, Usage
 from app.service.limits import Limits
@@ -148,14 +146,12 @@ class GenerationService:
         catalog: Catalog,
         decoder: Decoder,
         limits: Limits,
-        metrics: Metrics,
         states: StateTokens,
     ) -> None:
         self._catalog = catalog
         self._states = states
         self._decoder = decoder
         self._limits = limits
-        self._metrics = metrics
 
     async def generate(self, request: GenerationRequest, deadline: Deadline) -> GenerationResult:
         """Continue every prompt.
@@ -189,8 +185,10 @@ class GenerationService:
         # A stop string must be seen as soon as it is there.
         plan = self._plan(model, request, deadline, stream or bool(request.stop))
         decodes = [each.decode for each in plan]
-        with self._decoder.start(model.name, decodes, deadline) as decoding:
-            yield Generation(request, model, plan, decoding, self._metrics, self._states)
+        # Outputs of a prompt that are decoded apart read it once, for the client.
+        input_tokens = sum(len(each.decode.prompt) for each in plan if each.first_index == 0)
+        with self._decoder.start(model.name, decodes, deadline, input_tokens) as decoding:
+            yield Generation(request, model, plan, decoding, self._states)
 
     def _plan(
         self, model: ServedModel, request: GenerationRequest, deadline: Deadline, stream: bool
@@ -258,7 +256,6 @@ class Generation:
         model: ServedModel,
         plan: Sequence[_Planned],
         decoding: Decoding,
-        metrics: Metrics,
         states: StateTokens,
     ) -> None:
         self._states = states
@@ -266,7 +263,6 @@ class Generation:
         self._model = model
         self._plan = {each.decode.request_id: each for each in plan}
         self._decoding = decoding
-        self._metrics = metrics
         self._tokenizer = model.target_tokenizer
         self._outputs = Outputs(
             decoding,
@@ -297,14 +293,7 @@ class Generation:
                 self._outputs.of(planned.decode.request_id), start=planned.first_index
             )
         )
-        usage = Usage(
-            input_tokens=sum(
-                len(each.decode.prompt) for each in self._plan.values() if each.first_index == 0
-            ),
-            output_tokens=sum(text.tokens for text in texts),
-        )
-        self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
-        note(output_tokens=usage.output_tokens)
+        usage = self._decoding.count(sum(text.tokens for text in texts))
         return GenerationResult(self._model.name, texts, usage, self._decoding.timings())
 
     async def events(self) -> AsyncGenerator[GenerationEvent, None]:

@@ -1,7 +1,7 @@
 """Translation: source texts in, target texts out."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -13,8 +13,6 @@ from app.engine.request import (
     FinishReason,
 )
 from app.exceptions import UnsupportedModelError
-from app.logs import note
-from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder, Decoding, Timings, Usage
 from app.service.limits import Limits
@@ -158,13 +156,10 @@ the whole result."""
 class TranslationService:
     """Answers :class:`TranslationRequest`."""
 
-    def __init__(
-        self, catalog: Catalog, decoder: Decoder, limits: Limits, metrics: Metrics
-    ) -> None:
+    def __init__(self, catalog: Catalog, decoder: Decoder, limits: Limits) -> None:
         self._catalog = catalog
         self._decoder = decoder
         self._limits = limits
-        self._metrics = metrics
 
     async def translate(self, request: TranslationRequest, deadline: Deadline) -> TranslationResult:
         """Translate every text.
@@ -214,7 +209,7 @@ class TranslationService:
         if request.beam_trace:
             self._limits.check_beam_trace_candidates(sum(map(_trace_candidates, decodes)))
         with self._decoder.start(model.name, decodes, deadline) as decoding:
-            yield Translation(request, model, plan, decoding, self._metrics)
+            yield Translation(request, model, plan, decoding)
 
     def _plan(
         self,
@@ -270,13 +265,11 @@ class Translation:
         model: ServedModel,
         plan: Sequence[DecodeRequest | None],
         decoding: Decoding,
-        metrics: Metrics,
     ) -> None:
         self._request = request
         self._model = model
         self._plan = plan
         self._decoding = decoding
-        self._metrics = metrics
         self._outputs = Outputs(decoding, model.target_tokenizer, continues_prompt=False)
 
     async def result(self) -> TranslationResult:
@@ -286,6 +279,16 @@ class Translation:
             UnavailableError: the engine failed or shuts down.
             DeadlineError: it took too long.
         """
+        result = await self.collect()
+        output_tokens = sum(h.tokens for hypotheses in result.translations for h in hypotheses)
+        return replace(result, usage=self.count(output_tokens))
+
+    def count(self, output_tokens: int) -> Usage:
+        """See :meth:`app.service.decoding.Decoding.count`."""
+        return self._decoding.count(output_tokens)
+
+    async def collect(self) -> TranslationResult:
+        """As :meth:`result`, for who makes another answer of it, and counts that."""
         await self._outputs.complete()
         translations = tuple(
             (self._blank(),)
@@ -295,30 +298,32 @@ class Translation:
             )
             for decode in self._plan
         )
-        usage = Usage(
-            input_tokens=sum(len(decode.prompt) for decode in self._plan if decode is not None),
-            output_tokens=sum(h.tokens for hypotheses in translations for h in hypotheses),
-        )
-        self._metrics.output_tokens.labels(self._model.name).inc(usage.output_tokens)
-        note(output_tokens=usage.output_tokens)
         source, target = self._model.languages or ("", "")
         return TranslationResult(
             self._model.name,
             source,
             target,
             translations,
-            usage,
+            Usage(self._decoding.input_tokens, 0),
             self._decoding.timings(),
             tuple(map(self._traced, self._plan)) if self._request.beam_trace else (),
         )
 
     async def events(self) -> AsyncGenerator[TranslationEvent, None]:
-        """The translations as they come.
+        """The translations as they come, and the result.
 
         Raises:
             UnavailableError: the engine failed or shuts down.
             DeadlineError: it took too long.
         """
+        # Closed here, and not whenever Python comes to it: a stream may be given up at any moment.
+        async with aclosing(self.parts()) as parts:
+            async for part in parts:
+                yield part
+        yield await self.result()
+
+    async def parts(self) -> AsyncGenerator[TranslatedPiece | FinishedTranslation, None]:
+        """As :meth:`events`, without the result."""
         places: dict[int, tuple[int, DecodeRequest]] = {}
         for text_index, decode in enumerate(self._plan):
             if decode is None:
@@ -332,7 +337,6 @@ class Translation:
                 yield TranslatedPiece(text_index, text)
             if output.finish_reason is not None:
                 yield FinishedTranslation(text_index, self._finished(decode, output))
-        yield await self.result()
 
     def _distinct(
         self, hypotheses: Iterable[TranslationHypothesis]

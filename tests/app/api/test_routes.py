@@ -176,6 +176,12 @@ def test_outcomes_are_counted_and_unknown_models_are_no_labels(start_service: St
     assert count("bleu", "", "ok") == 1
     assert sample(client, "gatehouse_request_seconds_count", endpoint="generate") == 2
     assert sample(client, "gatehouse_output_tokens_total", model="letters") == 3
+    # Outputs that are decoded apart read their prompt once, as the client is told.
+    body = {"prompt": "a b", "n": 3, "stop": "Xyzzy", "max_new_tokens": 2, "temperature": 1}
+    before = sample(client, "gatehouse_input_tokens_total", model="letters")
+    usage = client.post("/generate", json=body).json()["usage"]
+    after = sample(client, "gatehouse_input_tokens_total", model="letters")
+    assert after - before == usage["input_tokens"]
     assert sample(client, "gatehouse_model_info", model="letters", device="cpu") == 1
     assert "Xyzzy" not in client.get("/metrics").text
 

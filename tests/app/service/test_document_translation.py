@@ -15,6 +15,7 @@ from app.service.document_translation import _best
 from app.service.documents import Document, DocumentReader
 from app.service.translation import TranslationRequest
 from tests.app.api.exchange import read_events
+from tests.app.api.test_routes import sample
 from tests.app.conftest import ENGLISH, TIMEOUT_SECONDS, StartService
 
 TEXT = "I am cold .  He is happy .\n\n go\nwe lost ! 😀 see https://example.org/x ."
@@ -100,6 +101,22 @@ def test_hypotheses_of_a_text_differ(client: TestClient) -> None:
     texts = [hypothesis["text"] for hypothesis in translation["hypotheses"]]
     assert texts[0] == translation["text"]
     assert len(set(texts)) == len(texts) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_are_counted_as_the_client_is_told(client: TestClient, stream: bool) -> None:
+    def counted(direction: str) -> float:
+        name = f"gatehouse_{direction}_tokens_total"
+        return sample(client, name, model="en-fr")
+
+    before = counted("input"), counted("output")
+    # Of a sentence whose spans must come through, every hypothesis of the beam is looked at.
+    body = {"text": "I have 3 books. He is happy.", "split": "sentences", "stream": stream}
+    body |= {"beam_size": 1} if stream else {}
+    response = client.post("/translate", json=body)
+    usage = read_events(response.text)[-1][1]["usage"] if stream else response.json()["usage"]
+    assert counted("input") - before[0] == usage["input_tokens"]
+    assert counted("output") - before[1] == usage["output_tokens"]
 
 
 def test_what_reads_the_same_in_pieces_is_one_hypothesis() -> None:
