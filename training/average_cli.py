@@ -19,7 +19,8 @@ from torch import Tensor
 from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
 from models.tokenizers import Tokenizer
 from training.cli import DEFAULT_CACHE
-from training.command_line import exit_status, positive
+from training.command_line import exit_status, positive, require_folder_name
+from training.evaluation_data import EvaluationError, cut_of
 from training.preset import Preset, without_synthetic
 from training.run import (
     architecture_difference,
@@ -30,9 +31,9 @@ from training.run import (
     versions_of,
     write_model,
 )
-from training.sources import DataError
+from training.sources import DataError, expand_home
 
-MISHAPS = (CheckpointError, DataError, OSError, ValueError)
+MISHAPS = (CheckpointError, DataError, EvaluationError, OSError, ValueError)
 """What a person can mend: told in one sentence, without a traceback."""
 
 
@@ -69,12 +70,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         torch.set_num_threads(arguments.threads)
 
     def work() -> int:
+        if arguments.name is not None:
+            require_folder_name(arguments.name)
         folder = average(
             [read_checkpoint(path) for path in arguments.checkpoints],
             arguments.out,
             name=arguments.name,
             data_location=arguments.data,
-            cache_dir=arguments.cache.expanduser(),
+            cache_dir=expand_home(arguments.cache),
         )
         print(f"wrote {folder}")
         return 0
@@ -104,6 +107,7 @@ def average(
 
     Raises:
         CheckpointError: they do not fit together, or the folder is there already.
+        EvaluationError: one has a preset that cannot be read.
         DataError: the data cannot be read.
     """
     first = infos[0]
@@ -154,6 +158,23 @@ def _require_alike(infos: Sequence[CheckpointInfo]) -> None:
         for role, tokenizer in first.tokenizers.items():
             if _pieces(other.tokenizers[role]) != _pieces(tokenizer):
                 raise CheckpointError(f"{other.path} has another tokenizer than {first.path}")
+    _require_one_cut(infos)
+
+
+def _require_one_cut(infos: Sequence[CheckpointInfo]) -> None:
+    """What the average is measured on must be held out from the training of all."""
+    cuts = [cut_of(info) for info in infos]
+    for info, cut in zip(infos, cuts, strict=True):
+        if cut is None:
+            raise CheckpointError(
+                f"{info.path}: its training.json does not say what it was trained on, so nothing "
+                "is known to be held out from its training"
+            )
+        if cut != cuts[0]:
+            raise CheckpointError(
+                f"{info.path} was trained on other data than {infos[0].path}, or with another "
+                "cut: it may have seen what the average would be measured on"
+            )
 
 
 def _pieces(tokenizer: Tokenizer) -> tuple[str, ...]:

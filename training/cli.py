@@ -13,10 +13,9 @@ import torch
 
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.checkpoint_schema import TrainingRecord
-from training.command_line import positive, sentence_of
+from training.command_line import positive, require_folder_name, sentence_of
 from training.distributed import LostProcessError, global_rank, join_processes
 from training.interruption import InterruptedRunError
-from training.loop import RunError
 from training.memory import keep_compiled_products, keep_freed_memory
 from training.own_text import add_own_text_options, is_own_text, read_own_text, synthetic_changes
 from training.preset import Preset, PresetError, available_presets, build_preset, load_preset
@@ -28,8 +27,9 @@ from training.record import (
     recorded_location,
     recorded_preset,
 )
+from training.resuming import RunError
 from training.run import has_run, train
-from training.sources import DataError
+from training.sources import DataError, expand_home
 
 DEFAULT_CACHE = Path("~/.cache/gatehouse")
 
@@ -144,6 +144,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> tuple[Path, str | None]:
     """Train; the folder, and a text to try the model with, if the data gave one."""
+    if arguments.name is not None:
+        require_folder_name(arguments.name)
     run = _plan(arguments)
     name = arguments.name or run.name
     with join_processes(choose_device(arguments.device)) as processes:
@@ -158,7 +160,7 @@ def _train(arguments: argparse.Namespace) -> tuple[Path, str | None]:
             name,
             run.preset,
             arguments.out,
-            cache_dir=arguments.cache.expanduser(),
+            cache_dir=expand_home(arguments.cache),
             device=processes.device,
             data_location=run.location,
             initial_dir=arguments.initial,
@@ -193,7 +195,7 @@ class _Plan:
 def _plan(arguments: argparse.Namespace) -> _Plan:
     """A preset by its name, by a person's own text, or by the record of an earlier run."""
     if is_own_text(arguments):
-        own = read_own_text(arguments, arguments.cache.expanduser())
+        own = read_own_text(arguments, expand_home(arguments.cache))
         return _Plan(own.name, own.preset, summary=own.summary, example=own.example)
     if not arguments.preset:
         raise ValueError("give a preset, or your own text by --pairs, --source, --target or --text")

@@ -1,6 +1,7 @@
 """What the command lines of training, evaluation and import share."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,16 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
+
+
+def require_folder_name(name: str) -> None:
+    """Refuse a model's name that could not be its folder's, or leads elsewhere.
+
+    Raises:
+        ValueError: it is no such name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"--name {name!r}: letters, digits, dots, dashes and underscores only")
 
 
 def sentence_of(error: Exception) -> str:

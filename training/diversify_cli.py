@@ -20,6 +20,7 @@ from training.decoding import translate_texts
 from training.diversification import Translate, diversify
 from training.evaluation_data import EvaluationError, read_training_cut
 from training.parallel import Pair
+from training.sources import expand_home
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -92,7 +93,7 @@ def _make_pairs(arguments: argparse.Namespace) -> list[Pair]:
         )
     if not arguments.out.parent.is_dir():
         raise EvaluationError(f"{arguments.out}: there is no folder {arguments.out.parent}")
-    cut = read_training_cut(forward, arguments.data, arguments.cache.expanduser())
+    cut = read_training_cut(forward, arguments.data, expand_home(arguments.cache))
     device = choose_device(arguments.device)
     precision = choose_precision(arguments.precision, device)
 

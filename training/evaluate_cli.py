@@ -36,6 +36,7 @@ from training.evaluation_data import (
     unknown_texts,
 )
 from training.evaluation_report import Comparison, Evaluation, as_json, as_table
+from training.sources import expand_home
 
 _SHOWN_UNKNOWN = 10
 
@@ -236,7 +237,7 @@ def _check_comparable(info: CheckpointInfo, other: CheckpointInfo) -> None:
 
 
 def _read_data(info: CheckpointInfo, arguments: argparse.Namespace) -> EvaluationData:
-    cache_dir = arguments.cache.expanduser()
+    cache_dir = expand_home(arguments.cache)
     if arguments.source is not None:
         return read_own_sentences(arguments.source, arguments.reference, cache_dir)
     if arguments.text is not None:

@@ -261,20 +261,28 @@ def may_have_seen(info: CheckpointInfo, baseline: CheckpointInfo) -> bool:
         assert initial is not None
         if initial.fingerprint != baseline.fingerprint:
             return True
-    return _cut_of(info) is None or _cut_of(info) != _cut_of(baseline)
+    return cut_of(info) is None or cut_of(info) != cut_of(baseline)
 
 
-def _cut_of(info: CheckpointInfo) -> tuple[object, ...] | None:
-    """What decides which sentences a model was not trained on; None where that is unknown."""
+def cut_of(info: CheckpointInfo) -> tuple[object, ...] | None:
+    """What decides which sentences or text a model was not trained on; None where unknown.
+
+    Raises:
+        EvaluationError: the checkpoint's preset cannot be read.
+    """
     if not info.training.preset:
         return None
     data = _preset(info).data
     if isinstance(data, TextData):
-        return None
+        text = (info.training.data[0].sha256,) if info.training.data else ()
+        return (text, data.preparation, data.first_characters, data.held_out_share)
     # Synthetic pairs are never those of held-out sentences.
     own = info.training.data[: len(data.without_synthetic().texts())]
     texts = tuple(source.sha256 for source in own)
-    return (texts, data.preparation, data.first_pairs, data.test_share, data.reverse)
+    # The card is measured on the validation sentences where there are none for the test.
+    validation_share = None if data.test_share else data.validation_share
+    shares = (data.test_share, validation_share)
+    return (texts, data.preparation, data.first_pairs, *shares, data.reverse)
 
 
 def _read_lines(location: str, cache_dir: Path) -> tuple[list[str], DataSource]:

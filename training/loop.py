@@ -5,7 +5,6 @@ it: ``train.log``, figures, samples and pictures (:mod:`training.curves`), and `
 from which a killed run goes on to the same weights as if it had not been killed.
 """
 
-import hashlib
 import logging
 import math
 import time
@@ -25,17 +24,26 @@ from training.averaging import AveragedWeights
 from training.curves import Curves
 from training.distributed import Processes
 from training.interruption import InterruptedRunError, StopRequests
-from training.optimization import autocast_dtype, learning_rate_factor, make_optimizer
+from training.optimization import (
+    autocast_dtype,
+    learning_rate_factor,
+    make_optimizer,
+    precision_name,
+)
 from training.preset import Optimization
-from training.resuming import by_process, differences, random_state, restore_random_state
+from training.resuming import (
+    STATE_FILE,
+    RunError,
+    by_process,
+    changes,
+    random_state,
+    require_a_common_beginning,
+    restore_random_state,
+    write_state,
+)
 from training.task import AnyBatch, Task
 
 LOGGER = logging.getLogger("training")
-STATE_FILE = "state.pt"
-
-
-class RunError(Exception):
-    """A run cannot go on; the message says why and what to do."""
 
 
 @dataclass
@@ -115,7 +123,9 @@ class Trainer:
         self._average = AveragedWeights(self.task.model, decay) if decay else None
         self._window = _Window()
         self._resume()
-        self._require_a_common_beginning()
+        require_a_common_beginning(
+            self.processes, self.task.model, self.record, self.progress.step, self._precision
+        )
         if self.processes.is_first:
             self._curves = Curves(self.run_dir, self.progress.step)
 
@@ -318,6 +328,7 @@ class Trainer:
             return
         state = {
             "record": self.record,
+            "precision": self._precision,
             "progress": vars(self.progress),
             "window": vars(self._window),
             "model": self.task.model.state_dict(),
@@ -328,13 +339,7 @@ class Trainer:
             "random": torch.stack(random),
             "cuda_random": torch.stack(cuda_random),
         }
-        file = self.run_dir / STATE_FILE
-        partial = file.with_suffix(".partial")
-        try:
-            torch.save(state, partial)
-            partial.replace(file)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise RunError(f"{file}: the run's state cannot be written: {error}") from error
+        write_state(self.run_dir, state)
 
     def _resume(self) -> None:
         file = self.run_dir / STATE_FILE
@@ -344,7 +349,7 @@ class Trainer:
             return
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-            changed = differences(state["record"], self.record)
+            changed = changes(state, self.record, self._precision)
             count = len(by_process(state["random"]))
             if count != self.processes.count and self._has_dropout:
                 changed.append(f"{count} processes, whose dropout has random numbers of its own")
@@ -377,22 +382,13 @@ class Trainer:
         )
 
     @property
+    def _precision(self) -> str:
+        """What ``training.precision`` stands for on this device."""
+        return precision_name(self._dtype)
+
+    @property
     def _has_dropout(self) -> bool:
         return bool(self.record.get("model", {}).get("dropout"))
-
-    def _require_a_common_beginning(self) -> None:
-        """All processes have the same settings, texts, place and weights."""
-        if self.processes.count == 1:
-            return
-        weights = hashlib.sha256()
-        for parameter in self.task.model.parameters():
-            weights.update(parameter.detach().cpu().numpy().tobytes())
-        own = (self.record, self.progress.step, weights.hexdigest())
-        if any(other != own for other in self.processes.gather(own)):
-            raise RunError(
-                "the processes do not begin alike: start each with the same command, data and "
-                "--out folder, which all must be able to read"
-            )
 
 
 def _perplexity(likelihood: float, tokens: int) -> float:

@@ -10,16 +10,6 @@ from collections.abc import Sequence
 from sacrebleu.metrics.bleu import BLEU
 
 
-def moses_tokens(text: str, language: str) -> str:
-    """Lower-case and tokenize a text; tokens are joined by spaces.
-
-    Args:
-        text: one sentence.
-        language: its ISO 639-1 code; one that Moses has no rules for is treated as English.
-    """
-    return _moses_sentences([text], language)[0]
-
-
 def moses_bleu(hypotheses: Sequence[str], references: Sequence[str], language: str) -> float:
     """Corpus BLEU in percent, of lower-cased tokens, without smoothing (as multi-bleu.perl).
 
@@ -30,11 +20,17 @@ def moses_bleu(hypotheses: Sequence[str], references: Sequence[str], language: s
     """
     # ``force``: sacreBLEU warns of tokenized text, which is what is wanted here.
     metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    tokenized = [_moses_sentences(texts, language) for texts in (hypotheses, references)]
+    tokenized = [moses_sentences(texts, language) for texts in (hypotheses, references)]
     return float(metric.corpus_score(tokenized[0], [tokenized[1]]).score)
 
 
-def _moses_sentences(texts: Sequence[str], language: str) -> list[str]:
+def moses_sentences(texts: Sequence[str], language: str) -> list[str]:
+    """Lower-case and tokenize sentences; the tokens of each are joined by spaces.
+
+    Args:
+        texts: the sentences.
+        language: their ISO 639-1 code; one that Moses has no rules for is treated as English.
+    """
     # Slow to import, and needed once in a run of few presets.
     from sacremoses import MosesPunctNormalizer, MosesTokenizer
 

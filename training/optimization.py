@@ -37,6 +37,11 @@ def autocast_dtype(settings: Optimization, device: torch.device) -> torch.dtype 
     return torch.bfloat16 if native else None
 
 
+def precision_name(dtype: torch.dtype | None) -> str:
+    """What records call the type that :func:`autocast_dtype` chose."""
+    return "bfloat16" if dtype else "float32"
+
+
 def make_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Optimizer:
     """The optimizer that the settings name, over all parameters."""
     rate, decay = settings.learning_rate, settings.weight_decay

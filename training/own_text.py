@@ -10,7 +10,14 @@ from typing import Any
 from models.checkpoint import read_checkpoint
 from training.corpora import read_cut
 from training.languages import choose_languages
-from training.preset import PRESETS_DIR, ParallelData, Preset, load_preset, text_changes
+from training.preset import (
+    PRESETS_DIR,
+    TRAINING_ONLY_FIELDS,
+    ParallelData,
+    Preset,
+    load_preset,
+    text_changes,
+)
 from training.sizing import (
     MINIMUM_CHARACTERS,
     MINIMUM_SENTENCES,
@@ -200,9 +207,8 @@ def _preset(base: str, arguments: argparse.Namespace, changes: Mapping[str, Any]
     changes = dict(changes)
     if arguments.initial:
         config = read_checkpoint(arguments.initial).config
-        ours = ("dropout", "implementation", "gate_bias", "initializer")
         sizes = {key for key in type(config).model_fields if key.endswith("vocabulary_size")}
-        shape = config.model_dump(exclude={*ours, *sizes}, exclude_none=True)
+        shape = config.model_dump(exclude={*TRAINING_ONLY_FIELDS, *sizes}, exclude_none=True)
         is_fitting = (shape["kind"] == "seq2seq") == (base == "translation")
         # Another kind is refused later, by name.
         if is_fitting:

@@ -22,6 +22,12 @@ BASE_PRESETS = {
     "prose": "--text FILE",
 }
 """Presets that a person's own text completes, with the options that give it."""
+TRAINING_ONLY_FIELDS = ("dropout", "implementation", "gate_bias", "initializer")
+"""Of a model's configuration: weights fit whatever these say."""
+PAIRS_ONLY_KEYS = ("label_smoothing", "subword_smoothing", "consistency", "minimum_risk")
+"""Of a preset's training: running text has no use for them."""
+LARGEST_SEED = 2**43
+"""Running text multiplies the seed by a million, and torch's generators take 64 bits."""
 
 
 class PresetError(Exception):
@@ -146,7 +152,7 @@ class MinimumRisk(_Frozen):
 class Optimization(_Frozen):
     """The training loop."""
 
-    seed: int = 1
+    seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
     steps: int = Field(ge=1)
     batch_rows: int | None = Field(default=None, ge=1)
     """Rows (sequences, sentence pairs) in a batch."""
@@ -226,7 +232,7 @@ class Preset(_Frozen):
         self._check_preparation()
         if self.data.kind == "text" and self.training.batch_rows is None:
             raise ValueError("running text needs training.batch_rows")
-        for key in ("label_smoothing", "minimum_risk"):
+        for key in PAIRS_ONLY_KEYS:
             if self.data.kind == "text" and getattr(self.training, key):
                 raise ValueError(f"training.{key} is for sentence pairs only")
         return self

@@ -7,6 +7,7 @@ and what else the weights depend on.
 import argparse
 import logging
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from training.preset import ParallelData, PresetError, TextData, available_prese
 from training.sources import is_public
 
 LOGGER = logging.getLogger("training")
+
+
+def gatehouse_version() -> str:
+    """That of the installed Gatehouse."""
+    try:
+        return version("gatehouse")
+    except PackageNotFoundError:
+        return "not installed"  # run from a checkout; no reason to lose a training run
 
 
 def is_record(preset: str) -> bool:
@@ -100,6 +109,12 @@ def require_the_same_beginning(
     Raises:
         PresetError: the texts or the initial checkpoint are others.
     """
+    if len(texts) != len(record.data):
+        was, now = (" and ".join(text.name for text in some) for some in (record.data, texts))
+        raise PresetError(
+            f"{record.name} was trained on {was}, and this run would be on {now}: omit "
+            "--synthetic, and every --set that names a text"
+        )
     for read, recorded in zip(texts, record.data, strict=True):
         if read.sha256 != recorded.sha256:
             raise PresetError(

@@ -1,13 +1,80 @@
-"""What a saved run must agree with to be gone on with, and its random numbers."""
+"""A run's saved state: its file, what it must agree with to be gone on with, its random numbers."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from training.distributed import Processes
+
+STATE_FILE = "state.pt"
 WORDS_ONLY = ("description", "card", "name", "location")
 """Parts of a preset that a run may change on its way: words, and what a text is called and where
 it lies, since the record also has the checksum of each."""
+
+
+class RunError(Exception):
+    """A run cannot go on; the message says why and what to do."""
+
+
+def write_state(run_dir: Path, state: dict[str, Any]) -> None:
+    """Write a run's state, whole or not at all.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    file = run_dir / STATE_FILE
+    partial = file.with_suffix(".partial")
+    try:
+        torch.save(state, partial)
+        partial.replace(file)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise RunError(f"{file}: the run's state cannot be written: {error}") from error
+
+
+def changes(state: dict[str, Any], record: dict[str, Any], precision: str) -> list[str]:
+    """What the run of a state has other than the present one, in words.
+
+    Args:
+        state: as saved.
+        record: of the present run.
+        precision: that it computes in.
+    """
+    changed = differences(state["record"], record)
+    saved = state.get("precision")  # which earlier versions did not save
+    if saved is None:
+        return changed
+    # Whether it was asked for by name or by ``auto`` changes nothing; what that stands for does.
+    changed = [key for key in changed if key != "training.precision"]
+    if saved != precision:
+        changed.append(
+            f"training.precision, which was {saved} and is {precision} here: --set "
+            f"training.precision={saved} goes on with it"
+        )
+    return changed
+
+
+def require_a_common_beginning(
+    processes: Processes, model: nn.Module, *facts: dict[str, Any] | int | str
+) -> None:
+    """Check that all processes have the same weights, and whatever else there is to compare.
+
+    Raises:
+        RunError: they have not.
+    """
+    if processes.count == 1:
+        return
+    weights = hashlib.sha256()
+    for parameter in model.parameters():
+        weights.update(parameter.detach().cpu().numpy().tobytes())
+    own = (*facts, weights.hexdigest())
+    if any(other != own for other in processes.gather(own)):
+        raise RunError(
+            "the processes do not begin alike: start each with the same command, data and "
+            "--out folder, which all must be able to read"
+        )
 
 
 def differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:

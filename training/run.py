@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from models.config import ModelConfig
 from training.card import write_card
 from training.distributed import Processes
 from training.language_modelling import LanguageModelling
-from training.loop import STATE_FILE, Progress, RunError, Trainer
-from training.optimization import autocast_dtype
-from training.preset import Card, Preset, preset_record
-from training.record import require_the_same_beginning
+from training.loop import Progress, Trainer
+from training.optimization import autocast_dtype, precision_name
+from training.preset import TRAINING_ONLY_FIELDS, Card, Preset, preset_record
+from training.record import gatehouse_version, require_the_same_beginning
+from training.resuming import STATE_FILE, RunError
 from training.run_lock import run_lock
 from training.sources import public_origin
 from training.task import Task
@@ -99,10 +100,7 @@ def architecture_difference(ours: ModelConfig, theirs: ModelConfig) -> str | Non
 
     What only training knows of may differ.
     """
-    one, other = (
-        config.model_dump(exclude={"dropout", "implementation", "gate_bias", "initializer"})
-        for config in (ours, theirs)
-    )
+    one, other = (config.model_dump(exclude=set(TRAINING_ONLY_FIELDS)) for config in (ours, theirs))
     keys = [key for key in (*one, *other) if one.get(key) != other.get(key)]
     return keys[0] if keys else None
 
@@ -168,7 +166,7 @@ def train(
             require_the_same_beginning(repeats, task.sources, initial)
         facts = {
             "initial": checkpoint_record(initial) if initial else None,
-            "precision": "bfloat16" if autocast_dtype(preset.training, device) else "float32",
+            "precision": precision_name(autocast_dtype(preset.training, device)),
             "processes": processes.count,
             "arguments": list(arguments),
         }
@@ -298,7 +296,7 @@ def versions_of(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "sentencepiece": version("sentencepiece"),
-        "gatehouse": _gatehouse_version(),
+        "gatehouse": gatehouse_version(),
         "threads": str(torch.get_num_threads()),
         "device": _device_name(device),
     }
@@ -316,13 +314,6 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _gatehouse_version() -> str:
-    try:
-        return version("gatehouse")
-    except PackageNotFoundError:
-        return "not installed"  # run from a checkout; no reason to lose a training run
 
 
 def has_run(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from training.loop import RunError
+from training.resuming import RunError
 
 LOCK_FILE = "lock"
 

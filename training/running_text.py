@@ -142,13 +142,17 @@ def read_background(
     """
     text, source = read_data(background.source, None, cache_dir)
     if background.column is not None:
-        rows = [line.split("\t") for line in text.splitlines() if line]
-        for number, row in enumerate(rows, 1):
-            if len(row) <= background.column:
+        found = []
+        # U+2028 and the like end no line.
+        for number, line in enumerate(text.split("\n"), 1):
+            columns = line.removesuffix("\r").split("\t")
+            if line and len(columns) <= background.column:
                 raise DataError(
                     f"{source.name}: line {number} has no column {background.column} (from 0)"
                 )
-        lines = list(dict.fromkeys(row[background.column] for row in rows))
+            if line:
+                found.append(columns[background.column])
+        lines = list(dict.fromkeys(found))
         random.Random(seed).shuffle(lines)
         text = "\n".join(lines)
     return PREPARATIONS[data.preparation](text), source

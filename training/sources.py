@@ -177,9 +177,21 @@ def _url_scheme(location: str) -> str | None:
     return None
 
 
+def expand_home(path: str | Path) -> Path:
+    """A path with its ``~`` or ``~name`` replaced by that person's home folder.
+
+    Raises:
+        DataError: nobody has that name, or the home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: the home folder at its beginning is not known") from error
+
+
 def _local_path(location: str, scheme: str | None) -> Path:
     if scheme != "file":
-        return Path(location).expanduser()
+        return expand_home(location)
     url = urllib.parse.urlsplit(location)
     if url.netloc not in ("", "localhost"):
         raise DataError(f"{location}: a file URL cannot name another machine ({url.netloc})")

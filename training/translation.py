@@ -70,7 +70,8 @@ class Translation:
         processes: that train together; each takes its share of a batch's pairs.
 
     Raises:
-        DataError: the pairs cannot be read, or the cut leaves nothing to train on.
+        DataError: the pairs cannot be read, or the cut leaves nothing to train on, or nothing
+            that is short enough.
     """
 
     def __init__(
@@ -95,15 +96,8 @@ class Translation:
         self.sources += read
         kept = first_targets(self._cut.train, data.targets_per_source)
         self._training_pairs = (*kept, *synthetic)
-        self._pairs = self._encode(self._training_pairs)
-        if not self._pairs:
-            raise DataError(
-                f"{self.sources[0].name}: no pair is short enough to train on: raise "
-                f"data.max_tokens ({data.max_tokens})"
-            )
-        if left_out := len(self._training_pairs) - len(self._pairs):
-            LOGGER.info("left out %d pairs of more than %d tokens", left_out, data.max_tokens)
-        self._validation_pairs = self._encode(self._cut.validation)
+        self._pairs = self._encode(self._training_pairs, "pair")
+        self._validation_pairs = self._encode(self._cut.validation, "validation pair")
         config = Seq2SeqConfig.model_validate(
             {
                 **preset.model,
@@ -128,12 +122,22 @@ class Translation:
             return {"source": joint, "target": joint}
         return {"source": train(sources), "target": train(targets)}
 
-    def _encode(self, pairs: Sequence[Pair]) -> list[TokenPair]:
+    def _encode(self, pairs: Sequence[Pair], kind: str) -> list[TokenPair]:
+        """Those of some pairs that are short enough; their kind is for what is told of others."""
         source, target = self.tokenizers["source"], self.tokenizers["target"]
-        return self._fitting(
+        fitting = self._fitting(
             [source.encode(pair.source) for pair in pairs],
             [target.encode(pair.target) for pair in pairs],
         )
+        limit = self._data.max_tokens
+        if pairs and not fitting:
+            raise DataError(
+                f"{self.sources[0].name}: no {kind} is short enough: raise data.max_tokens "
+                f"({limit})"
+            )
+        if left_out := len(pairs) - len(fitting):
+            LOGGER.info("left out %d %ss of more than %d tokens", left_out, kind, limit)
+        return fitting
 
     def _epoch_pairs(self, epoch: int) -> list[TokenPair]:
         """The training pairs, split in pieces anew where the settings ask for that."""

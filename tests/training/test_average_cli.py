@@ -1,14 +1,16 @@
 """Averages of checkpoints: their weights, their record and card, and what has none."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.checkpoint import CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
 from tests.training.conftest import MakePreset, Trained
-from training.average_cli import main
+from training.average_cli import _require_alike, main
 from training.preset import PresetError
 from training.record import read_record
 
@@ -107,3 +109,52 @@ def test_what_has_no_average_is_refused(
     assert not (tmp_path / "averages").exists()
     assert run(one.path, other.path)[0] == 0
     assert "is there already" in run(one.path, other.path)[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "override"),
+    [("pairs", "data.test_share=0.05"), ("text", "data.held_out_share=0.3")],
+)
+def test_checkpoints_of_other_cuts_are_refused(
+    text_preset: MakePreset, pairs_preset: MakePreset, trained: Trained, kind: str, override: str
+) -> None:
+    make = text_preset if kind == "text" else pairs_preset
+    one, other = trained(make(), "one"), trained(make(override), "other")
+    # Such small ones have other tokenizers, too, and would be refused for these.
+    other = dataclasses.replace(other, tokenizers=one.tokenizers, config=one.config)
+    with pytest.raises(CheckpointError, match=r"other was trained on other data than .*, or with"):
+        _require_alike([one, other])
+
+
+def test_targets_per_source_and_synthetic_pairs_are_no_part_of_the_cut(
+    pairs_preset: MakePreset, trained: Trained, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "made.tsv").write_text("i see no cat\tje vois non chat\n")
+    one = trained(pairs_preset(), "one")
+    other = trained(
+        pairs_preset(
+            "training.seed=2",
+            "data.targets_per_source=1",
+            "data.synthetic.name=Made",
+            "data.synthetic.location=made.tsv",
+        ),
+        "other",
+    )
+    assert run(one.path, other.path, "--name", "both")[0] == 0
+
+
+def test_what_says_nothing_of_its_training_has_no_average(
+    text_preset: MakePreset, trained: Trained, run: Run
+) -> None:
+    one, other = trained(text_preset(), "one"), trained(text_preset("training.seed=2"), "other")
+    record = other.path / "training.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "preset": {}}))
+    err = run(one.path, other.path, "--name", "both")[2]
+    assert f"{other.path}: its training.json does not say what it was trained on" in err
+
+
+@pytest.mark.parametrize("name", [".hid", "a/../../esc", ""])
+def test_a_name_that_is_no_folders_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+    status, out, err = run(tmp_path / "none", tmp_path / "nor", "--name", name)
+    assert (status, out) == (1, "")
+    assert f"--name {name!r}: letters, digits, dots, dashes and underscores only" in err

@@ -230,3 +230,25 @@ def test_the_help_describes_every_preset_and_needs_no_service() -> None:
         assert option in done.stdout
     for option in ("--data", "--set", "--out", "--name", "--device", "--threads", "--cache"):
         assert option in done.stdout
+
+
+@pytest.mark.parametrize("name", [".hid", "a/../../esc", ""])
+def test_a_name_that_is_no_folders_is_refused(run: Run, tmp_path: Path, name: str) -> None:
+    sentence = _refused(run("--name", name))
+    assert f"--name {name!r}: letters, digits, dots, dashes and underscores only" in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_home_of_nobody_is_one_sentence(run: Run) -> None:
+    assert "~nosuch/cache: " in _refused(run("--cache", "~nosuch/cache"))
+    assert "~nosuch/text.txt: " in _refused(run("--data", "~nosuch/text.txt"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**43 + 1, 10**30])
+def test_a_seed_out_of_range_is_one_sentence(run: Run, seed: int) -> None:
+    sentence = _refused(run("--set", f"training.seed={seed}"))
+    assert "training.seed: Input should be " in sentence
+
+
+def test_the_largest_seed_trains(run: Run) -> None:
+    assert run("--set", f"training.seed={2**43}", "--set", "training.steps=2")[0] == 0

@@ -22,8 +22,8 @@ from training import distributed
 from training.batches import Batch
 from training.distributed import Processes, join_processes
 from training.language_modelling import LanguageModelling
-from training.loop import RunError
 from training.preset import Preset
+from training.resuming import RunError
 from training.run import make_task, train
 
 MakePreset = Callable[..., Preset]

@@ -32,7 +32,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         device = [] if "--device" in words else ["--device", "cpu"]
         cache = ["--cache", str(tmp_path / "cache")]
         capsys.readouterr()
-        status = main([*map(str, words), *device, *cache], prog="evaluate")
+        status = main([*cache, *map(str, words), *device], prog="evaluate")
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -76,6 +76,13 @@ def test_the_table_sets_the_card_beside_each_precision(
     assert card == exact == f"{info.training.metrics['beam4_chrf_first_reference']:.2f}"
     assert len({len(line) for line in lines if line.startswith("|")}) == 1, "aligned"
     assert any(line.startswith("TER first reference: nrefs:1|case:lc|") for line in lines)
+
+
+def test_the_home_of_nobody_is_one_sentence(
+    run: Run, trained: Trained, text_preset: MakePreset
+) -> None:
+    refusal = _refused(run(trained(text_preset()).path, "--cache", "~nosuch/cache"))
+    assert "~nosuch/cache: " in refusal
 
 
 def test_json_is_one_object(run: Run, trained: Trained, text_preset: MakePreset) -> None:

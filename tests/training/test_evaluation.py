@@ -315,6 +315,21 @@ def test_who_was_trained_with_the_same_cut_has_not_seen_the_test_sentences(
     one = trained(pairs_preset(), "one")
     assert not may_have_seen(trained(pairs_preset("training.seed=2"), "two"), one)
     assert may_have_seen(trained(pairs_preset("data.test_share=0.05"), "three"), one)
+    assert not may_have_seen(trained(pairs_preset("data.validation_share=0.2"), "four"), one)
+
+
+def test_without_test_sentences_the_validation_cut_decides(
+    trained: Trained, pairs_preset: MakePreset
+) -> None:
+    one = trained(pairs_preset("data.test_share=0"), "one")
+    other = pairs_preset("data.test_share=0", "data.validation_share=0.2")
+    assert may_have_seen(trained(other, "two"), one)
+
+
+def test_language_models_have_a_cut_too(trained: Trained, text_preset: MakePreset) -> None:
+    one = trained(text_preset(), "one")
+    assert not may_have_seen(trained(text_preset("training.seed=2"), "two"), one)
+    assert may_have_seen(trained(text_preset("data.held_out_share=0.1"), "three"), one)
 
 
 def test_the_data_must_be_for_the_kind_of_model(

@@ -10,7 +10,8 @@ import torch
 
 from tests.training.tiny_runs import FakeTask, MakeTrainer, equal, history
 from training.interruption import InterruptedRunError
-from training.loop import Progress, RunError
+from training.loop import Progress
+from training.resuming import RunError
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -171,3 +172,31 @@ def test_a_request_to_stop_in_the_last_step_is_heard_after_it(make_trainer: Make
     with pytest.raises(InterruptedRunError, match="step 2"):
         trainer.run()
     assert make_trainer(FakeTask(), steps=2).progress.step == 2
+
+
+def test_another_precision_is_refused_by_name(make_trainer: MakeTrainer) -> None:
+    make_trainer(FakeTask(), precision="bfloat16").run(stop_after_steps=3)
+    with pytest.raises(RunError) as raised:
+        make_trainer(FakeTask(), precision="float32")
+    assert (
+        "other settings (training.precision, which was bfloat16 and is float32 here: --set "
+        "training.precision=bfloat16 goes on with it); choose another --out" in str(raised.value)
+    )
+
+
+def test_the_precision_that_auto_stood_for_may_be_named(make_trainer: MakeTrainer) -> None:
+    auto, named = ({"training": {"precision": name}} for name in ("auto", "bfloat16"))
+    first = make_trainer(FakeTask(), record=auto, precision="bfloat16")
+    first.run(stop_after_steps=3)
+    resumed = make_trainer(FakeTask(), record=named, precision="bfloat16")
+    assert resumed.progress.step == 3
+
+
+def test_a_state_that_does_not_say_its_precision_is_resumed(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(FakeTask())
+    trainer.run(stop_after_steps=3)
+    file = trainer.run_dir / "state.pt"
+    state = torch.load(file, weights_only=True)
+    del state["precision"]
+    torch.save(state, file)
+    assert make_trainer(FakeTask()).progress.step == 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.moses import moses_bleu, moses_tokens
+from training.moses import moses_bleu, moses_sentences
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from training.moses import moses_bleu, moses_tokens
     ],
 )
 def test_text_is_lower_cased_and_tokenized(language: str, text: str, tokens: str) -> None:
-    assert moses_tokens(text, language) == tokens
+    assert moses_sentences([text], language) == [tokens]
 
 
 def test_case_and_the_shape_of_quotes_do_not_count() -> None:

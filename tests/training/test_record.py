@@ -143,3 +143,15 @@ def test_every_key_of_the_record_is_documented() -> None:
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     named = {word.strip("`,") for row in rows for word in row.split(" | ")[0].split()} - {"|"}
     assert named == set(TrainingRecord.model_fields)
+
+
+def test_a_record_without_synthetic_pairs_gets_none(
+    pairs_preset_file: Path, tmp_path: Path, train: Train
+) -> None:
+    train(pairs_preset_file, "--out", str(tmp_path), "--set", "training.steps=2")
+    (tmp_path / "made.tsv").write_text("i see no cat\tje vois non chat\n")
+    record = tmp_path / "pairs" / "training.json"
+    status, err = train(record, "--out", str(tmp_path / "again"), "--synthetic", "made.tsv")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "pairs was trained on Tiny pairs, and this run would be on Tiny pairs and made" in err
+    assert "omit --synthetic" in err

@@ -17,11 +17,11 @@ import torch
 from models.checkpoint import CheckpointError, load_model, read_checkpoint
 from models.language_model import LanguageModel
 from tests.training.tiny_runs import equal, history
-from training import run as run_module
+from training import record as record_module
 from training.cli import main
 from training.language_modelling import text_loss
-from training.loop import RunError
 from training.preset import Preset
+from training.resuming import RunError
 from training.run import has_run, train
 from training.run_lock import run_lock
 from training.text import split_held_out
@@ -288,13 +288,12 @@ def test_a_copy_of_the_presets_text_is_recorded_with_its_public_origin(
 def test_a_checkout_that_is_not_installed_can_train(
     text_preset: MakePreset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     def version(name: str) -> str:
         if name == "gatehouse":
             raise metadata.PackageNotFoundError(name)
         return metadata.version(name)
 
-    monkeypatch.setattr(run_module, "version", version)
+    monkeypatch.setattr(record_module, "version", version)
     folder = _train(text_preset("training.steps=1"), tmp_path)
     assert read_checkpoint(folder).training.versions["gatehouse"] == "not installed"
 

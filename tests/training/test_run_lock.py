@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.loop import RunError
+from training.resuming import RunError
 from training.run_lock import run_lock
 
 ROOT = Path(__file__).parents[2]

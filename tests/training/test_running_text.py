@@ -104,9 +104,19 @@ def test_a_record_says_what_was_read_but_not_where_a_person_keeps_it(
 
 def test_a_line_without_the_column_is_named(text_preset: MakePreset, tmp_path: Path) -> None:
     file = tmp_path / "short.txt"
-    file.write_text("a\tb\nonly one\n")
+    file.write_text("a\tb\n\nonly one\n")
     data = _with_background(text_preset, file).data
     assert isinstance(data, TextData)
     assert data.background
-    with pytest.raises(DataError, match=r"Pairs: line 2 has no column 1 \(from 0\)"):
+    with pytest.raises(DataError, match=r"Pairs: line 3 has no column 1 \(from 0\)"):
         read_background(data.background, data, 1, tmp_path)
+
+
+def test_a_line_ends_at_a_line_break_only(text_preset: MakePreset, tmp_path: Path) -> None:
+    file = tmp_path / "separators.txt"
+    file.write_text("a\tone\u2028and two\x0bor three\nb\tfour\n", encoding="utf-8")
+    data = _with_background(text_preset, file).data
+    assert isinstance(data, TextData)
+    assert data.background
+    text, _ = read_background(data.background, data, 1, tmp_path)
+    assert sorted(text.split("\n")) == ["four", "one\u2028and two\x0bor three"]

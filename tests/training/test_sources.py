@@ -110,6 +110,11 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert read_text(_source("~/text.txt"), tmp_path) == TEXT
 
 
+def test_the_home_of_nobody_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^~nosuch/file: .*home"):
+        read_text(_source("~nosuch/file"), tmp_path)
+
+
 def test_byte_order_mark_and_line_ends_are_made_plain(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")

@@ -264,3 +264,27 @@ def test_samples_show_held_out_sentences_with_their_attention(make_task: MakeTas
                 size = (len(sample.attention.target), len(sample.attention.source))
                 assert sample.attention.weights.shape == size
                 assert sample.attention.source[-1] == "<eos>"
+
+
+def test_validation_pairs_that_are_too_long_are_told_of(
+    make_task: MakeTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "training")
+    task = make_task("data.max_tokens=6")
+    left_out = len(task._cut.validation) - len(task._validation_pairs)
+    assert 0 < left_out < len(task._cut.validation)
+    assert f"left out {left_out} validation pairs of more than 6 tokens" in caplog.text
+
+
+def test_validation_pairs_that_are_all_too_long_are_refused(
+    make_task: MakeTask, tmp_path: Path
+) -> None:
+    file = tmp_path / "valid.txt"
+    file.write_text("i see a cat and no dog\tje vois un chat et non chien\n")
+    with pytest.raises(DataError, match=r"no validation pair is short enough: raise data\.max_tok"):
+        make_task(
+            "data.max_tokens=6",
+            "data.validation_share=0",
+            "data.validation_source.name=Valid",
+            f"data.validation_source.location={file}",
+        )

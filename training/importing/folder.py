@@ -2,9 +2,7 @@
 
 import datetime
 import platform
-import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,7 +15,9 @@ from models.checkpoint import (
 )
 from models.checkpoint_schema import ImportedWeights, Languages, TrainingRecord
 from models.tokenizers import Tokenizer
+from training.command_line import require_folder_name
 from training.importing.weights import ImportingError, file_sha256
+from training.record import gatehouse_version
 
 CARD = """# {name}
 
@@ -40,10 +40,10 @@ def checkpoint_folder(out_dir: Path, name: str) -> Path:
     """The folder of a new checkpoint.
 
     Raises:
-        ImportingError: the name is no folder's name, or something is there already.
+        ImportingError: something is there already.
+        ValueError: the name is no folder's name.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise ImportingError(f"--name {name!r}: letters, digits, dots, dashes and underscores only")
+    require_folder_name(name)
     folder = out_dir / name
     if folder.exists():
         raise ImportingError(f"{folder} is there already: remove it, or give another --name")
@@ -118,9 +118,8 @@ def _card(
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    try:
-        versions["gatehouse"] = version("gatehouse")
-    except PackageNotFoundError:
-        versions["gatehouse"] = "not installed"  # run from a checkout
-    return versions
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gatehouse": gatehouse_version(),
+    }

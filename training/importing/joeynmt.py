@@ -104,7 +104,16 @@ def _read_config(file: Path) -> Mapping[str, Any]:
         raise ImportingError(f"{file}: not readable: {str(error).splitlines()[0]}") from error
     if not isinstance(config, Mapping):
         raise ImportingError(f"{file}: holds no sections")
-    return config
+    return _without_blanks(config)
+
+
+def _without_blanks(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys that have a value: one that is left blank in YAML asks for nothing."""
+    return {
+        key: _without_blanks(value) if isinstance(value, Mapping) else value
+        for key, value in section.items()
+        if value is not None
+    }
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -114,23 +123,34 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
+def _subsection(options: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section that may be absent, and is empty then."""
+    found = options.get(name, {})
+    if not isinstance(found, Mapping):
+        raise ImportingError(f"config.yaml: {name} is no section, but {found!r}")
+    return found
+
+
 def _read_side(folder: Path, data: Mapping[str, Any], side: str) -> Side:
     """One language: version 1 names it and has the options of both beside it."""
     found = data.get(side)
     options: Mapping[str, Any] = found if isinstance(found, Mapping) else {**data, "lang": found}
     level, kind = options.get("level", "word"), options.get("tokenizer_type")
-    kind = kind or options.get("bpe_type") or options.get("tokenizer_cfg", {}).get("tokenizer_type")
+    tokenizer_options = _subsection(options, "tokenizer_cfg")
+    kind = kind or options.get("bpe_type") or tokenizer_options.get("tokenizer_type")
     where = f"{folder / 'config.yaml'}: {side}"
+    if options.get("lang") is None:
+        raise ImportingError(f"{where}: names no language")
     if level not in ("word", "char"):
         raise ImportingError(
             f"{where}: level is {level} ({kind or 'subwords'}), which Gatehouse cannot represent "
             "exactly (but word or char)"
         )
-    if options.get("normalize") or options.get("tokenizer_cfg", {}).get("pretokenizer") == "moses":
+    if options.get("normalize") or tokenizer_options.get("pretokenizer") == "moses":
         raise ImportingError(
             f"{where}: its text is normalised or cut by Moses, which Gatehouse does not compute"
         )
-    symbols = data.get("special_symbols") or {}
+    symbols = _subsection(data, "special_symbols")
     names = {role: str(symbols.get(f"{role}_token", name)) for role, name in USUAL_SPECIALS.items()}
     file = folder / f"{side}_vocab.txt"
     tokens = read_vocabulary(file)
@@ -140,7 +160,7 @@ def _read_side(folder: Path, data: Mapping[str, Any], side: str) -> Side:
     preparation: Preparation = "lower_case" if options.get("lowercase") else "none"
     kinds: dict[str, Literal["character", "word"]] = {"char": "character", "word": "word"}
     tokenizer = make_table_tokenizer(kinds[level], vocabulary, preparation)
-    return Side(str(options.get("lang")), vocabulary, tokenizer)
+    return Side(str(options["lang"]), vocabulary, tokenizer)
 
 
 def build_from_joeynmt(folder: JoeyNMTFolder) -> Seq2Seq:
@@ -233,7 +253,8 @@ def _embedding(
     matrix = weights.take(
         name, vocabulary.size, size, why=f"since {vocabulary.file} has {vocabulary.size} tokens"
     )
-    scale = math.sqrt(size) if options.get("embeddings", {}).get("scale", False) else 1.0
+    is_scaled = _subsection(options, "embeddings").get("scale", False)
+    scale = math.sqrt(size) if is_scaled else 1.0
     return vocabulary.embeddings(matrix * scale)
 
 

@@ -159,7 +159,9 @@ def load_plainly(file: Path, allowed: Sequence[Any] = (), advice: str = "") -> A
         raise ImportingError(
             f"{file}: holds objects other than tensors, which Gatehouse never unpickles; {advice}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever the unpickler stumbles over in damaged bytes
         raise ImportingError(f"{file}: is not a file of torch.save, or is damaged") from error
 
 

@@ -282,6 +282,37 @@ def test_what_cannot_be_represented_is_refused_by_name(
     assert sentence in err
 
 
+def test_blank_keys_are_as_if_absent(run: Run) -> None:
+    config = configuration({}, {"attention": None, "embeddings": None})
+    state = Restated(configuration({}, {})["model"]).state_dict()
+    config["data"]["special_symbols"] = None
+    config["data"]["src"] |= {"tokenizer_cfg": None, "lowercase": None, "level": None}
+    config["data"]["trg"] |= {"tokenizer_cfg": {"pretokenizer": None}}
+    assert run(config, state) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"src": {"lang": None}}, "src: names no language"),
+        ({"src": None}, "src: names no language"),
+        ({"trg": {"lang": "fr", "tokenizer_cfg": "moses"}}, "tokenizer_cfg is no section"),
+        ({"special_symbols": ["<unk>"]}, "special_symbols is no section"),
+    ],
+)
+def test_a_configuration_with_holes_is_one_sentence(
+    change: dict[str, Any], sentence: str, run: Run
+) -> None:
+    config = configuration({}, {})
+    config["data"] |= change
+    status, err = run(config, Restated(config["model"]).state_dict())
+    assert (status, err.count("\n")) == (1, 1)
+    assert sentence in err
+    embeddings = configuration({"embeddings": 3}, {})
+    state = Restated(configuration({}, {})["model"]).state_dict()
+    assert "embeddings is no section" in run(embeddings, state)[1]
+
+
 def test_damage_is_one_sentence(run: Run, tmp_path: Path) -> None:
     config = configuration({}, {})
     state = Restated(config["model"]).state_dict()

@@ -280,6 +280,22 @@ def test_a_pickled_model_is_refused(run: Import, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02.",  # nothing on the stack: IndexError
+        b"\x80\x02}K\x01\x85b.",  # a state for a dict: AssertionError or like it
+        b"\x80\x02]]K\x01s.",  # a list with a list for its index: TypeError
+        b"\x80\x02h\x07.",  # a memo that was never written
+    ],
+)
+def test_a_damaged_pickle_is_one_sentence(run: Import, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "torn.pt").write_bytes(content)
+    status, out, err = run(tmp_path / "torn.pt")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert f"import: {tmp_path / 'torn.pt'}: " in err
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--map", "nothing=rnn"], "nothing is called nothing"),
