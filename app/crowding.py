@@ -53,12 +53,12 @@ class CrowdProtocol(HttpToolsProtocol):
         if excess > _REFUSED_AT_ONCE:
             transport.abort()
         elif excess > 0:
-            self.app = _Refusing(self.app, self._is_crowded, self._refuse)
+            self.app = _Refusing(self.app, self._is_crowded, self._turn_away)
 
     def _is_crowded(self) -> bool:
         return len(self.connections) > self.max_connections
 
-    def _refuse(self) -> TooManyConnectionsError:
+    def _turn_away(self) -> TooManyConnectionsError:
         self.on_refusal()
         return TooManyConnectionsError(
             f"the service has {self.max_connections} connections and takes no more"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.connection import MAX_HEAD_BYTES
+from app.connection import MAX_HEAD_BYTES, LimitedProtocol
+from app.crowding import CrowdProtocol
 from tests.app.conftest import ENDLESS, NO_TOKEN_LIMIT, TIMEOUT_SECONDS, Server, message
 
 LIMIT_SECONDS = 2.0
@@ -158,3 +159,8 @@ def test_an_idle_connection_is_closed(connection: socket.socket) -> None:
 def test_others_are_served_meanwhile(server: Server, connection: socket.socket) -> None:
     connection.sendall(HEAD)
     assert server.client.post("/generate", json={"prompt": "a"}).status_code == 200
+
+
+def test_the_protocols_that_the_server_joins_replace_nothing_of_each_other() -> None:
+    both = vars(LimitedProtocol).keys() & vars(CrowdProtocol).keys()
+    assert not {name for name in both if name.startswith("_") and not name.startswith("__")}
