@@ -198,10 +198,10 @@ def test_an_update_cuts_off_no_request(resources: list[Resource]) -> None:
 
 
 def test_memory_is_what_was_measured(resources: list[Resource]) -> None:
-    [planned] = re.findall(r"Plan for (\d+) GB", _read("docs/sizing.md"))
+    [planned] = re.findall(r"Plan for ([\d.]+) GB", _read("docs/sizing.md"))
     [tmp] = [one["emptyDir"] for one in _pod(resources)["volumes"] if one["name"] == "tmp"]
     assert tmp["medium"] == "Memory"
-    needed = int(planned) * 10**9 + _bytes(tmp["sizeLimit"])
+    needed = float(planned) * 10**9 + _bytes(tmp["sizeLimit"])
     asked = _container(resources)["resources"]
     assert needed <= _bytes(asked["requests"]["memory"]) <= _bytes(asked["limits"]["memory"])
     # One core for HTTP on top of the engine's.
