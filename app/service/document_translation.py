@@ -21,6 +21,7 @@ from app.service.translation import (
     TranslationRequest,
     TranslationResult,
     TranslationService,
+    best_distinct,
 )
 from app.service.worker import Worker
 
@@ -208,21 +209,15 @@ class DocumentTranslation:
                     finish_reason=candidate.finish_reason,
                     alignment=None,
                 )
-                for candidate in _best(document.candidates(found.__getitem__), self._request)
+                for candidate in best_distinct(
+                    document.candidates(found.__getitem__), self._request.num_hypotheses
+                )
             )
             for document in self._documents
         )
         output_tokens = sum(h.tokens for hypotheses in translations for h in hypotheses)
         usage = self._sentences.count(output_tokens)
         return replace(sentences, translations=translations, usage=usage)
-
-
-def _best(candidates: Sequence[Candidate], request: TranslationRequest) -> list[Candidate]:
-    """As many as were asked for; of those that read the same the best alone."""
-    distinct: dict[str, Candidate] = {}
-    for candidate in candidates:
-        distinct.setdefault(candidate.text, candidate)
-    return [*distinct.values()][: request.num_hypotheses]
 
 
 class _Teller:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence, Set
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from app.catalog import Catalog, ServedModel
 from app.engine.request import (
@@ -153,6 +153,27 @@ TranslationEvent = TranslatedPiece | FinishedTranslation | TranslationResult
 the whole result."""
 
 
+class _HasText(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+Reading = TypeVar("Reading", bound=_HasText)
+
+
+def best_distinct(candidates: Iterable[Reading], count: int) -> tuple[Reading, ...]:
+    """So many at most, of those that read the same the first.
+
+    Args:
+        candidates: the best first.
+        count: how many are wanted.
+    """
+    by_text: dict[str, Reading] = {}
+    for candidate in candidates:
+        by_text.setdefault(candidate.text, candidate)
+    return tuple(by_text.values())[:count]
+
+
 class TranslationService:
     """Answers :class:`TranslationRequest`."""
 
@@ -288,13 +309,17 @@ class Translation:
         return self._decoding.count(output_tokens)
 
     async def collect(self) -> TranslationResult:
-        """As :meth:`result`, for who makes another answer of it, and counts that."""
+        """As :meth:`result`, for who makes another answer of it, and counts that one's tokens.
+
+        The usage has no output tokens yet.
+        """
         await self._outputs.complete()
         translations = tuple(
             (self._blank(),)
             if decode is None
-            else self._distinct(
-                self._finished(decode, output) for output in self._outputs.of(decode.request_id)
+            else best_distinct(
+                (self._finished(decode, output) for output in self._outputs.of(decode.request_id)),
+                self._request.num_hypotheses,
             )
             for decode in self._plan
         )
@@ -337,15 +362,6 @@ class Translation:
                 yield TranslatedPiece(text_index, text)
             if output.finish_reason is not None:
                 yield FinishedTranslation(text_index, self._finished(decode, output))
-
-    def _distinct(
-        self, hypotheses: Iterable[TranslationHypothesis]
-    ) -> tuple[TranslationHypothesis, ...]:
-        """As many as were asked for, the best of those that read the same."""
-        by_text: dict[str, TranslationHypothesis] = {}
-        for hypothesis in hypotheses:
-            by_text.setdefault(hypothesis.text, hypothesis)
-        return tuple(by_text.values())[: self._request.num_hypotheses]
 
     def _blank(self) -> TranslationHypothesis:
         alignment = Alignment((), (), ()) if self._request.alignments else None

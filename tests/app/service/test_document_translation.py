@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from app.engine.request import FinishReason
 from app.service.document_parts import Candidate
-from app.service.document_translation import _best
 from app.service.documents import Document, DocumentReader
-from app.service.translation import TranslationRequest
+from app.service.translation import best_distinct
 from tests.app.api.exchange import read_events
 from tests.app.api.test_routes import sample
 from tests.app.conftest import ENGLISH, TIMEOUT_SECONDS, StartService
@@ -120,9 +119,8 @@ def test_tokens_are_counted_as_the_client_is_told(client: TestClient, stream: bo
 
 
 def test_what_reads_the_same_in_pieces_is_one_hypothesis() -> None:
-    request = TranslationRequest(texts=("x",), num_hypotheses=3)
     same = [Candidate(text, -0.1, 1, FinishReason.END) for text in ("j'ai 3", "j'ai 3", "moi 3")]
-    assert [each.text for each in _best(same, request)] == ["j'ai 3", "moi 3"]
+    assert best_distinct(same, 3) == (same[0], same[2])
 
 
 def test_what_does_not_fit_together_is_refused(client: TestClient) -> None:
