@@ -13,7 +13,6 @@ queries of each, ``S`` source positions, ``A`` attention size, ``E`` size of an 
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -245,18 +244,6 @@ class Tanh(nn.Module):
         return outputs.view(inputs.shape)
 
 
-def _spread(part: Tensor) -> tuple[NDArray[Any], tuple[int, int]]:
-    """The numbers of ``[B, S, X]`` one after the other, and the distances of both first places.
-
-    Of a view that leaves out places, kernels could not know that numbers stand side by side.
-    """
-    if part.is_contiguous():
-        return part.view(-1).numpy(), (part.stride(0), part.stride(1))
-    reach = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
-    numbers = part.as_strided((reach + 1,), (1,)).numpy()
-    return numbers, (part.stride(0), part.stride(1))
-
-
 class Int8Attention(Attention):
     """Attention over sources that are stored as integers, and that looks at no padding.
 
@@ -325,12 +312,11 @@ class Int8AdditiveAttention(Int8Attention):
         self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`Int8Attention.look`."""
-        assert memory.value_scales is not None
         contexts, weights = _results(queries, memory)
+        stored = memory.arrays
         attend_additively(
-            queries.numpy(), sources, self._vector, *_spread(memory.keys), *_spread(memory.values),
-            memory.value_scales.numpy(), memory.mask.contiguous().numpy(),
-            weights.numpy(), contexts.numpy(),
+            queries.numpy(), sources, self._vector, stored.keys, stored.key_strides,
+            *stored.of_values, weights.numpy(), contexts.numpy(),
         )  # fmt: skip
         return contexts, weights
 
@@ -347,14 +333,11 @@ class Int8DotAttention(Int8Attention):
         self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`Int8Attention.look`."""
-        assert memory.key_scales is not None
-        assert memory.value_scales is not None
         contexts, weights = _results(queries, memory)
+        stored = memory.arrays
         attend_by_dot(
-            queries.numpy(), sources, *_spread(memory.keys),
-            memory.key_scales.contiguous().numpy(), *_spread(memory.values),
-            memory.value_scales.numpy(), memory.mask.contiguous().numpy(),
-            weights.numpy(), contexts.numpy(),
+            queries.numpy(), sources, stored.keys, stored.key_strides, stored.key_scales,
+            *stored.of_values, weights.numpy(), contexts.numpy(),
         )  # fmt: skip
         return contexts, weights
 

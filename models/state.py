@@ -11,9 +11,12 @@ Shape legend: ``N`` rows, ``B`` sources, ``W`` rows of one source at most, ``S``
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.placement import on_device
@@ -64,6 +67,34 @@ class RowLayout:
         return cells if self.cells is None else cells.index_select(0, self.cells)
 
 
+class MemoryArrays(NamedTuple):
+    """Sources that are stored as integers, as :mod:`models.kernels.attention` takes them.
+
+    Attributes:
+        keys: ``[B * S * A]``, one number after the other.
+        key_strides: how far apart sources and positions are.
+        key_scales: ``[B, S]``.
+        of_values: the same three of the values, whose scales are ``[B]``, and the mask ``[B, S]``.
+    """
+
+    keys: NDArray[Any]
+    key_strides: tuple[int, int]
+    key_scales: NDArray[Any]
+    of_values: tuple[NDArray[Any], tuple[int, int], NDArray[Any], NDArray[Any]]
+
+
+def _spread(part: Tensor) -> tuple[NDArray[Any], tuple[int, int]]:
+    """The numbers of ``[B, S, X]`` one after the other, and the distances of both first places.
+
+    Of a view that leaves out places, kernels could not know that numbers stand side by side.
+    """
+    if part.is_contiguous():
+        return part.view(-1).numpy(), (part.stride(0), part.stride(1))
+    reach = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+    numbers = part.as_strided((reach + 1,), (1,)).numpy()
+    return numbers, (part.stride(0), part.stride(1))
+
+
 @dataclass(frozen=True)
 class AttentionMemory:
     """What an attention looks at: ``B`` encoded sources, by default one for each row.
@@ -96,6 +127,18 @@ class AttentionMemory:
         """N, of those that attend to these sources and not to the rest."""
         cells = self.layout.cells
         return len(self.mask) * self.layout.width if cells is None else cells.shape[0]
+
+    @cached_property
+    def arrays(self) -> MemoryArrays:
+        """Of integers: what is stored, for kernels."""
+        assert self.key_scales is not None
+        assert self.value_scales is not None
+        keys, key_strides = _spread(self.keys)
+        values, value_strides = _spread(self.values)
+        mask = self.mask.contiguous().numpy()
+        key_scales = self.key_scales.contiguous().numpy()
+        of_values = (values, value_strides, self.value_scales.numpy(), mask)
+        return MemoryArrays(keys, key_strides, key_scales, of_values)
 
     def parts(self) -> tuple[Tensor, ...]:
         """All tensors that have a line for each source."""
@@ -134,6 +177,7 @@ class MemoryPool:
         self._stored: AttentionMemory | None = None
         self._lengths: list[int] = []
         self._lines: list[int] = []
+        self._viewed: tuple[Sequence[int], AttentionMemory] | None = None
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -152,6 +196,7 @@ class MemoryPool:
 
     def append(self, memory: AttentionMemory, lengths: Sequence[int]) -> None:
         """Put sources of these real lengths behind those that are there."""
+        self._viewed = None
         stored = self._reserve(memory, len(self) + len(lengths), memory.mask.shape[1])
         taken = set(self._lines)
         empty = (line for line in range(len(stored.mask)) if line not in taken)
@@ -170,6 +215,7 @@ class MemoryPool:
 
     def keep(self, places: Sequence[int]) -> None:
         """Keep the sources of these places, in this order; those that stay cost nothing."""
+        self._viewed = None
         self._lengths = [self._lengths[place] for place in places]
         self._lines = [self._lines[place] for place in places]
         if self._stored is None or self._stored.is_of_integers:
@@ -192,6 +238,11 @@ class MemoryPool:
         Of integers it is all that is stored: rows know their lines, and masks how long these are.
         The others are no longer than the longest of them.
         """
+        if self._viewed is None or self._viewed[0] != counts:  # as a rule nothing has changed
+            self._viewed = counts, self._view(counts)
+        return self._viewed[1]
+
+    def _view(self, counts: Sequence[int]) -> AttentionMemory:
         assert self._stored is not None
         device = self._stored.mask.device
         if self._stored.is_of_integers:

@@ -108,14 +108,16 @@ class BeamSearch:
     Attributes:
         totals: the live hypotheses' sums of log-probabilities, best first.
         finished: those that are complete, in the order in which they were found.
+        length: steps made, the one at hand among them.
     """
 
-    __slots__ = ("_history", "_params", "finished", "totals")
+    __slots__ = ("_history", "_params", "finished", "length", "totals")
 
     def __init__(self, params: DecodingParams) -> None:
         self._params = params
         self.totals = [0.0]
         self.finished: list[Hypothesis] = []
+        self.length = 0
         self._history: list[tuple[BeamStep, Sequence[Weights]]] = []
 
     @property

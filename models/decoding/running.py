@@ -4,6 +4,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import starmap
+from typing import TypeAlias
 
 from models.decoding.beam import BeamSearch, BeamStep, Weights, rank
 from models.decoding.capture import StateCapture
@@ -24,6 +26,11 @@ from models.decoding.params import (
 )
 from models.decoding.sampling import uniform_number
 from models.tokenizers import EOS_ID
+
+History: TypeAlias = list[tuple[int, float]] | deque[tuple[int, float]]
+"""The tokens that a row has chosen, with their log-probabilities."""
+_NOWHERE: deque[tuple[int, float]] = deque(maxlen=0)
+"""A search keeps its own history: what its rows seem to choose has no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +72,29 @@ class DecodingTask:
 
 @dataclass(slots=True)
 class _Output:
-    """A running output that is no hypothesis of a beam search: one row."""
+    """A running output that is no hypothesis of a beam search: one row.
+
+    Attributes:
+        index: its number in the request.
+        text: the last of its tokens and of those before it, where somebody looks back.
+        chosen: its tokens, the last one of the step that :meth:`Running.advance` is told of.
+        told: how many of them have been handed out.
+        attention: of those that have not, where asked for.
+    """
 
     index: int
     text: deque[int]
-    tokens: list[GeneratedToken] = field(default_factory=list)
+    chosen: list[tuple[int, float]] = field(default_factory=list)
+    told: int = 0
+    attention: list[Weights] = field(default_factory=list)
+
+    def tell(self) -> tuple[GeneratedToken, ...]:
+        """The tokens that have not been handed out yet."""
+        chosen, weights = self.chosen[self.told :], self.attention
+        self.told, self.attention = len(self.chosen), []
+        if not weights:
+            return tuple(starmap(GeneratedToken, chosen))
+        return tuple(GeneratedToken(*one, w) for one, w in zip(chosen, weights, strict=True))
 
 
 class Running:
@@ -80,19 +105,22 @@ class Running:
         continues_prompt: whether the prompt's tokens belong to the text of its outputs.
 
     Attributes:
-        first_row: where its rows begin in the batch.
+        is_watched: whether :meth:`advance` is to be called after every step, and not only after
+            those at which one of its rows may have ended.
+        is_described: whether the choice of its tokens depends on more than their logits, or more
+            than a token is to be chosen.
+        rows: in the batch, those that it had before :meth:`advance`.
         parents: after :meth:`advance`, the row of the last step that each row continues.
-        inputs: the token that each row is to be fed.
+        inputs: of a search, the token that each row is to be fed; others are fed what they chose.
         row_count: rows that it has, none when it is complete.
-        length: steps made.
         failure: what went wrong, if anything.
         trace: the steps of the search so far, or None where nobody asked for them.
     """
 
     __slots__ = (
         "_beam_index", "_needs_text", "_outputs", "_places", "_position", "_search", "_text",
-        "_total", "failure", "first_row", "inputs", "length", "parents", "row_count", "task",
-        "trace",
+        "_total", "failure", "inputs", "is_described", "is_watched", "parents", "row_count",
+        "rows", "task", "trace",
     )  # fmt: skip
 
     def __init__(self, task: DecodingTask, continues_prompt: bool) -> None:
@@ -111,26 +139,65 @@ class Running:
             indices = range(task.first_rows)
             self._outputs = [_Output(i, deque(self._text, REPETITION_WINDOW)) for i in indices]
         self.row_count = task.first_rows
-        self.first_row = 0
+        self.rows = range(self.row_count)
         self.parents: list[int] = []
         self.inputs: list[int] = []
         self.failure = ""
-        self.length = 0
         self.trace: list[tuple[KeptCandidate, ...]] | None = None
         if task.params.return_beam_trace:
             self.trace = []
             self._total = 0.0  # of a greedy search, which is a beam of one
             self._places: list[int | None] = [None]  # of the live rows in the trace's last step
+        looks = self._search is not None or self._needs_text or task.params.return_attention
+        self.is_watched = looks or task.stream or self.trace is not None
+        self.is_described = looks or task.params.is_sampled
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its rows are hypotheses of a beam search."""
+        return self._search is not None
+
+    @property
+    def length(self) -> int:
+        """Steps made, that which :meth:`advance` is told of among them."""
+        return len(self._outputs[0].chosen) if self._search is None else self._search.length
+
+    @property
+    def steps_left(self) -> int:
+        """How many it may still make."""
+        return self.task.params.max_new_tokens - self.length
+
+    @property
+    def histories(self) -> Sequence[History]:
+        """Of each row, where to note what it chooses, before :meth:`advance` is called."""
+        if self._search is not None:
+            return [_NOWHERE] * self.row_count
+        return [output.chosen for output in self._outputs]
+
+    @property
+    def stays(self) -> bool:
+        """Whether after :meth:`advance` its rows are those that it had, in their order."""
+        return self.parents == list(self.rows)
+
+    def place(self, first_row: int) -> None:
+        """Take rows in the batch from this one on."""
+        self.rows = range(first_row, first_row + self.row_count)
+        self.parents = list(self.rows)
 
     @property
     def reserved_rows(self) -> int:
         """Rows that it may still come to have."""
         return self.row_count if self._search is None else self._search.width
 
+    @property
+    def first_row(self) -> int:
+        """Where its rows begin in the batch."""
+        return self.rows.start
+
     def describe_rows(self, kinds: RowKinds) -> None:
         """Say what the choice of each row's next token needs."""
         params = self.task.params
-        rows = range(self.first_row, self.first_row + self.row_count)
+        rows = self.rows
         if params.return_attention:
             kinds.attended.extend(rows)
         if self._search is not None:
@@ -147,10 +214,6 @@ class Running:
                 uniform = uniform_number(seed, position) if params.is_sampled else 0.0
                 kinds.special[row] = RowNeeds(params, uniform, output.text)
 
-    def keep_all(self) -> None:
-        """Go on with the rows as they are: another request is leaving."""
-        self.parents = list(range(self.first_row, self.first_row + self.row_count))
-
     def drop(self) -> None:
         """Give up all rows."""
         self.row_count, self._outputs = 0, []
@@ -163,7 +226,6 @@ class Running:
             choices: of all rows.
             capture: the states around the step, needed where states are asked for.
         """
-        self.length += 1
         if self.task.params.return_state is StateReturn.NEVER:
             capture = None
         if self._search is not None:
@@ -172,33 +234,33 @@ class Running:
 
     def _advance_outputs(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
         stream, outputs = self.task.stream, self._outputs
-        at_limit = self.length == self.task.params.max_new_tokens
+        at_limit = self.steps_left == 0
         emissions: list[Emission] = []
         if self.trace is not None:
-            token, logprob = choices.tokens[self.first_row], choices.logprobs[self.first_row]
+            token, logprob = outputs[0].chosen[-1]
             self._total += logprob
             self._trace_step(BeamStep([0], [token], [logprob], [self._total]), at_limit)
-        self._outputs, self.parents, self.inputs = [], [], []
-        for row, output in enumerate(outputs, start=self.first_row):
-            token, logprob = choices.tokens[row], choices.logprobs[row]
+        going_on: list[_Output] = []
+        self.parents = []
+        for row, output in zip(self.rows, outputs, strict=True):
+            token, logprob = output.chosen[-1]
             if math.isnan(logprob):
                 return self._fail()
-            output.tokens.append(GeneratedToken(token, logprob, self._attention(row, choices)))
+            if self.task.params.return_attention:
+                output.attention.append(self._attention(row, choices))
             reason = state = None
             if token == EOS_ID or at_limit:
                 reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
             if capture is not None and (reason is not None or self._wants_each_state):
                 state = self._save(capture, row, output.text, token)
             if reason is None:
-                self._outputs.append(output)
+                going_on.append(output)
                 self.parents.append(row)
-                self.inputs.append(token)
                 if self._needs_text:
                     output.text.append(token)
             if stream or reason is not None:
-                emissions.append(Emission(output.index, tuple(output.tokens), reason, state))
-                output.tokens = []
-        self.row_count = len(self._outputs)
+                emissions.append(Emission(output.index, output.tell(), reason, state))
+        self._outputs, self.row_count = going_on, len(going_on)
         return emissions
 
     @property
@@ -224,7 +286,8 @@ class Running:
         step, params, first = choices.beams[self._beam_index], self.task.params, self.first_row
         if not step.tokens:
             return self._fail()
-        at_limit = self.length == params.max_new_tokens
+        search.length += 1
+        at_limit = self.steps_left == 0
         if self.trace is not None:
             self._trace_step(step, at_limit)
         attention: list[Weights] = []

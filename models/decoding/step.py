@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.decoding.arrivals import Arrivals
 from models.decoding.capture import StateCapture
-from models.decoding.choice import Choices, RowKinds, choose
+from models.decoding.choice import Choices, choose
 from models.decoding.params import (
     BeamTrace,
     DecodingParams,
@@ -28,6 +28,7 @@ from models.decoding.params import (
 )
 from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
+from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
 from models.encoder_decoder import StepModel
 from models.placement import on_device
@@ -94,6 +95,8 @@ class _Lane:
 
         The last request takes the place of one that leaves, so that all others keep theirs.
         """
+        if all(running.row_count for running in self.running):
+            return
         places = list(range(len(self.running)))
         for place in reversed(range(len(self.running))):
             if self.running[place].row_count:
@@ -135,6 +138,7 @@ class BatchedDecoder:
         self._single_lane = single_lane
         self._arrivals = Arrivals(executor)
         self._lanes: dict[int, _Lane] = {}  # by the size of their sources
+        self._roster = Roster()
         self._state: DecodeState | None = None  # its memory stands in the lanes' pools
         self._inputs = torch.empty(0, dtype=torch.int64)
         self._positions_read = 0
@@ -186,8 +190,6 @@ class BatchedDecoder:
         leaving = [running for running in self._running() if running.task.key in keys]
         if not leaving:
             return
-        for running in self._running():
-            running.keep_all()
         for running in leaving:
             running.drop()
         parents = self._on_device(self._close_gaps())
@@ -199,7 +201,7 @@ class BatchedDecoder:
         """Read for a while, then advance every row by one token."""
         prefixes = self._reader.take_counts()
         result = StepResult(positions_read=self._positions_read, prefixes=prefixes)
-        self._read(result)
+        joined = self._read(result)
         self._positions_read = 0
         if self._state is None:
             return result
@@ -209,34 +211,39 @@ class BatchedDecoder:
         result.padding_attended = sum(pool.padding for pool in pools)
         before = self._state
         choices = self._advance(before)
+        advancing = self._roster.note(choices)
         capture = StateCapture(before, self._state)
-        for running in self._running():
+        for running in advancing:
             emissions = running.advance(choices, capture)
             if running.failure:
                 result.failed[running.task.key] = running.failure
                 continue
-            if running.length == 1:
-                result.begun.append(running.task.key)
             if not running.row_count:
                 result.complete.append(running.task.key)
                 if running.trace is not None:
                     result.traces[running.task.key] = tuple(running.trace)
             if emissions:
                 result.emissions[running.task.key] = emissions
-        parents = self._close_gaps()
-        inputs = [token for running in self._running() for token in running.inputs]
-        self._inputs = self._on_device(inputs)
-        if not self._stay(parents):
-            self._select(self._on_device(parents))
+        result.begun = [running.task.key for running in joined if not running.failure]
+        self._go_on(choices.tokens, stay=all(running.stays for running in advancing))
         return result
 
-    def _stay(self, parents: list[int]) -> bool:
-        """Whether all rows go on where they are, and in the tensors that they are in.
+    def _go_on(self, tokens: Sequence[int], *, stay: bool) -> None:
+        """Feed every row what it chose, those of searches what they say.
 
-        On a GPU they do not: the next step may write over what this one has brought.
+        Args:
+            tokens: what the rows chose.
+            stay: whether all rows go on where they are.
         """
         assert self._state is not None
-        return self._inputs.device.type == "cpu" and parents == list(range(self._state.rows))
+        parents = list(range(self._state.rows)) if stay else self._close_gaps()
+        inputs = [tokens[parent] for parent in parents]
+        # On a GPU the next step may write over the state that this one has brought.
+        if not stay or self._inputs.device.type != "cpu":
+            self._select(self._on_device(parents))
+        for search in self._roster.searches:
+            inputs[search.rows.start : search.rows.stop] = search.inputs
+        self._inputs = self._on_device(inputs)
 
     def _advance(self, state: DecodeState) -> Choices:
         memories = [lane.memory() for lane in self._lanes.values() if lane.running]
@@ -245,10 +252,7 @@ class BatchedDecoder:
             self._inputs, DecodeState(state.layers, state.context, memory)
         )
         self._state = DecodeState(after.layers, after.context)
-        kinds = RowKinds()
-        for running in self._running():
-            running.describe_rows(kinds)
-        return choose(logits, attention, kinds)
+        return choose(logits, attention, self._roster.describe())
 
     def _close_gaps(self) -> list[int]:
         """Part with the requests that have no rows; return the rows to go on with."""
@@ -261,20 +265,14 @@ class BatchedDecoder:
             self._state = None
         elif self._state is not None:
             self._state = self._state.select_layers(parents)
-        self._number_rows()
+        self._roster = Roster(self._running())
 
     def _on_device(self, values: list[int]) -> Tensor:
         return on_device(values, self._inputs.device)
 
-    def _number_rows(self) -> None:
-        """Tell every request where its rows begin."""
-        first = 0
-        for running in self._running():
-            running.first_row = first
-            first += running.row_count
-
-    def _read(self, result: StepResult) -> None:
-        """Read for a while; what is read to its end joins."""
+    def _read(self, result: StepResult) -> list[Running]:
+        """Read for a while; what is read to its end joins, and is returned."""
+        joined: list[Running] = []
         for arrived in self._arrivals.proceed(rows_run=self._state is not None):
             read = arrived.read
             if isinstance(read, Exception):  # those who run have nothing to do with it
@@ -282,7 +280,8 @@ class BatchedDecoder:
                 tasks = [task for task in arrived.tasks if not task.is_dropped]
                 result.failed.update((task.key, message) for task in tasks)
             else:
-                self._join(arrived.tasks, *read)
+                joined += self._join(arrived.tasks, *read)
+        return joined
 
     def _lane_size(self, length: int, memory: AttentionMemory | None) -> int:
         """Which lane a source of this length belongs to."""
@@ -291,7 +290,9 @@ class BatchedDecoder:
         size = stored_size(length)
         return max(size, SHARED_LANE) if memory.is_of_integers else size
 
-    def _join(self, tasks: Sequence[DecodingTask], tokens: Tensor, state: DecodeState) -> None:
+    def _join(
+        self, tasks: Sequence[DecodingTask], tokens: Tensor, state: DecodeState
+    ) -> list[Running]:
         self._inputs = self._inputs.to(tokens.device)
         groups: dict[int, list[int]] = {}
         for index, task in enumerate(tasks):
@@ -299,12 +300,11 @@ class BatchedDecoder:
                 size = self._lane_size(len(task.prompt), state.memory)
                 groups.setdefault(size, []).append(index)
         if not groups:
-            return
+            return []
         self._reader.keep(tasks, state)
-        for running in self._running():
-            running.keep_all()
         first = 0 if self._state is None else self._state.rows
         new_rows: list[int] = []
+        joined: list[Running] = []
         for size, indices in groups.items():
             lane = self._lanes.setdefault(size, _Lane())
             joining = [tasks[index] for index in indices]
@@ -314,17 +314,18 @@ class BatchedDecoder:
                 lane.pool.append(sources, [len(task.prompt) for task in joining])
             for place, task in zip(indices, joining, strict=True):
                 running = Running(task, self._model.continues_prompt)
-                running.first_row = first + len(new_rows)
-                running.keep_all()
+                running.place(first + len(new_rows))
                 new_rows += [place] * task.first_rows
                 lane.running.append(running)
+                joined.append(running)
         rows = self._on_device(new_rows)
-        joined = state.select_layers(rows)
-        self._state = joined if self._state is None else DecodeState.concat([self._state, joined])
+        new = state.select_layers(rows)
+        self._state = new if self._state is None else DecodeState.concat([self._state, new])
         inputs = torch.cat([self._inputs, tokens.index_select(0, rows)])
         order = self._on_device([row for running in self._running() for row in running.parents])
         self._inputs = inputs.index_select(0, order)
         self._select(order)
+        return joined
 
 
 def _length_class(length: int) -> int:

@@ -22,7 +22,7 @@ def start(
 ) -> Running:
     task = DecodingTask(3, (1, 8, 9), params, stream)
     running = Running(task, continues_prompt)
-    running.first_row = FIRST
+    running.place(FIRST)
     return running
 
 
@@ -42,9 +42,18 @@ def chosen(
     )
 
 
+def tell(running: Running, choices: Choices) -> list[Emission]:
+    """Number the rows, note these choices, as the roster does, and advance by them."""
+    running.place(FIRST)
+    for row, history in zip(running.rows, running.histories, strict=True):
+        history.append((choices.tokens[row], choices.logprobs[row]))
+    return running.advance(choices)
+
+
 def offer(running: Running, rows: Sequence[Mapping[int, float]]) -> list[Emission]:
     """Advance by these candidates of the request's rows, best first."""
     kinds = RowKinds(beams=LiveBeams([0], [-1.0], [1], [2]))  # another search comes before
+    running.place(FIRST)
     running.describe_rows(kinds)
     every = [dict.fromkeys(range(len(rows[0])), -1.0), *rows]
     tokens = np.array([list(row) for row in every])
@@ -62,18 +71,19 @@ def made(*tokens: int) -> tuple[GeneratedToken, ...]:
 
 def test_a_stream_tells_every_token() -> None:
     running = start(DecodingParams(3), stream=True)
-    assert running.advance(chosen([5])) == [Emission(0, made(5), None)]
-    assert (running.parents, running.inputs) == ([FIRST], [5])
-    assert running.advance(chosen([6])) == [Emission(0, made(6), None)]
-    assert running.advance(chosen([7])) == [Emission(0, made(7), FinishReason.LENGTH)]
+    assert tell(running, chosen([5])) == [Emission(0, made(5), None)]
+    assert running.parents == [FIRST]
+    assert running.stays
+    assert tell(running, chosen([6])) == [Emission(0, made(6), None)]
+    assert tell(running, chosen([7])) == [Emission(0, made(7), FinishReason.LENGTH)]
     assert running.row_count == 0
 
 
 def test_without_a_stream_an_output_is_told_as_a_whole() -> None:
     running = start(DecodingParams(9))
-    assert running.advance(chosen([5])) == []
-    assert running.advance(chosen([6])) == []
-    assert running.advance(chosen([EOS_ID])) == [Emission(0, made(5, 6, 2), FinishReason.END)]
+    assert tell(running, chosen([5])) == []
+    assert tell(running, chosen([6])) == []
+    assert tell(running, chosen([EOS_ID])) == [Emission(0, made(5, 6, 2), FinishReason.END)]
     assert running.row_count == 0
 
 
@@ -81,28 +91,29 @@ def test_without_a_stream_an_output_is_told_as_a_whole() -> None:
 def test_outputs_leave_one_by_one(stream: bool) -> None:
     running = start(DecodingParams(3, temperature=1.0, num_outputs=3), stream=stream)
     assert running.reserved_rows == 3
-    first = running.advance(chosen([5, EOS_ID, 7]))
+    first = tell(running, chosen([5, EOS_ID, 7]))
     assert Emission(1, made(2), FinishReason.END) in first
-    assert (running.parents, running.inputs) == ([FIRST, FIRST + 2], [5, 7])
+    assert running.parents == [FIRST, FIRST + 2]
+    assert not running.stays
     assert running.reserved_rows == 2
-    second = running.advance(chosen([EOS_ID, 8]))
+    second = tell(running, chosen([EOS_ID, 8]))
     assert second[0] == Emission(0, made(2) if stream else made(5, 2), FinishReason.END)
-    assert (running.parents, running.inputs) == ([FIRST + 1], [8])
-    (last,) = running.advance(chosen([9]))
+    assert running.parents == [FIRST + 1]
+    (last,) = tell(running, chosen([9]))
     assert last == Emission(2, made(9) if stream else made(7, 8, 9), FinishReason.LENGTH)
     assert running.reserved_rows == 0
 
 
 def test_attention_behind_the_source_is_cut_off() -> None:
     running = start(DecodingParams(2, return_attention=True))
-    running.advance(chosen([5], [[0.5, 0.25, 0.25, 0.0, 0.0]]))
-    (emission,) = running.advance(chosen([6], [[0.0, 0.0, 1.0, 0.0]]))
+    tell(running, chosen([5], [[0.5, 0.25, 0.25, 0.0, 0.0]]))
+    (emission,) = tell(running, chosen([6], [[0.0, 0.0, 1.0, 0.0]]))
     assert [token.attention for token in emission.tokens] == [(0.5, 0.25, 0.25), (0.0, 0.0, 1.0)]
 
 
 def test_what_is_no_number_ends_the_request() -> None:
     running = start(DecodingParams(5, temperature=1.0, num_outputs=2))
-    assert running.advance(chosen([5, 6], logprob=math.nan)) == []
+    assert tell(running, chosen([5, 6], logprob=math.nan)) == []
     assert_failed(running)
 
 
@@ -132,6 +143,7 @@ def test_one_hypothesis_that_is_no_number_ends_the_whole_search() -> None:
 
 def kinds_of(running: Running) -> RowKinds:
     kinds = RowKinds()
+    running.place(FIRST)
     running.describe_rows(kinds)
     return kinds
 
@@ -143,7 +155,7 @@ def test_a_greedy_row_needs_nothing() -> None:
 def test_sampled_rows_need_a_number_each() -> None:
     params = DecodingParams(9, temperature=1.0, seed=41, num_outputs=3)
     running = start(params)
-    running.advance(chosen([5, EOS_ID, 7]))
+    tell(running, chosen([5, EOS_ID, 7]))
     needs = kinds_of(running).special
     assert {row: need.uniform for row, need in needs.items()} == {
         FIRST: uniform_number(41, 1),
@@ -156,8 +168,8 @@ def test_sampled_rows_need_a_number_each() -> None:
 def test_a_penalty_needs_the_text(continues_prompt: bool, before: list[int]) -> None:
     params = DecodingParams(9, repetition_penalty=1.2, num_outputs=2)
     running = start(params, continues_prompt=continues_prompt)
-    running.advance(chosen([5, 6]))
-    running.advance(chosen([7, 7]))
+    tell(running, chosen([5, 6]))
+    tell(running, chosen([7, 7]))
     needs = kinds_of(running).special
     assert {row: list(need.seen) for row, need in needs.items()} == {
         FIRST: [*before, 5, 7],
@@ -172,6 +184,7 @@ def test_beam_rows_need_as_many_candidates_as_the_beam_is_wide() -> None:
     )
     offer(running, [{5: -1.0, 6: -2.0, 7: -3.0}])
     kinds = RowKinds(beams=LiveBeams([0], [-9.0], [1], [8]))
+    running.place(FIRST)
     running.describe_rows(kinds)
     assert kinds.beams == LiveBeams(
         [0, FIRST, FIRST + 1, FIRST + 2], [-9.0, -1.0, -2.0, -3.0], [1, 3], [8, 3]
@@ -206,13 +219,23 @@ def test_a_beam_stops_when_none_can_win_any_more() -> None:
     assert running.row_count == 0
 
 
-def test_a_request_that_stays_keeps_its_rows() -> None:
+def test_a_search_stays_where_each_hypothesis_goes_on_in_its_row() -> None:
+    running = start(DecodingParams(9, beam_size=2))
+    offer(running, [{5: -1.0, 6: -2.0}])
+    assert not running.stays
+    offer(running, [{7: -1.0, 8: -9.0}, {7: -1.0, 8: -9.0}])
+    assert (running.parents, running.inputs) == ([FIRST, FIRST + 1], [7, 7])
+    assert running.stays
+    offer(running, [{7: -9.0, 8: -9.0}, {7: -1.0, 8: -9.5}])
+    assert (running.parents, running.inputs) == ([FIRST + 1, FIRST], [7, 7])
+    assert not running.stays
+
+
+def test_rows_that_are_numbered_anew() -> None:
     running = start(DecodingParams(9, temperature=1.0, num_outputs=2))
-    running.advance(chosen([5, 6]))
-    running.first_row = 4
-    running.keep_all()
-    assert running.parents == [4, 5]
-    assert running.inputs == [5, 6]
+    tell(running, chosen([5, 6]))
+    running.place(4)
+    assert (running.rows, running.parents) == (range(4, 6), [4, 5])
     running.drop()
     assert running.row_count == 0
     assert running.parents == running.inputs == []
