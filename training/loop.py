@@ -294,11 +294,12 @@ class Trainer:
             loss = math.log(perplexity) if math.isfinite(perplexity) else math.inf
         best = loss < progress.best_loss or not math.isfinite(progress.best_loss)
         summary = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        known = math.isfinite(progress.train_perplexity)  # once an epoch is complete
         LOGGER.info(
-            "step %d, epoch %d: training perplexity %.4f, %.0f tokens/s; validation: %s%s",
+            "step %d, epoch %d: %s%.0f tokens/s; validation: %s%s",
             progress.step,
             progress.epoch,
-            progress.train_perplexity,
+            f"training perplexity {progress.train_perplexity:.4f}, " if known else "",
             progress.tokens_per_second,
             summary or "none",
             " (best)" if best else "",
