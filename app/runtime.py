@@ -170,7 +170,7 @@ class Runtime:
         if self._service is not None:
             await self._service.drain(self.settings.drain_timeout_seconds)
         elif self._engine is not None:
-            await self._engine.drain(0)
+            await self._engine.close()
         if self._loading is not None:
             await self._loading
 

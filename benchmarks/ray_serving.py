@@ -29,7 +29,6 @@ from benchmarks.sentences import DEFAULT_SENTENCES
 from benchmarks.service_process import running_service
 
 PATH = "/translate"
-UVICORN = "uvicorn"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 # Ray names its processes; the order matters, for the engine's command line names no Ray at all.
 _PARTS = (

@@ -78,11 +78,6 @@ class Books:
         """Requests that were dropped, by their client or because their time was up."""
         return self._ended[EndReason.CANCELLED] + self._ended[EndReason.EXPIRED]
 
-    @property
-    def are_closed(self) -> bool:
-        """Whether no request is open."""
-        return not self._open
-
     def open_among(self, request_ids: Iterable[int]) -> list[int]:
         """Those of the requests that have not ended."""
         return [request_id for request_id in request_ids if request_id in self._open]

@@ -9,7 +9,7 @@ from app.engine.request import DecodeRequest, EndEvent, EngineStats, Event
 
 
 class EngineClient(Protocol):
-    """Submit requests, receive their events, cancel, look at the books, drain.
+    """Submit requests, receive their events, cancel, look at the books, close.
 
     All of it belongs to one event loop and is called on its thread.
     """
@@ -30,7 +30,7 @@ class EngineClient(Protocol):
 
         Raises:
             QueueFullError: the queue has no room for all of them.
-            DrainingError: the engine takes no more requests.
+            DrainingError: the engine was closed.
             NotReadyError: the engine has not started, or has died and is not back yet.
         """
         ...
@@ -46,8 +46,8 @@ class EngineClient(Protocol):
         """The engine's books now."""
         ...
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """Take no more requests, finish what was accepted, cancel the rest at the timeout."""
+    async def close(self) -> None:
+        """Take no more requests, cancel those that are here, end the engine."""
         ...
 
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 
 from app.engine.books import Books
 from app.engine.client import EventStream
@@ -101,7 +100,6 @@ class SupervisedEngine:
         self._books = Books(queue_capacity)
         self._hang_seconds = hang_seconds
         self._watchdog = Watchdog(hang_seconds, self._end_hanging_engine)
-        self._all_ended = asyncio.Event()
         self._link: Link | None = None
         self._loaded: Loaded | None = None
         self._loaded_at = 0.0
@@ -109,7 +107,7 @@ class SupervisedEngine:
         self._rows_running: Mapping[str, int] = {}
         self._restarts = 0
         self._restart: asyncio.TimerHandle | None = None
-        self._draining = False
+        self._is_closed = False
         # What this turn of the event loop has for the engine.
         self._new_requests: list[DecodeRequest] = []
         self._new_cancels: list[int] = []
@@ -126,7 +124,7 @@ class SupervisedEngine:
 
         Raises:
             StartupError: they could not be loaded; the message says why.
-            DrainingError: :meth:`drain` was called before they were.
+            DrainingError: :meth:`close` was called before they were.
         """
         self._loop = asyncio.get_running_loop()
         self._first_start: asyncio.Future[Loaded] = self._loop.create_future()
@@ -140,7 +138,7 @@ class SupervisedEngine:
 
     def not_ready_because(self) -> str | None:
         """Why no requests are taken now; None where they are."""
-        if self._draining:
+        if self._is_closed:
             return "the service is shutting down"
         if self._loaded is not None:
             return None
@@ -150,13 +148,13 @@ class SupervisedEngine:
 
     def queue_full(self) -> QueueFullError | None:
         """What one more request would be told, if the queue has no room for it."""
-        return None if self._draining or self._loaded is None else self._books.refusal()
+        return None if self._is_closed or self._loaded is None else self._books.refusal()
 
     def submit(
         self, requests: Sequence[DecodeRequest], until_seconds: float | None = None
     ) -> EventStream:
         """See :meth:`app.engine.client.EngineClient.submit`."""
-        if self._draining:
+        if self._is_closed:
             raise DrainingError("the service is shutting down and takes no more requests")
         if self._loaded is None:
             raise NotReadyError(str(self.not_ready_because()))
@@ -182,7 +180,7 @@ class SupervisedEngine:
             NotReadyError: the engine is not running, or died meanwhile.
             DrainingError: the service shuts down.
         """
-        if self._draining:
+        if self._is_closed:
             raise DrainingError("the service is shutting down and loads no more models")
         if self._loaded is None:
             raise NotReadyError(str(self.not_ready_because()))
@@ -224,17 +222,12 @@ class SupervisedEngine:
             last_step_age_seconds=time.monotonic() - self._last_step_at,
         )
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """See :meth:`app.engine.client.EngineClient.drain`; the engine ends with it."""
-        self._draining = True
+    async def close(self) -> None:
+        """See :meth:`app.engine.client.EngineClient.close`."""
+        self._is_closed = True
         if self._restart is not None:
             self._restart.cancel()
             self._restart = None
-        if not self._books.are_closed:
-            self._all_ended.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_seconds):
-                    await self._all_ended.wait()
         self._books.end_all(EndReason.CANCELLED)
         self._give_up_loads(DrainingError("the service is shutting down"))
         self._watchdog.stop()
@@ -316,8 +309,6 @@ class SupervisedEngine:
             self._books.deliver(event)
         for end in turn.ends:
             self._books.end(end)
-        if self._draining and self._books.are_closed:
-            self._all_ended.set()
         if turn.steps:
             self._on_steps(turn.steps)
 
@@ -329,10 +320,9 @@ class SupervisedEngine:
         self._forget_orders()
         self._give_up_loads(NotReadyError("the engine died while it loaded the model"))
         failed = self._books.end_all(EndReason.FAILED, _DIED_MESSAGE)
-        self._all_ended.set()
         if not self._first_start.done():
             self._first_start.set_exception(StartupError(reason))
-        elif not self._draining:
+        elif not self._is_closed:
             pause = self._backoff.pause_seconds(lived_seconds)
             logger.error(
                 "%s; %d texts failed with it; it is started again%s",

@@ -181,7 +181,7 @@ class Service:
                 await self._idle.wait()
         self._scoring.close()
         self._documents.close()
-        await self._client.drain(0)
+        await self._client.close()
 
     def _stream(
         self,

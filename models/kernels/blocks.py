@@ -28,7 +28,7 @@ ROUNDING_BITS = np.int32(ROUNDING.view(np.int32))
 ZERO_POINT = 128 if HAS_DOT_PRODUCTS else 0
 """What stands for 0 in rows: the instruction takes them without a sign."""
 
-_I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _FLOAT = ir.FloatType()
 _SUMS = ir.VectorType(_I32, LANES)
 _FLOATS = ir.VectorType(_FLOAT, LANES)

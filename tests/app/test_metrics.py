@@ -156,6 +156,6 @@ def test_what_must_add_up_does_at_every_scrape_under_random_traffic() -> None:
         rows = values["gatehouse_step_rows_sum"]
         assert values["gatehouse_positions_attended_total"] == 2 * rows
         assert values["gatehouse_padding_attended_total"] == rows
-        await engine.drain(0)
+        await engine.close()
 
     asyncio.run(scenario())

@@ -62,7 +62,7 @@ def make_engine(
 
 
 class Started:
-    """An engine that is drained at the end of its test."""
+    """An engine that is closed at the end of its test."""
 
     def __init__(self, link: LinkClass, load: EngineLoad = load_fake, **options: Any) -> None:
         heartbeat_seconds = options.pop("heartbeat_seconds", 0.05)
@@ -74,7 +74,7 @@ class Started:
         return self.engine
 
     async def __aexit__(self, *_: object) -> None:
-        await self.engine.drain(0)
+        await self.engine.close()
 
 
 @BothLinks
@@ -230,7 +230,7 @@ def test_models_that_cannot_be_loaded(link: LinkClass, load: EngineLoad, reason:
         with pytest.raises(NotReadyError):
             engine.submit([make_request(1)])
         assert engine.stats().restarts == 0
-        await engine.drain(0)
+        await engine.close()
 
     asyncio.run(scenario())
 
@@ -244,13 +244,13 @@ def test_a_process_that_is_killed_while_it_loads() -> None:
     asyncio.run(scenario())
 
 
-def test_draining_does_not_wait_for_a_process_that_loads() -> None:
+def test_closing_does_not_wait_for_a_process_that_loads() -> None:
     async def scenario() -> None:
         engine = make_engine(partial(ProcessLink, load_slowly))
         starting = asyncio.create_task(engine.start())
         await asyncio.sleep(0.5)
         async with asyncio.timeout(20):
-            await engine.drain(30)
+            await engine.close()
             with pytest.raises(DrainingError):
                 await starting
 
@@ -276,40 +276,25 @@ def test_an_idle_engine_keeps_stepping(link: LinkClass) -> None:
 
 
 @BothLinks
-def test_drain_finishes_what_was_accepted(link: LinkClass) -> None:
-    async def scenario() -> None:
-        async with Started(link) as engine:
-            stream = engine.submit([make_request(i, model="slow", tokens=50) for i in (1, 2)])
-            draining = asyncio.create_task(engine.drain(20))
-            await asyncio.sleep(0)
-            with pytest.raises(DrainingError):
-                engine.submit([make_request(3)])
-            assert await ends_of(stream) == {1: EndReason.FINISHED, 2: EndReason.FINISHED}
-            await draining
-
-    asyncio.run(scenario())
-
-
-@BothLinks
-def test_drain_cancels_what_takes_too_long(link: LinkClass) -> None:
+def test_closing_cancels_what_runs(link: LinkClass) -> None:
     async def scenario() -> None:
         async with Started(link) as engine:
             stream = engine.submit([make_request(i, model="slow", tokens=ENDLESS) for i in (1, 2)])
             await until(lambda: engine.stats().running == 2)
-            await engine.drain(0.05)
+            await engine.close()
             assert await ends_of(stream) == {1: EndReason.CANCELLED, 2: EndReason.CANCELLED}
             assert books_add_up(engine)
 
     asyncio.run(scenario())
 
 
-def test_drain_ends_a_process_that_hangs() -> None:
+def test_closing_ends_a_process_that_hangs() -> None:
     async def scenario() -> None:
         async with Started(partial(ProcessLink, seconds_to_leave=0.2)) as engine:
             stream = engine.submit([make_request(1, prompt=(HANGS,))])
             await asyncio.sleep(0.2)
             async with asyncio.timeout(20):
-                await engine.drain(0)
+                await engine.close()
             assert await ends_of(stream) == {1: EndReason.CANCELLED}
 
     asyncio.run(scenario())
@@ -378,7 +363,7 @@ def test_a_load_ends_with_the_engine(link: LinkClass) -> None:
             await until(lambda: engine.not_ready_because() is None)
             loading = asyncio.create_task(engine.load_model(slow))
             await asyncio.sleep(0.05)
-            await engine.drain(0)
+            await engine.close()
             with pytest.raises(DrainingError):
                 await loading
             with pytest.raises(DrainingError):

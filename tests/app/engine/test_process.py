@@ -88,7 +88,7 @@ def test_kill_9_fails_what_is_open_at_once_and_it_comes_back(loop_factory: Any) 
         assert pid_of(engine) != first
         assert await ends_of(engine.submit([make_request(99)])) == {99: EndReason.FINISHED}
         last = pid_of(engine)
-        await engine.drain(1)
+        await engine.close()
         assert not is_alive(last)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -103,7 +103,7 @@ def test_signals_that_end_a_service_do_not_end_the_engine() -> None:
             os.kill(pid_of(engine), number)
         assert await ends_of(engine.submit([make_request(1)])) == {1: EndReason.FINISHED}
         assert engine.stats().restarts == 0
-        await engine.drain(1)
+        await engine.close()
 
     asyncio.run(scenario())
 
@@ -164,7 +164,7 @@ def test_the_socket_is_private_and_leaves_no_file(folder: Path) -> None:
         assert directory.stat().st_mode & 0o777 == 0o700
         await starting
         assert not any(folder.iterdir())
-        await engine.drain(0)
+        await engine.close()
         refused = make_engine(load=load_refused)
         with pytest.raises(Exception, match="damaged checkpoint"):
             await refused.start()
@@ -184,7 +184,7 @@ def test_where_a_unix_sockets_address_has_no_room_it_is_reached_over_loopback(
         engine = make_engine()
         await engine.start()
         assert await ends_of(engine.submit([make_request(1)])) == {1: EndReason.FINISHED}
-        await engine.drain(1)
+        await engine.close()
         assert not any(deep.iterdir())
 
     asyncio.run(scenario())
@@ -278,7 +278,7 @@ def test_the_engines_log_lines_look_like_the_services(capfd: pytest.CaptureFixtu
     async def scenario() -> None:
         engine = make_engine(load=load_and_talk, log_level="warning", log_format="json")
         await engine.start()
-        await engine.drain(1)
+        await engine.close()
 
     asyncio.run(scenario())
     captured = capfd.readouterr()
@@ -299,6 +299,6 @@ def test_waiting_costs_nothing() -> None:
         worked = time.process_time() - worked_before
         assert worked < 0.1 * (time.monotonic() - started_at)
         assert PROCESS_NAME in Path(f"/proc/{pid_of(engine)}/cmdline").read_text()
-        await engine.drain(1)
+        await engine.close()
 
     asyncio.run(scenario())

@@ -123,7 +123,7 @@ def test_whether_the_queue_is_full_is_known_before_anything_is_submitted() -> No
         # What is wrong then is not that there is no room.
         engine.lost("died")
         assert engine.queue_full() is None
-        await engine.drain(1)
+        await engine.close()
         assert engine.queue_full() is None
 
     asyncio.run(scenario())
@@ -213,7 +213,7 @@ def test_the_truth_while_it_is_away(caplog: pytest.LogCaptureFixture) -> None:
         assert engine.not_ready_because() is None
         assert engine.stats().restarts == 1
         engine.submit([make_request(1)])
-        await engine.drain(0)
+        await engine.close()
         assert engine.not_ready_because() == "the service is shutting down"
 
     with caplog.at_level(logging.WARNING):
@@ -248,12 +248,12 @@ def test_a_machine_without_room_is_tried_again() -> None:
     asyncio.run(scenario())
 
 
-def test_draining_while_it_is_away_starts_nothing_more() -> None:
+def test_closed_while_it_is_away_it_starts_nothing_more() -> None:
     async def scenario() -> None:
         links = HandLinks()
         engine = await start_by_hand(links)
         engine.lost("died")
-        await engine.drain(1)
+        await engine.close()
         await asyncio.sleep(0.05)
         assert len(links.made) == 1
         with pytest.raises(DrainingError):
@@ -262,13 +262,13 @@ def test_draining_while_it_is_away_starts_nothing_more() -> None:
     asyncio.run(scenario())
 
 
-def test_draining_an_engine_that_answers_nothing_tells_everyone() -> None:
+def test_closing_an_engine_that_answers_nothing_tells_everyone() -> None:
     async def scenario() -> None:
         links = HandLinks()
         engine = await start_by_hand(links)
         stream = engine.submit([make_request(1), make_request(2)])
         engine.received(Turn(started=(1,)))
-        await engine.drain(0.01)
+        await engine.close()
         assert await ends_of(stream) == {1: EndReason.CANCELLED, 2: EndReason.CANCELLED}
         assert links.made[0].is_closed
         assert books_add_up(engine)
@@ -276,16 +276,16 @@ def test_draining_an_engine_that_answers_nothing_tells_everyone() -> None:
     asyncio.run(scenario())
 
 
-def test_an_engine_that_dies_while_it_drains_is_not_started_again() -> None:
+def test_an_engine_that_dies_while_it_closes_is_not_started_again() -> None:
     async def scenario() -> None:
         links = HandLinks()
         engine = await start_by_hand(links)
         stream = engine.submit([make_request(1)])
-        draining = asyncio.create_task(engine.drain(20))
+        closing = asyncio.create_task(engine.close())
         await asyncio.sleep(0)
         engine.lost("died")
-        assert await ends_of(stream) == {1: EndReason.FAILED}
-        await draining
+        assert await ends_of(stream) == {1: EndReason.CANCELLED}
+        await closing
         await asyncio.sleep(0.02)
         assert len(links.made) == 1
 
@@ -298,6 +298,6 @@ def test_an_engine_that_was_never_started() -> None:
         with pytest.raises(NotReadyError):
             engine.submit([make_request(1)])
         engine.cancel([1])
-        await engine.drain(0)
+        await engine.close()
 
     asyncio.run(scenario())

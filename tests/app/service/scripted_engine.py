@@ -78,7 +78,7 @@ class ScriptedEngine:
     def stats(self) -> EngineStats:
         return EngineStats(0, 0, {}, 1, 0, 0, 0, 0, 0, 0.0)
 
-    async def drain(self, timeout_seconds: float) -> None:
+    async def close(self) -> None:
         self.refusal = DrainingError("the engine takes no more requests")
         self.cancel(request.request_id for request in self.submitted)
 
