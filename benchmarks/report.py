@@ -2,12 +2,12 @@
 
 import json
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from training.record import code_commit
 
 
 def environment() -> dict[str, str]:
@@ -17,7 +17,7 @@ def environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": code_commit() or "unknown",
     }
 
 
@@ -37,13 +37,3 @@ def _processor() -> str:
     wanted = ("avx2", "avx512_vnni", "avx512_bf16", "amx_int8")
     present = " ".join(name for name in wanted if capabilities.get(name))
     return f"{platform.machine()} {present}"
-
-
-def _commit() -> str:
-    root = Path(__file__).parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()

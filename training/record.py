@@ -6,6 +6,7 @@ and what else the weights depend on.
 
 import argparse
 import logging
+import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +30,22 @@ def gatehouse_version() -> str:
         return version("gatehouse")
     except PackageNotFoundError:
         return "not installed"  # run from a checkout; no reason to lose a training run
+
+
+def code_commit() -> str | None:
+    """The git commit that the code is run from, None where it is no checkout.
+
+    ``-dirty`` stands behind it where files were changed since.
+    """
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # or git would name a checkout around it
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git here, or it distrusts the owner
+        return None
+    return answer.stdout.strip()
 
 
 def is_record(preset: str) -> bool:

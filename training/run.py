@@ -28,7 +28,7 @@ from training.language_modelling import LanguageModelling
 from training.loop import Progress, Trainer
 from training.optimization import autocast_dtype, precision_name
 from training.preset import TRAINING_ONLY_FIELDS, Card, Preset, preset_record
-from training.record import gatehouse_version, require_the_same_beginning
+from training.record import code_commit, gatehouse_version, require_the_same_beginning
 from training.resuming import STATE_FILE, RunError
 from training.run_lock import run_lock
 from training.sources import public_origin
@@ -292,11 +292,13 @@ def _record(
 
 def versions_of(device: torch.device) -> dict[str, str]:
     """What weights depend on beside data and settings."""
+    commit = code_commit()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "sentencepiece": version("sentencepiece"),
         "gatehouse": gatehouse_version(),
+        **({"commit": commit} if commit else {}),
         "threads": str(torch.get_num_threads()),
         "device": _device_name(device),
     }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from models.checkpoint import read_checkpoint
 from models.checkpoint_schema import TrainingRecord
 from tests.training.tiny_runs import history
+from training import record as record_module
 from training.cli import main
+from training.record import code_commit
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -155,3 +158,31 @@ def test_a_record_without_synthetic_pairs_gets_none(
     assert (status, err.count("\n")) == (1, 1)
     assert "pairs was trained on Tiny pairs, and this run would be on Tiny pairs and made" in err
     assert "omit --synthetic" in err
+
+
+def test_the_commit_is_that_of_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.com")
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    module = tmp_path / "training" / "record.py"
+    module.parent.mkdir()
+    module.write_text("# the code")
+    monkeypatch.setattr(record_module, "__file__", str(module))
+    assert code_commit() is None
+    git("init", "--quiet")
+    assert code_commit() is None  # there is no commit
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    git("tag", "v1")
+    commit = code_commit()
+    assert commit
+    assert git("rev-parse", "HEAD").startswith(commit)
+    module.write_text("# other code")
+    assert code_commit() == f"{commit}-dirty"
+    inner = tmp_path / "site-packages" / "training" / "record.py"
+    monkeypatch.setattr(record_module, "__file__", str(inner))
+    assert code_commit() is None  # it stands in a checkout, and belongs to none
