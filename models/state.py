@@ -336,6 +336,27 @@ class DecodeState:
         layers = tuple(tuple(part.index_select(0, rows) for part in layer) for layer in self.layers)
         return DecodeState(layers, context)
 
+    def close_gaps(self, rows: Sequence[int]) -> "DecodeState":
+        """:meth:`select_layers`, perhaps into this state's own tensors: it is given up.
+
+        When rows leave, the last ones take their places, and all others need not be copied.
+        """
+        moves = [(to, row) for to, row in enumerate(rows) if to != row]
+        device = self.layers[0][0].device
+        # On a GPU the next step may write over what this one has brought.
+        if device.type != "cpu" or len(rows) > self.rows or 2 * len(moves) > len(rows):
+            return self.select_layers(on_device(list(rows), device))
+
+        def move(part: Tensor) -> Tensor:
+            if moves:
+                _write_lines(part, to, part.index_select(0, origin))
+            return part[: len(rows)]
+
+        if moves:
+            to, origin = on_device(moves, device).unbind(1)
+        layers = tuple(tuple(move(part) for part in layer) for layer in self.layers)
+        return DecodeState(layers, None if self.context is None else move(self.context))
+
     def select(self, rows: Tensor) -> "DecodeState":
         """The state of the rows ``[M]`` int64, in that order; rows may repeat or be missing."""
         state = self.select_layers(rows)

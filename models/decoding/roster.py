@@ -5,6 +5,7 @@ only those are looked at that end, or whose requests want to know of every step.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
@@ -12,43 +13,57 @@ from models.decoding.choice import Choices, RowKinds
 from models.decoding.running import History, Running
 from models.tokenizers import EOS_ID
 
+_NEVER = sys.maxsize
+
 
 class Roster:
-    """The running requests and their rows, until rows join or leave.
-
-    Args:
-        running: in the order of their rows, which are numbered anew.
+    """The running requests and their rows.
 
     Attributes:
-        rows: of all of them.
         searches: the beam searches among them.
     """
 
-    def __init__(self, running: Iterable[Running] = ()) -> None:
-        self._running = list(running)
-        self._owners: list[Running] = []
+    def __init__(self) -> None:
+        self._step = 0
+        self._owners: list[Running] = []  # of each row, like the next
         self._histories: list[History] = []
         self._described: list[Running] = []
         self._watched: list[Running] = []
         self.searches: list[Running] = []
-        steps_left = []
-        for one in self._running:
-            one.place(len(self._owners))
-            self._owners += [one] * one.row_count
-            self._histories += one.histories
-            steps_left.append(one.steps_left)
-            if one.is_described:
-                self._described.append(one)
-            if one.is_watched:
-                self._watched.append(one)
-            if one.is_search:
-                self.searches.append(one)
-        self._steps_left = min(steps_left, default=0)  # to the first limit
+        self._first_limit = _NEVER  # the step at which the first of them is at its limit
 
-    @property
-    def rows(self) -> int:
-        """Rows of all of them."""
-        return len(self._owners)
+    def join(self, running: Running) -> None:
+        """Give a request rows behind all others."""
+        running.place(len(self._owners))
+        running.last_step = self._step + running.steps_left
+        self._owners += [running] * running.row_count
+        self._histories += running.histories
+        if running.is_described:
+            self._described.append(running)
+        if running.is_watched:
+            self._watched.append(running)
+        if running.is_search:
+            self.searches.append(running)
+
+    def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:
+        """Number the rows anew; requests without rows have left.
+
+        Args:
+            running: those that stay, in the order of their rows.
+            parents: of each row, that which it was.
+        """
+        self._owners = [self._owners[parent] for parent in parents]
+        self._histories = [self._histories[parent] for parent in parents]
+        self._described = [one for one in self._described if one.row_count]
+        self._watched = [one for one in self._watched if one.row_count]
+        self.searches = [one for one in self.searches if one.row_count]
+        first = 0
+        self._first_limit = _NEVER
+        for one in running:
+            if one.rows.start != first or one.parents is not one.rows:
+                one.place(first)
+            first += one.row_count
+            self._first_limit = min(self._first_limit, one.last_step)
 
     def describe(self) -> RowKinds:
         """What the choice of each row's next token needs."""
@@ -67,11 +82,13 @@ class Roster:
         chosen = zip(tokens, logprobs, strict=True)
         for history, choice in zip(self._histories, chosen, strict=True):
             history.append(choice)
-        self._steps_left -= 1
+        self._step += 1
         # A sum is no number where one of its parts is none.
-        if self._steps_left == 0 or math.isnan(sum(logprobs)):
-            return self._running
-        if EOS_ID not in tokens:
+        if self._step == self._first_limit or math.isnan(sum(logprobs)):
+            due: Iterable[Running] = self._owners
+        elif EOS_ID not in tokens:
             return self._watched
-        ended = [self._owners[row] for row, token in enumerate(tokens) if token == EOS_ID]
-        return sorted(dict.fromkeys([*self._watched, *ended]), key=attrgetter("first_row"))
+        else:
+            ended = [self._owners[row] for row, token in enumerate(tokens) if token == EOS_ID]
+            due = [*self._watched, *ended]
+        return sorted(dict.fromkeys(due), key=attrgetter("first_row"))

@@ -113,14 +113,15 @@ class Running:
         parents: after :meth:`advance`, the row of the last step that each row continues.
         inputs: of a search, the token that each row is to be fed; others are fed what they chose.
         row_count: rows that it has, none when it is complete.
+        last_step: the step of the batch at which it is at its limit.
         failure: what went wrong, if anything.
         trace: the steps of the search so far, or None where nobody asked for them.
     """
 
     __slots__ = (
         "_beam_index", "_needs_text", "_outputs", "_places", "_position", "_search", "_text",
-        "_total", "failure", "inputs", "is_described", "is_watched", "parents", "row_count",
-        "rows", "task", "trace",
+        "_total", "failure", "inputs", "is_described", "is_watched", "last_step", "parents",
+        "row_count", "rows", "task", "trace",
     )  # fmt: skip
 
     def __init__(self, task: DecodingTask, continues_prompt: bool) -> None:
@@ -140,7 +141,8 @@ class Running:
             self._outputs = [_Output(i, deque(self._text, REPETITION_WINDOW)) for i in indices]
         self.row_count = task.first_rows
         self.rows = range(self.row_count)
-        self.parents: list[int] = []
+        self.parents: Sequence[int] = self.rows
+        self.last_step = 0
         self.inputs: list[int] = []
         self.failure = ""
         self.trace: list[tuple[KeptCandidate, ...]] | None = None
@@ -177,12 +179,12 @@ class Running:
     @property
     def stays(self) -> bool:
         """Whether after :meth:`advance` its rows are those that it had, in their order."""
-        return self.parents == list(self.rows)
+        return self.parents is self.rows or list(self.parents) == list(self.rows)
 
     def place(self, first_row: int) -> None:
         """Take rows in the batch from this one on."""
         self.rows = range(first_row, first_row + self.row_count)
-        self.parents = list(self.rows)
+        self.parents = self.rows
 
     @property
     def reserved_rows(self) -> int:
@@ -241,7 +243,7 @@ class Running:
             self._total += logprob
             self._trace_step(BeamStep([0], [token], [logprob], [self._total]), at_limit)
         going_on: list[_Output] = []
-        self.parents = []
+        parents: list[int] = []
         for row, output in zip(self.rows, outputs, strict=True):
             token, logprob = output.chosen[-1]
             if math.isnan(logprob):
@@ -255,12 +257,12 @@ class Running:
                 state = self._save(capture, row, output.text, token)
             if reason is None:
                 going_on.append(output)
-                self.parents.append(row)
+                parents.append(row)
                 if self._needs_text:
                     output.text.append(token)
             if stream or reason is not None:
                 emissions.append(Emission(output.index, output.tell(), reason, state))
-        self._outputs, self.row_count = going_on, len(going_on)
+        self._outputs, self.row_count, self.parents = going_on, len(going_on), parents
         return emissions
 
     @property

@@ -192,8 +192,8 @@ class BatchedDecoder:
             return
         for running in leaving:
             running.drop()
-        parents = self._on_device(self._close_gaps())
-        self._inputs = self._inputs.index_select(0, parents)
+        parents = self._close_gaps()
+        self._inputs = self._inputs.index_select(0, self._on_device(parents))
         self._select(parents)
 
     @torch.inference_mode()
@@ -240,7 +240,7 @@ class BatchedDecoder:
         inputs = [tokens[parent] for parent in parents]
         # On a GPU the next step may write over the state that this one has brought.
         if not stay or self._inputs.device.type != "cpu":
-            self._select(self._on_device(parents))
+            self._select(parents)
         for search in self._roster.searches:
             inputs[search.rows.start : search.rows.stop] = search.inputs
         self._inputs = self._on_device(inputs)
@@ -260,12 +260,13 @@ class BatchedDecoder:
             lane.part()
         return [row for running in self._running() for row in running.parents]
 
-    def _select(self, parents: Tensor) -> None:
-        if not parents.shape[0]:
+    def _select(self, parents: list[int]) -> None:
+        """Go on with these rows of the state, numbered anew."""
+        if not parents:
             self._state = None
         elif self._state is not None:
-            self._state = self._state.select_layers(parents)
-        self._roster = Roster(self._running())
+            self._state = self._state.close_gaps(parents)
+        self._roster.renew(self._running(), parents)
 
     def _on_device(self, values: list[int]) -> Tensor:
         return on_device(values, self._inputs.device)
@@ -302,7 +303,6 @@ class BatchedDecoder:
         if not groups:
             return []
         self._reader.keep(tasks, state)
-        first = 0 if self._state is None else self._state.rows
         new_rows: list[int] = []
         joined: list[Running] = []
         for size, indices in groups.items():
@@ -314,7 +314,7 @@ class BatchedDecoder:
                 lane.pool.append(sources, [len(task.prompt) for task in joining])
             for place, task in zip(indices, joining, strict=True):
                 running = Running(task, self._model.continues_prompt)
-                running.place(first + len(new_rows))
+                self._roster.join(running)
                 new_rows += [place] * task.first_rows
                 lane.running.append(running)
                 joined.append(running)
@@ -322,8 +322,8 @@ class BatchedDecoder:
         new = state.select_layers(rows)
         self._state = new if self._state is None else DecodeState.concat([self._state, new])
         inputs = torch.cat([self._inputs, tokens.index_select(0, rows)])
-        order = self._on_device([row for running in self._running() for row in running.parents])
-        self._inputs = inputs.index_select(0, order)
+        order = [row for running in self._running() for row in running.rows]
+        self._inputs = inputs.index_select(0, self._on_device(order))
         self._select(order)
         return joined
 

@@ -74,6 +74,27 @@ def test_select_layers_leaves_the_memory_behind() -> None:
     assert state.memory is None
 
 
+@given(data=st.data(), count=st.integers(1, 9))
+def test_gaps_are_closed_as_if_rows_were_selected(data: st.DataObject, count: int) -> None:
+    rows = data.draw(
+        st.lists(st.integers(0, count - 1), min_size=1, max_size=12)
+        | st.lists(st.sampled_from(range(count)), min_size=1, unique=True).map(sorted)
+    )
+    expected = make_state(count).select_layers(torch.tensor(rows))
+    found = make_state(count).close_gaps(rows)
+    assert rows_of(found) == rows_of(expected) == rows
+    assert found.memory is None
+
+
+def test_rows_that_do_not_move_are_not_copied() -> None:
+    state = make_state(5)
+    closed = state.close_gaps([0, 4, 2, 3])
+    assert rows_of(closed) == [0, 4, 2, 3]
+    assert closed.layers[0][0].data_ptr() == state.layers[0][0].data_ptr()
+    moved = make_state(5)
+    assert rows_of(moved.close_gaps([4, 3, 2])) == [4, 3, 2]
+
+
 def test_concat_joins_all_rows_in_order() -> None:
     state = DecodeState.concat([make_state(2), make_state(1, first=7)])
     assert rows_of(state) == [0, 1, 7]

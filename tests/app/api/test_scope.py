@@ -32,7 +32,10 @@ def test_a_scope_may_have_no_prefix() -> None:
 
 
 def behind_a_prefix(client: TestClient) -> TestClient:
-    return TestClient(client.app, root_path="/gatehouse", raise_server_exceptions=False)
+    prefixed = TestClient(client.app, root_path="/gatehouse", raise_server_exceptions=False)
+    # On the event loop that the service is on: no answer would wake another one.
+    prefixed.portal = client.portal
+    return prefixed
 
 
 def test_requests_are_counted(start_service: StartService) -> None:

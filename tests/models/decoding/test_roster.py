@@ -12,6 +12,14 @@ from models.decoding.running import DecodingTask, Running
 from models.tokenizers import EOS_ID
 
 
+def roster_of(running: Sequence[Running]) -> Roster:
+    roster = Roster()
+    for one in running:
+        roster.join(one)
+    roster.renew(running, list(range(sum(one.row_count for one in running))))
+    return roster
+
+
 def running(params: DecodingParams, *, stream: bool = False) -> Running:
     return Running(DecodingTask(0, (8, 9), params, stream), continues_prompt=True)
 
@@ -26,15 +34,14 @@ def test_rows_are_numbered_in_order() -> None:
         running(DecodingParams(9, temperature=1.0, num_outputs=3)),
         running(DecodingParams(9, beam_size=4)),
     ]
-    roster = Roster(every)
+    roster = roster_of(every)
     assert [one.rows for one in every] == [range(1), range(1, 4), range(4, 5)]
-    assert roster.rows == 5
     assert roster.searches == [every[2]]
 
 
 def test_who_goes_on_is_left_alone() -> None:
     every = [running(DecodingParams(9)), running(DecodingParams(9, temperature=1.0, num_outputs=2))]
-    roster = Roster(every)
+    roster = roster_of(every)
     assert list(roster.note(choices([5, 6, 7]))) == []
     assert list(roster.note(choices([5, 6, EOS_ID]))) == [every[1]]
     assert every[0].length == 2
@@ -55,14 +62,14 @@ def test_who_goes_on_is_left_alone() -> None:
 )
 def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool) -> None:
     quiet, watched = running(DecodingParams(9)), running(params, stream=stream)
-    roster = Roster([quiet, watched])
+    roster = roster_of([quiet, watched])
     assert list(roster.note(choices([5, 6]))) == [watched]
     assert list(roster.note(choices([EOS_ID, 6]))) == [quiet, watched]
 
 
 def test_all_are_told_at_the_first_limit() -> None:
     short, long = running(DecodingParams(2)), running(DecodingParams(3))
-    roster = Roster([long, short])
+    roster = roster_of([long, short])
     assert list(roster.note(choices([5, 5]))) == []
     told = list(roster.note(choices([6, 6])))
     assert told == [long, short]
@@ -73,7 +80,7 @@ def test_all_are_told_at_the_first_limit() -> None:
 
 def test_all_are_told_where_something_is_no_number() -> None:
     every = [running(DecodingParams(9)), running(DecodingParams(9))]
-    roster = Roster(every)
+    roster = roster_of(every)
     bad = Choices([5, 6], [-1.0, math.nan], beams=(), attention={})
     assert list(roster.note(bad)) == every
     for one in every:
@@ -81,6 +88,31 @@ def test_all_are_told_where_something_is_no_number() -> None:
     assert [bool(one.failure) for one in every] == [False, True]
 
 
-def test_nobody_has_no_rows() -> None:
-    assert Roster().rows == 0
-    assert Roster().searches == []
+def test_who_leaves_is_told_of_nothing_more() -> None:
+    every = [
+        running(DecodingParams(9)),
+        running(DecodingParams(9, beam_size=2)),
+        running(DecodingParams(9)),
+    ]
+    roster = roster_of(every)
+    every[1].drop()
+    stay = [every[2], every[0]]  # which takes the place of the one that left
+    roster.renew(stay, [2, 0])
+    assert [one.rows for one in stay] == [range(1), range(1, 2)]
+    assert roster.searches == []
+    assert list(roster.note(choices([EOS_ID, 5]))) == [every[2]]
+    assert [one.length for one in stay] == [1, 1]
+
+
+def test_who_joins_later_reaches_its_limit_later() -> None:
+    first, second = running(DecodingParams(3)), running(DecodingParams(3))
+    roster = roster_of([first])
+    roster.note(choices([5]))
+    roster.join(second)
+    roster.renew([first, second], [0, 1])
+    assert list(roster.note(choices([5, 5]))) == []
+    assert list(roster.note(choices([5, 5]))) == [first, second]
+    assert [len(one.advance(choices([5, 5]))) for one in (first, second)] == [1, 0]
+    roster.renew([second], [1])
+    assert list(roster.note(choices([5]))) == [second]
+    assert second.advance(choices([5]))

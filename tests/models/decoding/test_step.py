@@ -1,6 +1,7 @@
 """The batched decoder against the reference, alone and in every company."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -268,11 +269,11 @@ def test_decoding_needs_no_gradient() -> None:
 
 def test_rows_that_stay_where_they_are_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[list[int]] = []
-    select_layers = DecodeState.select_layers
+    close_gaps = DecodeState.close_gaps
 
-    def spy(self: DecodeState, rows: torch.Tensor) -> DecodeState:
-        moves.append(rows.tolist())
-        return select_layers(self, rows)
+    def spy(self: DecodeState, rows: Sequence[int]) -> DecodeState:
+        moves.append(list(rows))
+        return close_gaps(self, rows)
 
     logits = torch.zeros(9, 9)
     logits[:, 5] = 1.0  # so that nothing ends before its length
@@ -280,7 +281,7 @@ def test_rows_that_stay_where_they_are_are_not_copied(monkeypatch: pytest.Monkey
     lengths = {1: 6, 2: 3}
     decoder.admit([DecodingTask(key, [5], DecodingParams(n)) for key, n in lengths.items()])
     decoder.step()
-    monkeypatch.setattr(DecodeState, "select_layers", spy)
+    monkeypatch.setattr(DecodeState, "close_gaps", spy)
     for _ in range(5):
         decoder.step()
     assert moves == [[0]], "the second request leaves with the third step"
