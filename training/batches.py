@@ -54,11 +54,6 @@ class Batch:
         )
 
 
-def unpadded(batch: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The sequences of a padded batch ``[N, T]`` with their lengths ``[N]``."""
-    return [row[:length] for row, length in zip(batch.tolist(), lengths.tolist(), strict=True)]
-
-
 def plan_batches(
     pairs: Sequence[TokenPair], settings: Optimization, epoch: int
 ) -> list[list[TokenPair]]:

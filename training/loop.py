@@ -54,7 +54,7 @@ class Progress:
         step: updates made.
         epoch: epochs completed.
         batch: batches of the present epoch that were used.
-        best_loss: lowest validation loss or risk yet (training loss without validation data).
+        best_loss: lowest validation loss yet (training loss without validation data).
         best_step: the step that it was measured at: that of the stored weights.
         epoch_likelihood: negative log-likelihood (nats) summed over the present epoch.
         epoch_tokens: its target tokens.
@@ -288,7 +288,7 @@ class Trainer:
             self._curves.add(
                 progress.step, {f"validation_{name}": value for name, value in figures.items()}
             )
-            loss = figures.get("risk", figures["loss"])
+            loss = figures["loss"]
         else:
             perplexity = progress.train_perplexity
             loss = math.log(perplexity) if math.isfinite(perplexity) else math.inf

@@ -24,7 +24,7 @@ BASE_PRESETS = {
 """Presets that a person's own text completes, with the options that give it."""
 TRAINING_ONLY_FIELDS = ("dropout", "implementation", "gate_bias", "initializer")
 """Of a model's configuration: weights fit whatever these say."""
-PAIRS_ONLY_KEYS = ("label_smoothing", "subword_smoothing", "consistency", "minimum_risk")
+PAIRS_ONLY_KEYS = ("label_smoothing", "subword_smoothing", "consistency")
 """Of a preset's training: running text has no use for them."""
 LARGEST_SEED = 2**43
 """Running text multiplies the seed by a million, and torch's generators take 64 bits."""
@@ -138,17 +138,6 @@ class TokenizerSettings(_Frozen):
     """SentencePiece only: see :class:`models.tokenizers.SentencePieceTokenizer`."""
 
 
-class MinimumRisk(_Frozen):
-    """Learning from how good the model's own translations are: :mod:`training.minimum_risk`."""
-
-    weight: float = Field(default=3.0, gt=0)
-    """Of the risk beside the references' cross-entropy, which has 1."""
-    beam_size: int = Field(default=6, ge=2)
-    """Hypotheses of each pair. A step takes about as many times as long."""
-    sharpness: float = Field(default=4.0, gt=0)
-    """The higher, the more the best hypotheses count."""
-
-
 class Optimization(_Frozen):
     """The training loop."""
 
@@ -174,9 +163,6 @@ class Optimization(_Frozen):
     """Sentence pairs only: every pair goes through the model twice, with other units dropped
     out, and so much weight has what sets the two answers apart (R-Drop, Liang et al. 2021; 5,
     say). A step takes nearly twice as long. 0 is one pass."""
-    minimum_risk: MinimumRisk | None = None
-    """Sentence pairs only: for the end of a model's training. The best checkpoint is then that of
-    the highest BLEU."""
     average_decay: float = Field(default=0.0, ge=0, lt=1)
     """Of an exponential moving average of the weights, which is then what is validated and
     stored (0.999, say); 0 is none."""
@@ -190,8 +176,6 @@ class Optimization(_Frozen):
     def _no_contradictions(self) -> "Optimization":
         if (self.batch_rows is None) == (self.batch_tokens is None):
             raise ValueError("give either batch_rows or batch_tokens")
-        if self.consistency and self.minimum_risk:
-            raise ValueError("give either consistency or minimum_risk")
         return self
 
 

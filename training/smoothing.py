@@ -1,6 +1,6 @@
 """Cross-entropy with label smoothing, and the consistency of two passes, in few passes of memory.
 
-Shape legend: ``M`` target tokens, ``V`` vocabulary size.
+Shape legend: ``M`` target tokens, ``F`` size of a feature, ``V`` vocabulary size.
 """
 
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from models.kernels.loss import smoothed_gradient
+from models.packed_gru import ROWS_OF_A_SHAPE
 from models.threads import share_rows
 
 CHUNK_ROWS = 32
@@ -197,3 +199,11 @@ def smoothed_output_loss(
             features, layer.weight, layer.bias, targets, smoothing
         )
     return objective, likelihood
+
+
+def pad_rows(features: Tensor) -> Tensor:
+    """Zeros behind ``[M, F]``, up to a multiple of so many rows that shapes come again.
+
+    oneDNN compiles a product for each number of rows that it meets, which takes milliseconds.
+    """
+    return functional.pad(features, (0, 0, 0, -len(features) % ROWS_OF_A_SHAPE))

@@ -80,7 +80,7 @@ class Task(Protocol):
     def validate(self) -> dict[str, float]:
         """Figures on the validation data, ``loss`` (nats a token) among them.
 
-        The lowest loss is the best, or the lowest ``risk`` where there is one.
+        The lowest loss is the best.
 
         Empty where there are no validation data: the training loss then decides.
         """

@@ -6,7 +6,6 @@ asked for its next token at every position; padded positions have no loss.
 Shape legend: ``N`` pairs, ``S`` source positions, ``T`` target positions, ``V`` vocabulary size.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,18 +20,17 @@ from models.checkpoint_schema import Languages
 from models.config import Seq2SeqConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
-from models.encoder_decoder import EncodedSource, pad_tokens
+from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.placement import on_device
 from models.seq2seq import Seq2Seq, Seq2SeqDecoder
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
-from training.batches import Batch, TokenPair, plan_batches, unpadded
+from training.batches import Batch, TokenPair, plan_batches
 from training.corpora import read_cut, read_synthetic
 from training.decoding import translate_texts
 from training.distributed import Processes
-from training.minimum_risk import find_hypotheses, summed_risk
 from training.parallel import Pair, ParallelCut, TestSentence, first_targets, group_references
-from training.preset import MinimumRisk, ParallelData, Preset
+from training.preset import ParallelData, Preset
 from training.samples import AttentionWeights, Sample, attention_weights
 from training.scoring import (
     CARD_FIGURES,
@@ -41,10 +39,9 @@ from training.scoring import (
     score_by_moses,
     score_sentences,
 )
-from training.smoothing import smoothed_output_loss
+from training.smoothing import pad_rows, smoothed_output_loss
 from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
-from training.token_logprobs import pad_rows
 from training.tokenization import sample_encodings, train_tokenizer
 
 LOGGER = logging.getLogger("training")
@@ -52,8 +49,6 @@ VALIDATION_BLEU_SENTENCES = 200
 """Sentences decoded at each validation: enough for a curve, few enough to be quick."""
 TEXTBOOK_BLEU_SENTENCES = 1000
 """Training sentences decoded at the end where no test sentences are held out."""
-TOKENS_BEYOND_REFERENCE = 10
-"""Tokens that a hypothesis of minimum risk training may have more than its pair's reference."""
 TEXTBOOK_FIGURE = "training_textbook_bleu_k2"
 
 
@@ -206,41 +201,7 @@ class Translation:
             consistency,
         )
         objective = objective / len(targets)
-        risk = self._settings.minimum_risk if self.model.training else None
-        if risk is not None:
-            objective = objective + risk.weight * self._risk(batch, encoded, risk) / tokens
         return BatchLoss(objective, likelihood * tokens / len(targets), tokens)
-
-    def _risk(self, batch: Batch, encoded: EncodedSource, settings: MinimumRisk) -> Tensor:
-        sources = unpadded(batch.sources, batch.source_lengths)
-        targets = unpadded(batch.targets, batch.target_lengths)
-        pairs = map(self._as_read, sources, targets)
-        hypotheses = find_hypotheses(
-            self.model,
-            self.tokenizers["target"].decode,
-            sources,
-            # Split at random, a pair may fit that does not otherwise.
-            [self._references.get(source, [target]) for source, target in pairs],
-            [len(target) + TOKENS_BEYOND_REFERENCE for target in targets],
-            settings.beam_size,
-        )
-        return summed_risk(self.model, encoded, batch, hypotheses, settings.sharpness)
-
-    @functools.cached_property
-    def _references(self) -> dict[str, list[str]]:
-        """The training targets of each training source, both as the tokenizers read them."""
-        found: dict[str, dict[str, None]] = {}
-        for pair in self._pairs:
-            source, target = self._as_read(pair.source, pair.target)
-            found.setdefault(source, {})[target] = None
-        return {source: [*targets] for source, targets in found.items()}
-
-    def _as_read(self, source: Sequence[int], target: Sequence[int]) -> tuple[str, str]:
-        """The texts of a pair."""
-        return (
-            self.tokenizers["source"].decode(_without_eos(source)),
-            self.tokenizers["target"].decode(_without_eos(target)),
-        )
 
     def carried(self) -> list[Tensor]:
         """Nothing: pairs are independent."""
@@ -251,10 +212,7 @@ class Translation:
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding.
-
-        And after minimum risk training the ``risk``: what BLEU of a beam leaves to 1.
-        """
+        """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding."""
         if not self._validation_pairs:
             return {}
         total, tokens = 0.0, 0
@@ -266,17 +224,10 @@ class Translation:
         figures = {"loss": total / tokens, "perplexity": perplexity(total, tokens)}
         if not math.isfinite(figures["perplexity"]):
             return figures  # weights that have diverged so far cannot decode
-        sentences = group_references(self._cut.validation)
-        figures["bleu"] = self._bleu(sentences[:VALIDATION_BLEU_SENTENCES], beam_size=1)
-        if self._settings.minimum_risk is not None:
-            figures["risk"] = 1 - self._bleu(sentences, beam_size=4) / 100
-        return figures
-
-    def _bleu(self, sentences: Sequence[TestSentence], *, beam_size: int) -> float:
-        """Of the translations of some sentences, against the first reference of each."""
-        hypotheses = self.translate([s.source for s in sentences], beam_size=beam_size)
+        sentences = group_references(self._cut.validation)[:VALIDATION_BLEU_SENTENCES]
+        hypotheses = self.translate([s.source for s in sentences], beam_size=1)
         bleu = BLEU().corpus_score(hypotheses, [[s.references[0] for s in sentences]])
-        return float(bleu.score)
+        return figures | {"bleu": float(bleu.score)}
 
     def translate(self, texts: Sequence[str], *, beam_size: int) -> list[str]:
         """Translate texts by continuous batching."""
@@ -362,10 +313,6 @@ class Translation:
             tokens = (tuple(map(source.token, prompt)), tuple(map(target.token, written)))
             attention = AttentionWeights(*tokens, weights)
         return Sample(pair.source, target.decode(written), pair.target, attention)
-
-
-def _without_eos(tokens: Sequence[int]) -> Sequence[int]:
-    return tokens[:-1] if tokens[-1] == EOS_ID else tokens
 
 
 def measured_sentences(data: ParallelData, cut: ParallelCut) -> tuple[TestSentence, ...]:

@@ -1,13 +1,11 @@
 """Presets: the shipped ones, what is refused, and --set in all its forms."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from training.preset import (
-    MinimumRisk,
     Preset,
     PresetError,
     TextData,
@@ -18,13 +16,6 @@ from training.preset import (
 
 MakePreset = Callable[..., Preset]
 ROOT = Path(__file__).parents[2]
-
-
-def test_the_settings_of_minimum_risk_are_documented_with_their_defaults() -> None:
-    page = (ROOT / "docs" / "training.md").read_text("utf-8")
-    rows = re.findall(r"^\| `training\.minimum_risk\.(\w+)` \| ([\d.]+) \|", page, re.MULTILINE)
-    defaults = {name: field.default for name, field in MinimumRisk.model_fields.items()}
-    assert {name: float(value) for name, value in rows} == defaults
 
 
 @pytest.mark.parametrize("name", available_presets())
@@ -91,7 +82,6 @@ def test_the_last_of_two_overrides_counts(text_preset: MakePreset) -> None:
         ("training.label_smoothing=0.1", "label_smoothing is for sentence pairs only"),
         ("training.consistency=5", "consistency is for sentence pairs only"),
         ("training.subword_smoothing=0.5", "subword_smoothing is for sentence pairs only"),
-        ("training.minimum_risk={}", "minimum_risk is for sentence pairs only"),
         ("training.seed=-1", "training.seed: Input should be greater than or equal to 0"),
         ("data.held_out_share=1.0", "data.held_out_share: Input should be less than 1"),
         ("data.kind=pairs", "data: Input tag 'pairs'"),

@@ -25,7 +25,6 @@ from training.resuming import RunError
 from training.run import has_run, train
 from training.run_lock import run_lock
 from training.text import split_held_out
-from training.translation import Translation
 
 MakePreset = Callable[..., Preset]
 CPU = torch.device("cpu")
@@ -68,11 +67,10 @@ def test_a_language_model_that_was_stopped_ends_as_one_that_was_not(
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("overrides", [(), ("training.minimum_risk={}",)])
 def test_a_translation_model_that_was_stopped_ends_as_one_that_was_not(
-    pairs_preset: MakePreset, tmp_path: Path, overrides: tuple[str, ...]
+    pairs_preset: MakePreset, tmp_path: Path
 ) -> None:
-    preset = pairs_preset(*overrides)
+    preset = pairs_preset()
     whole = _train(preset, tmp_path / "whole")
     for steps in (6, 5, None):
         parts = _train(preset, tmp_path / "parts", stop_after_steps=steps)
@@ -195,25 +193,6 @@ def test_the_checkpoint_is_the_best_and_not_the_last(
     held_out = info.tokenizers["text"].encode(split_held_out(text, 0.2)[1])
     assert text_loss(model, held_out) == pytest.approx(min(losses), rel=1e-2)
     assert abs(text_loss(model, held_out) - min(losses)) < abs(losses[-1] - min(losses))
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_the_checkpoint_is_that_of_the_lowest_risk_where_that_is_what_is_trained_for(
-    pairs_preset: MakePreset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    risks = iter([0.9, 0.5, 0.7])
-    validate = Translation.validate
-    monkeypatch.setattr(
-        Translation, "validate", lambda task: validate(task) | {"risk": next(risks)}
-    )
-    preset = pairs_preset(
-        *("training.minimum_risk={}", "training.steps=6", "training.validate_every_steps=2")
-    )
-    folder = _train(preset, tmp_path)
-    rows = [row for row in history(folder / "run") if "validation_loss" in row]
-    assert [row["validation_risk"] for row in rows] == [0.9, 0.5, 0.7]
-    assert min(rows, key=lambda row: row["validation_loss"])["step"] != 4, "loss chooses another"
-    assert read_checkpoint(folder).training.best_step == 4
 
 
 @pytest.mark.usefixtures("no_pictures")

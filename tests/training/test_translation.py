@@ -11,8 +11,8 @@ from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, SentencePieceTokenizer
 from training import translation
 from training.preset import ParallelData, Preset
+from training.smoothing import pad_rows
 from training.sources import DataError
-from training.token_logprobs import pad_rows
 from training.translation import Translation
 
 MakePreset = Callable[..., Preset]
