@@ -7,7 +7,6 @@ only those are looked at that end, or whose requests want to know of every step.
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.running import History, Running
@@ -76,7 +75,7 @@ class Roster:
         """Note what every row has chosen.
 
         Returns:
-            Those to advance, in the order of their rows. The others go on as they are.
+            Those to advance, each once. The others go on as they are.
         """
         tokens, logprobs = choices.tokens, choices.logprobs
         chosen = zip(tokens, logprobs, strict=True)
@@ -91,4 +90,4 @@ class Roster:
         else:
             ended = [self._owners[row] for row, token in enumerate(tokens) if token == EOS_ID]
             due = [*self._watched, *ended]
-        return sorted(dict.fromkeys(due), key=attrgetter("first_row"))
+        return [*dict.fromkeys(due)]

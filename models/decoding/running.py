@@ -191,11 +191,6 @@ class Running:
         """Rows that it may still come to have."""
         return self.row_count if self._search is None else self._search.width
 
-    @property
-    def first_row(self) -> int:
-        """Where its rows begin in the batch."""
-        return self.rows.start
-
     def describe_rows(self, kinds: RowKinds) -> None:
         """Say what the choice of each row's next token needs."""
         params = self.task.params
@@ -285,7 +280,7 @@ class Running:
     def _advance_beam(
         self, search: BeamSearch, choices: Choices, capture: StateCapture | None
     ) -> list[Emission]:
-        step, params, first = choices.beams[self._beam_index], self.task.params, self.first_row
+        step, params, first = choices.beams[self._beam_index], self.task.params, self.rows.start
         if not step.tokens:
             return self._fail()
         search.length += 1

@@ -64,7 +64,7 @@ def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool
     quiet, watched = running(DecodingParams(9)), running(params, stream=stream)
     roster = roster_of([quiet, watched])
     assert list(roster.note(choices([5, 6]))) == [watched]
-    assert list(roster.note(choices([EOS_ID, 6]))) == [quiet, watched]
+    assert list(roster.note(choices([EOS_ID, 6]))) == [watched, quiet]
 
 
 def test_all_are_told_at_the_first_limit() -> None:
