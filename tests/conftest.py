@@ -23,6 +23,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def chaos_is_asked_for(request: pytest.FixtureRequest) -> None:
+    """For what takes minutes, and has a short form for every day."""
+    if "chaos" not in request.config.getoption("markexpr"):
+        pytest.skip("takes minutes: make chaos runs it, or -m chaos")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots",

@@ -1,4 +1,7 @@
-"""What breaks under load on a Ray cluster, grows, shrinks and is replaced: no request is lost."""
+"""What breaks under load on a Ray cluster, grows, shrinks and is replaced: no request is lost.
+
+:mod:`tests.deploy.test_ray_serving` has a short form for every day.
+"""
 
 import time
 from collections.abc import Iterator
@@ -9,17 +12,15 @@ import pytest
 from tests.app.conftest import save_language_model, save_translator
 from tests.deploy.ray_cluster import Load, RayService, ray_service, wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(1_200)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.slow,
+    pytest.mark.timeout(1_200),
+    pytest.mark.usefixtures("chaos_is_asked_for"),
+]
 
 LIMIT = 1_000_000
 LONG_TOKENS = 1_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _asked_for(request: pytest.FixtureRequest) -> None:
-    """These take minutes: tests/deploy/test_ray_serving.py has a short form for every day."""
-    if "chaos" not in request.config.getoption("markexpr"):
-        pytest.skip("takes minutes: make chaos runs it, or -m chaos")
 
 
 @pytest.fixture(scope="module")

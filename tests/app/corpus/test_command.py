@@ -183,6 +183,7 @@ def _wait_for(done: Any, process: "subprocess.Popen[bytes]", log: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("chaos_is_asked_for")
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes under /proc")
 def test_no_kill_loses_or_doubles_a_line(texts: Path, checkpoints_dir: Path) -> None:
     import pyarrow as pa
