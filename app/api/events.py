@@ -14,7 +14,7 @@ from app.api.responses import (
 )
 from app.engine.request import FinishReason
 from app.service.generation import GeneratedPiece, GeneratedText, GenerationEvent
-from app.service.translation import FinishedTranslation, TranslatedPiece, TranslationEvent
+from app.service.translation_result import FinishedTranslation, TranslatedPiece, TranslationEvent
 
 TOKEN, FINISH, DONE, ERROR = "token", "finish", "done", "error"
 """Names of the events. Either `done` or `error` is the last."""

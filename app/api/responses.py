@@ -13,7 +13,7 @@ from app.engine.request import FinishReason
 from app.service.decoding import Timings, Usage
 from app.service.generation import GeneratedText, GenerationResult, TokenLogprobs
 from app.service.scoring import MetricName, MetricScore
-from app.service.translation import (
+from app.service.translation_result import (
     Alignment,
     TracedCandidate,
     TracedSearch,

@@ -9,7 +9,7 @@ from app.engine.request import FinishReason
 from app.service.markup import Mark
 from app.service.projection import Edit, edited, put_back
 from app.service.protection import Protection
-from app.service.translation import Alignment
+from app.service.translation_result import Alignment
 from models.decoding.params import normalised_score
 
 

@@ -12,15 +12,13 @@ from app.service.document_parts import Candidate, Plain
 from app.service.documents import Document, DocumentReader
 from app.service.limits import Limits
 from app.service.protection import Protection
-from app.service.translation import (
+from app.service.translation import Translation, TranslationRequest, TranslationService
+from app.service.translation_result import (
     FinishedTranslation,
     TranslatedPiece,
-    Translation,
     TranslationEvent,
     TranslationHypothesis,
-    TranslationRequest,
     TranslationResult,
-    TranslationService,
     best_distinct,
 )
 from app.service.worker import Worker

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from app.service.markup import Element, Mark, MarkKind, elements_of
 from app.service.protection import Span
-from app.service.translation import Alignment
+from app.service.translation_result import Alignment
 from models.tokenizers import EOS_ID
 from models.vocabulary import SPECIAL_TOKENS
 

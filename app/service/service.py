@@ -23,12 +23,8 @@ from app.service.limits import Limits
 from app.service.scoring import MetricName, MetricScore, ScoringRequest, ScoringService
 from app.service.state_token import StateTokens, random_key
 from app.service.streaming import AnswerStream, Event, EventSource
-from app.service.translation import (
-    TranslationEvent,
-    TranslationRequest,
-    TranslationResult,
-    TranslationService,
-)
+from app.service.translation import TranslationRequest, TranslationService
+from app.service.translation_result import TranslationEvent, TranslationResult
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.engine.request import FinishReason
 from app.service.document_parts import Candidate
 from app.service.documents import Document, DocumentReader
-from app.service.translation import best_distinct
+from app.service.translation_result import best_distinct
 from tests.app.api.exchange import read_events
 from tests.app.api.test_routes import sample
 from tests.app.conftest import ENGLISH, TIMEOUT_SECONDS, StartService

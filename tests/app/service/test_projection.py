@@ -17,7 +17,7 @@ from app.service.projection import (
     units_of,
 )
 from app.service.protection import Protection
-from app.service.translation import Alignment
+from app.service.translation_result import Alignment
 from tests.app.service.test_markup import marks_of
 
 TAG = re.compile(r"</?\w+>|😀")

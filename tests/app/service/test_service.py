@@ -13,7 +13,8 @@ from app.exceptions import DeadlineError, DrainingError, InvalidRequestError
 from app.service.deadline import Deadline
 from app.service.scoring import ScoringRequest, ScoringService
 from app.service.service import Service
-from app.service.translation import TranslationRequest, TranslationResult, TranslationService
+from app.service.translation import TranslationRequest, TranslationService
+from app.service.translation_result import TranslationResult
 from models.tokenizers import EOS_ID
 from tests.app.service.scripted_engine import (
     ScriptedEngine,

@@ -20,12 +20,8 @@ from app.service.generation import (
 )
 from app.service.service import Service
 from app.service.streaming import AnswerStream
-from app.service.translation import (
-    FinishedTranslation,
-    TranslatedPiece,
-    TranslationRequest,
-    TranslationResult,
-)
+from app.service.translation import TranslationRequest
+from app.service.translation_result import FinishedTranslation, TranslatedPiece, TranslationResult
 from models.tokenizers import EOS_ID, UNK_ID
 from tests.app.service.scripted_engine import (
     ScriptedEngine,
