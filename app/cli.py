@@ -108,10 +108,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     # What can be known to fail is tried before anything slow is loaded: first the port.
     with _listen(settings) as listener:
         from app.catalog import read_checkpoints
-        from app.engine.device import resolve_device
         from app.server import run_server
 
-        resolve_device(settings.device)
         found = read_checkpoints(settings.checkpoints_dir, settings.models)
         run_server(settings, listener, [checkpoint.name for checkpoint in found])
     return OK

@@ -16,11 +16,11 @@ from app.catalog import (
 from app.engine.host import EngineLoad
 from app.engine.inline import InlineLink
 from app.engine.link import Link, LinkListener
-from app.engine.loading import EngineSpec, load_engine
 from app.engine.messages import Loaded
 from app.engine.process import ProcessLink
+from app.engine.spec import EngineLoader, EngineSpec, load_models
 from app.engine.supervisor import SupervisedEngine
-from app.engine.unchanged import EngineLoader, load_unchanged
+from app.engine.unchanged import load_unchanged
 from app.exceptions import DrainingError, NotReadyError, QueueFullError, StartupError
 from app.logs import resolve_format
 from app.metrics import Metrics
@@ -48,7 +48,7 @@ class Runtime:
         self,
         settings: Settings,
         *,
-        engine_loader: EngineLoader = load_engine,
+        engine_loader: EngineLoader = load_models,
         on_startup_failure: Callable[[], None] | None = None,
         on_loaded: Callable[[], None] | None = None,
     ) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import finish, markdown_table
-from models.checkpoint import CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import CheckpointInfo, read_checkpoint
+from models.checkpoint_model import load_model
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.evaluation import textbook_bleu

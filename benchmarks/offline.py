@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from app.engine.device import resolve_precision
-from models.checkpoint import load_model, read_checkpoint
+from models.checkpoint import read_checkpoint
+from models.checkpoint_model import load_model
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.precision import set_precision

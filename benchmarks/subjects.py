@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import CheckpointInfo, find_checkpoints, load_model, read_checkpoint
+from models.checkpoint import CheckpointInfo, find_checkpoints, read_checkpoint
+from models.checkpoint_model import load_model
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask

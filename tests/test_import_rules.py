@@ -32,6 +32,8 @@ VIOLATIONS = [
     ("client-is-apart", "gatehouse_client.retries", "from app import exceptions"),
     ("service-without-ray", "app.main", "import ray"),
     ("service-without-ray", "models.config", "def later() -> None:\n    from ray import serve"),
+    ("http-without-torch", "app.main", "import torch"),
+    ("http-without-torch", "app.service", "def later() -> None:\n    from numba import njit"),
     ("app-layers", "app.engine.client", "import app.service"),
     ("app-layers", "app.engine.client", "import app.api.routes"),
     ("app-layers", "app.service", "from app.api import routes"),

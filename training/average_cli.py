@@ -16,7 +16,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint_model import load_model
 from models.tokenizers import Tokenizer
 from training.cli import DEFAULT_CACHE
 from training.command_line import exit_status, positive, require_folder_name

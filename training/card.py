@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from models.checkpoint import Model
+from models.checkpoint_model import Model
 from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
 from models.tokenizers import Tokenizer
 from training.preset import Card

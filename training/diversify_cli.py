@@ -10,7 +10,8 @@ from typing import get_args
 import torch
 from tqdm import tqdm
 
-from models.checkpoint import CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import CheckpointInfo, read_checkpoint
+from models.checkpoint_model import load_model
 from models.checkpoint_schema import Languages
 from models.precision import Precision, choose_precision, set_precision
 from models.seq2seq import Seq2Seq

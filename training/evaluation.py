@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from models.checkpoint import CheckpointInfo, load_model
+from models.checkpoint import CheckpointInfo
+from models.checkpoint_model import load_model
 from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
 from models.seq2seq import Seq2Seq

@@ -12,14 +12,8 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    Model,
-    load_model,
-    read_checkpoint,
-    save_checkpoint,
-)
+from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint_model import Model, load_model, save_checkpoint
 from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
 from models.config import ModelConfig
 from training.card import write_card

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from models.checkpoint import Model
+from models.checkpoint_model import Model
 from models.checkpoint_schema import DataSource, Languages
 from models.tokenizers import Tokenizer
 from training.samples import Sample
@@ -45,7 +45,7 @@ class Task(Protocol):
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
-        """By role, as :func:`models.checkpoint.save_checkpoint` takes them."""
+        """By role, as :func:`models.checkpoint_model.save_checkpoint` takes them."""
         ...
 
     @property

@@ -15,7 +15,8 @@ from app.engine.device import resolve_precision
 from app.exceptions import InvalidRequestError, StartupError
 from app.lines import one_line
 from app.service.limits import Limits
-from models.checkpoint import CheckpointError, load_model, read_checkpoint
+from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint_model import load_model
 from models.decoding.params import DecodingParams, Hypothesis, default_translation_length
 from models.decoding.step import decode_corpus
 from models.precision import set_precision

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,44 +14,16 @@ from app.engine.engine import Engine
 from app.engine.graphs import CudaCapture, GraphedModel
 from app.engine.messages import ModelRevision
 from app.engine.runner import Runner
+from app.engine.spec import EngineSpec
 from app.exceptions import StartupError
-from models.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    Model,
-    load_model,
-    read_checkpoint,
-)
+from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint_model import Model, load_model
 from models.config import LanguageModelConfig
 from models.precision import keep_float32_exact, set_precision
 from models.vocabulary import BOS_ID, EOS_ID
 
 _MOST_THREADS = 8
 """More of them wait for each other longer than they compute, in steps as small as these."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """What an engine is to run.
-
-    Attributes:
-        checkpoints: folders.
-        device: the setting: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: the setting: ``auto`` or a :data:`models.precision.Precision`.
-        num_threads: threads of one tensor operation; None: see :func:`default_threads`.
-        row_budget: rows of each model that may run at once.
-        prefix_cache_bytes: memory for states of prompts that each language model has read.
-        revisions: of the models that were reloaded, by name; see
-            :class:`app.engine.messages.ModelRevision`.
-    """
-
-    checkpoints: tuple[Path, ...]
-    device: str
-    precision: str
-    num_threads: int | None
-    row_budget: int
-    prefix_cache_bytes: int = 0
-    revisions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

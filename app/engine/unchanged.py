@@ -1,14 +1,11 @@
 """An engine that is started again must serve what the service began with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from app.engine.host import LoadedModels
-from app.engine.loading import EngineSpec
+from app.engine.spec import EngineLoader, EngineSpec
 from app.exceptions import StartupError
 from models.checkpoint import CheckpointError, read_checkpoint
-
-EngineLoader = Callable[[EngineSpec], LoadedModels]
-"""Loads weights: see :func:`app.engine.loading.load_engine`."""
 
 
 def load_unchanged(

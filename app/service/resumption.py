@@ -9,8 +9,8 @@ from app.engine.request import DecodingParams, SavedState
 from app.exceptions import InvalidRequestError
 from app.service.outputs import OpenText
 from app.service.state_token import StateTokens, TravellingState
+from models.decoding.draws import uniform_number
 from models.decoding.params import MAX_SEED
-from models.decoding.sampling import uniform_number
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.checkpoint import load_model, read_checkpoint
+from models.checkpoint import read_checkpoint
+from models.checkpoint_model import load_model
 from models.decoding.sampling import NEVER_GENERATED
 from models.encoder_decoder import EncoderDecoder, pad_tokens
 from models.state import DecodeState

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.decoding.beam import can_improve, rank
 from models.decoding.choice import log_softmax
+from models.decoding.draws import uniform_number
 from models.decoding.params import (
     REPETITION_WINDOW,
     DecodingParams,
@@ -23,7 +24,7 @@ from models.decoding.params import (
     complete_hypothesis,
     emit_hypotheses,
 )
-from models.decoding.sampling import NEVER_GENERATED, choose_tokens, uniform_number
+from models.decoding.sampling import NEVER_GENERATED, choose_tokens
 from models.encoder_decoder import StepModel, read_at_once
 from models.state import DecodeState
 from models.tokenizers import EOS_ID

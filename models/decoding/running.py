@@ -10,6 +10,7 @@ from typing import TypeAlias
 from models.decoding.beam import BeamSearch, BeamStep, Weights, rank
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, RowKinds, RowNeeds
+from models.decoding.draws import uniform_number
 from models.decoding.params import (
     REPETITION_WINDOW,
     DecodingParams,
@@ -24,7 +25,6 @@ from models.decoding.params import (
     emit_hypotheses,
     normalised_score,
 )
-from models.decoding.sampling import uniform_number
 from models.tokenizers import EOS_ID
 
 History: TypeAlias = list[tuple[int, float]] | deque[tuple[int, float]]

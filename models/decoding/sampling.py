@@ -6,8 +6,6 @@ A row's choice depends on nothing but the row: its logits, its own settings and 
 number, so that it does not matter who shares the batch.
 """
 
-import hashlib
-import struct
 from collections.abc import Sequence
 
 import torch
@@ -22,20 +20,6 @@ NEVER_GENERATED = (PAD_ID, BOS_ID, UNK_ID)
 _NEGATIVE_INFINITY = float("-inf")
 _FIRST_LOOK, _LOOK_FURTHER = 128, 8
 """Candidates that top-p looks at first, and how many times as many when they do not suffice."""
-
-
-def uniform_number(seed: int, position: int) -> float:
-    """A uniform number in [0, 1) that is a function of its two arguments alone.
-
-    A counter-based generator (Salmon et al. 2011) with BLAKE2b as its keyed function: there is
-    no state to share, so a draw never depends on other rows or on the order of steps.
-
-    Args:
-        seed: of the output.
-        position: index of the generated token.
-    """
-    digest = hashlib.blake2b(struct.pack("<QQ", seed, position), digest_size=8).digest()
-    return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
 def suppress_special(scores: Tensor, *, in_place: bool = False) -> Tensor:

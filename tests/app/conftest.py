@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import PROJECT_DIR, Settings
-from models.checkpoint import build_model, save_checkpoint
+from models.checkpoint_model import build_model, save_checkpoint
 from models.checkpoint_schema import DataSource, Languages, TrainingRecord
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import (

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from app.cli import main
 from tests.app.conftest import save_odd_models
@@ -161,15 +160,6 @@ def test_a_taken_port_is_told_before_anything_is_loaded(
         assert main(["serve", "--port", str(port), "--checkpoints", "."]) == 1
     error = capsys.readouterr().err
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in error
-
-
-def test_a_gpu_that_is_not_there(
-    checkpoints_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = ["serve", "--port", "0", "--device", "cuda", "--checkpoints", str(checkpoints_dir)]
-    assert main(words) == 1
-    assert "device cuda was asked for, but PyTorch" in capsys.readouterr().err
 
 
 def test_unknown_setting(

@@ -58,6 +58,13 @@ def test_every_endpoint_answers(server: Server) -> None:
     assert client.get("/health/live").json() == {"status": "alive"}
     assert client.get("/health/ready").json() == {"status": "ready"}
     assert "gatehouse_queue_depth 0.0" in client.get("/metrics").text
+
+    # The engine's process alone has torch, which takes seconds to load, and 250 MB.
+    def has_torch(pid: int) -> bool:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+    assert not has_torch(server.process.pid)
+    assert has_torch(server.engine_pid())
     assert client.get("/docs").status_code == 200
     assert client.get("/openapi.json").status_code == 200
 
@@ -213,6 +220,14 @@ def test_damaged_weights_end_the_start_with_the_files_name(
     assert outcome.returncode == 1
     assert "model.safetensors" in outcome.stderr.splitlines()[-1]
     assert "Traceback" not in outcome.stderr
+
+
+def test_a_gpu_that_is_not_there_is_named(checkpoints_dir: Path, tmp_path: Path) -> None:
+    words = ("--port", "0", "--device", "cuda:99", "--checkpoints", str(checkpoints_dir))
+    outcome = run("serve", *words, folder=tmp_path)
+    assert outcome.returncode == 1
+    reason = outcome.stderr.splitlines()[-1]
+    assert reason.startswith("gatehouse: device cuda:99 was asked for, but PyTorch")
 
 
 def test_translate_by_a_server_equals_translate_by_the_models(

@@ -16,7 +16,7 @@ import httpx2 as httpx
 import pytest
 import torch
 
-from models.checkpoint import build_model, save_checkpoint
+from models.checkpoint_model import build_model, save_checkpoint
 from models.config import LanguageModelConfig
 from models.tokenizers import EOS_ID, CharacterTokenizer
 from tests.app.conftest import (

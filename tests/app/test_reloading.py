@@ -23,7 +23,7 @@ from app.exceptions import DrainingError, NotReadyError, ReloadError, UnknownMod
 from app.runtime import Runtime
 from app.service.generation import GenerationRequest, GenerationResult
 from app.service.translation import TranslationRequest
-from models.checkpoint import Model, load_model
+from models.checkpoint_model import Model, load_model
 from models.checkpoint_schema import Languages
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.params import DecodingParams

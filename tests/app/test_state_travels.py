@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from app.api.errors import ERROR_KINDS
 from app.main import create_app
-from models.checkpoint import build_model, save_checkpoint
+from models.checkpoint_model import build_model, save_checkpoint
 from models.config import LanguageModelConfig
 from models.tokenizers import SentencePieceTokenizer, Tokenizer, WordTokenizer
 from tests.app.conftest import (

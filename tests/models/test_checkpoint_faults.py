@@ -11,15 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    Model,
-    build_model,
-    load_model,
-    read_checkpoint,
-    save_checkpoint,
-)
+from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint_model import Model, build_model, load_model, save_checkpoint
 from models.checkpoint_schema import DataSource, Languages, TrainingRecord
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import CharacterTokenizer, SentencePieceTokenizer, Tokenizer

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import CheckpointError, CheckpointInfo, load_model, read_checkpoint
+from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint_model import load_model
 from tests.training.conftest import MakePreset, Trained
 from training.average_cli import _require_alike, main
 from training.preset import PresetError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.checkpoint import build_model
+from models.checkpoint_model import build_model
 from models.checkpoint_schema import DataSource, TrainingRecord
 from models.config import LanguageModelConfig
 from models.tokenizers import CharacterTokenizer

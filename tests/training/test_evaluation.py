@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from models.checkpoint import CheckpointInfo, load_model
+from models.checkpoint import CheckpointInfo
+from models.checkpoint_model import load_model
 from models.decoding.step import decode_corpus
 from models.language_model import LanguageModel
 from models.precision import Precision

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.checkpoint import CheckpointError, load_model, read_checkpoint
+from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint_model import load_model
 from models.language_model import LanguageModel
 from tests.training.tiny_runs import equal, history
 from training import record as record_module

@@ -7,12 +7,8 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import (
-    Model,
-    load_model,
-    read_checkpoint,
-    save_checkpoint,
-)
+from models.checkpoint import read_checkpoint
+from models.checkpoint_model import Model, load_model, save_checkpoint
 from models.checkpoint_schema import ImportedWeights, Languages, TrainingRecord
 from models.tokenizers import Tokenizer
 from training.command_line import require_folder_name

@@ -9,7 +9,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.engine.loading import EngineSpec, LoadedEngine, load_engine
+from app.engine.loading import LoadedEngine, load_engine
+from app.engine.spec import EngineSpec
 from app.main import create_app
 from app.runtime import Runtime
 from tests.app.conftest import make_settings, wait_until_ready

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from app.engine.messages import ModelRevision
 from app.engine.request import (
@@ -26,11 +25,9 @@ from app.engine.request import (
     StepReport,
     TokensEvent,
 )
+from app.engine.spec import EngineSpec
 from app.engine.supervisor import SupervisedEngine
 from app.exceptions import StartupError
-
-if TYPE_CHECKING:
-    from app.engine.loading import EngineSpec  # it imports torch, which takes a while
 
 ROW_BUDGET = 16
 DEVICE, PRECISION, LOAD_SECONDS = "cpu", "float32", {"count": 0.25, "slow": 0.5}
@@ -179,17 +176,17 @@ def load_fake() -> FakeModels:
     return FakeModels(FakeEngine())
 
 
-def load_spec(spec: "EngineSpec") -> FakeModels:
+def load_spec(spec: EngineSpec) -> FakeModels:
     """In place of :func:`app.engine.loading.load_engine`."""
     seconds = {path.name: 0.25 for path in spec.checkpoints}
     return FakeModels(FakeEngine(seconds), load_seconds=seconds)
 
 
-def refuse_spec(spec: "EngineSpec") -> FakeModels:
+def refuse_spec(spec: EngineSpec) -> FakeModels:
     return load_refused()
 
 
-def break_at_spec(spec: "EngineSpec") -> FakeModels:
+def break_at_spec(spec: EngineSpec) -> FakeModels:
     return load_broken()
 
 

@@ -11,10 +11,12 @@ import torch
 
 from app.engine import loading
 from app.engine.engine import Engine
-from app.engine.loading import EngineSpec, available_cores, default_threads, load_engine
+from app.engine.loading import available_cores, default_threads, load_engine
 from app.engine.request import DecodeRequest, DecodingParams, EndReason, Event
+from app.engine.spec import EngineSpec
 from app.exceptions import StartupError
-from models.checkpoint import load_model, read_checkpoint
+from models.checkpoint import read_checkpoint
+from models.checkpoint_model import load_model
 from models.decoding.reference import decode_reference
 from models.precision import Precision, set_precision
 from models.vocabulary import BOS_ID, EOS_ID

@@ -8,9 +8,9 @@ import pytest
 
 from models.decoding.beam import LiveBeams, expand
 from models.decoding.choice import Choices, RowKinds
+from models.decoding.draws import uniform_number
 from models.decoding.params import DecodingParams, Emission, FinishReason, GeneratedToken
 from models.decoding.running import DecodingTask, Running
-from models.decoding.sampling import uniform_number
 from models.tokenizers import EOS_ID
 
 FIRST = 10

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from models.decoding.candidates import most_probable
+from models.decoding.draws import uniform_number
 from models.decoding.params import DecodingParams
 from models.decoding.sampling import (
     NEVER_GENERATED,
@@ -17,7 +18,6 @@ from models.decoding.sampling import (
     keep_top,
     penalise_repetition,
     suppress_special,
-    uniform_number,
 )
 
 SIZE = 13
@@ -202,18 +202,3 @@ def test_a_row_does_not_depend_on_its_batch(data: st.DataObject) -> None:
     together = choose_tokens(torch.tensor(logits), params, draws, seen).tolist()
     alone = [int(choose_tokens(torch.tensor([row]), [p], [u], [s])) for row, p, u, s in rows]
     assert together == alone
-
-
-def test_uniform_numbers_are_uniform_and_reproducible() -> None:
-    numbers = [uniform_number(7, position) for position in range(20_000)]
-    assert all(0 <= number < 1 for number in numbers)
-    assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.01)
-    counts = Counter(int(number * 10) for number in numbers)
-    assert all(abs(count - 2000) < 200 for count in counts.values())
-    assert len(set(numbers)) == len(numbers)
-    assert uniform_number(7, 3) != uniform_number(8, 3)
-    # Written down, so that a change of the generator, which would break every stored seed, shows.
-    assert uniform_number(0, 0) == pytest.approx(GOLDEN, abs=0)
-
-
-GOLDEN = 0.0564663990004608

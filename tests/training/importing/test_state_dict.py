@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.checkpoint import load_model, read_checkpoint
+from models.checkpoint import read_checkpoint
+from models.checkpoint_model import load_model
 from models.encoder_decoder import read_at_once
 from models.language_model import LanguageModel
 from models.tokenizers import BOS_ID, Tokenizer

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.checkpoint import load_model, read_checkpoint
+from models.checkpoint import read_checkpoint
+from models.checkpoint_model import load_model
 from models.encoder_decoder import read_at_once
 from models.seq2seq import Seq2Seq
 from models.tokenizers import EOS_ID
