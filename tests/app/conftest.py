@@ -362,9 +362,9 @@ def browser() -> Iterator["Browser"]:
         yield browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ready server over the checkpoints that the project ships."""
+    """A ready server over the checkpoints that the project ships, for tests that leave it so."""
     folder = tmp_path_factory.mktemp("shipped")
     # No limit on tokens: what a test means to stop goes on until then, however late that is.
     server = Server(PROJECT_DIR / "checkpoints", folder, **NO_TOKEN_LIMIT)
@@ -375,9 +375,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ready server over the tiny checkpoints, over a real socket."""
+    """A ready server over the tiny checkpoints, over a real socket, for tests that leave it so."""
     folder = tmp_path_factory.mktemp("server")
     server = Server(checkpoints_dir, folder)
     try:

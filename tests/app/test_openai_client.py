@@ -1,13 +1,11 @@
 """OpenAI's own client against a real server with the shipped models."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import openai
 import pytest
 from openai import OpenAI
 
-from app.settings import PROJECT_DIR
 from tests.app.conftest import Server
 
 pytestmark = pytest.mark.slow
@@ -16,19 +14,8 @@ MODEL = "timemachine-gru"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder: Path = tmp_path_factory.mktemp("openai")
-    server = Server(PROJECT_DIR / "checkpoints", folder)
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture(scope="module")
-def openai_client(server: Server) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
+def openai_client(shipped: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{shipped.address}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
@@ -41,12 +28,12 @@ def test_models(openai_client: OpenAI) -> None:
     assert refusal.value.code == "model_not_found"
 
 
-def test_a_completion(openai_client: OpenAI, server: Server) -> None:
+def test_a_completion(openai_client: OpenAI, shipped: Server) -> None:
     completion = openai_client.completions.create(
         model=MODEL, prompt="the time traveller", max_tokens=20, temperature=0.7, seed=1, user="me"
     )
     body = {"prompt": "the time traveller", "max_new_tokens": 20, "temperature": 0.7, "seed": 1}
-    native = server.client.post("/generate", json=body).json()
+    native = shipped.client.post("/generate", json=body).json()
     assert completion.choices[0].text == native["outputs"][0]["text"]
     assert completion.choices[0].finish_reason == "length"
     assert completion.usage is not None

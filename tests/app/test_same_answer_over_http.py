@@ -3,14 +3,10 @@
 import asyncio
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import pytest
 
-from app.settings import PROJECT_DIR
 from tests.app.conftest import TIMEOUT_SECONDS, Server
 
 SENTENCES = (
@@ -24,18 +20,6 @@ PROMPTS = ("", "The Time Traveller ", "In the dim light of the laboratory I saw 
 OTHERS = 64
 
 Request = tuple[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server over the shipped checkpoints, in its default precision."""
-    folder: Path = tmp_path_factory.mktemp("server")
-    server = Server(PROJECT_DIR / "checkpoints", folder)
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.close()
 
 
 def random_request(generator: random.Random) -> Request:
