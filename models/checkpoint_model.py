@@ -4,10 +4,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.overrides import TorchFunctionMode
 
 from models.checkpoint import (
     CARD_FILE,
@@ -34,6 +36,25 @@ Model = LanguageModel | Seq2Seq
 TOKENIZER_SUFFIX = {"character": ".json", "word": ".json", "sentencepiece": ".model"}
 
 
+_DRAWS = frozenset({"kaiming_uniform_", "normal_", "uniform_"})
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves the initial weights undrawn: they are about to be read.
+
+    On the meta device PyTorch would import its compiler for them, which takes longer than all
+    the rest of loading.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function.__name__ in _DRAWS:
+            return kwargs.get("tensor", *args[:1])
+        return function(*args, **kwargs)
+
+
 def build_model(config: LanguageModelConfig | Seq2SeqConfig) -> Model:
     """A freshly initialised model of the configured kind.
 
@@ -54,7 +75,7 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Model:
     file = info.path / WEIGHTS_FILE
     try:
         # Shapes first, without memory: a wrong size must not ask for more than the machine has.
-        with torch.device("meta"):
+        with _WithoutDraws(), torch.device("meta"):
             expected = _unique_tensors(build_model(info.config))
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
@@ -75,7 +96,8 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Model:
             raise CheckpointError(f"{file}: {name} holds {tensor.dtype}, not floating point")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file}: {name} holds values that are not finite")
-    model = build_model(info.config)
+    with _WithoutDraws():
+        model = build_model(info.config)
     with torch.no_grad():
         for name, parameter in _unique_tensors(model).items():
             parameter.copy_(tensors[name])

@@ -1,5 +1,7 @@
 """A model that is saved and loaded: the round trip, and what cannot be loaded or saved."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,3 +175,17 @@ def test_a_save_replaces_its_own_files_only(folder: Path) -> None:
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "README.md").read_text() == "# New\n"
     assert (folder / "run").is_dir()
+
+
+def test_loading_draws_no_weights_and_imports_no_compiler(tmp_path: Path) -> None:
+    save(tmp_path / "en-fr", make_translator(tied=True), {"source": WORDS, "target": WORDS})
+    script = (
+        "import sys, torch; from pathlib import Path\n"
+        "from models.checkpoint import read_checkpoint\n"
+        "from models.checkpoint_model import load_model\n"
+        "before = torch.get_rng_state()\n"
+        f"load_model(read_checkpoint(Path({str(tmp_path / 'en-fr')!r})), torch.device('cpu'))\n"
+        "assert torch.equal(torch.get_rng_state(), before)\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True)
