@@ -13,6 +13,7 @@ queries of each, ``S`` source positions, ``A`` attention size, ``E`` size of an 
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from models.kernels.products import (
     linear_by_threads,
     linear_of,
     pack_weight,
+    store_groups,
     store_rows,
 )
 from models.packing import PackedLayout
@@ -69,7 +71,7 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     flat = rows.reshape(-1, rows.shape[-1]).contiguous()
     values, scales = torch.empty(flat.shape, dtype=torch.int8), torch.empty(len(flat))
-    store_rows(flat.numpy(), values.numpy(), scales.numpy())
+    store_rows(flat.numpy(), np.arange(len(flat)), values.numpy(), scales.numpy())
     return values.view(rows.shape), scales.view(*rows.shape[:-1], 1)
 
 
@@ -257,14 +259,29 @@ class Int8Attention(Attention):
         self.key_projection = attention.key_projection
 
     def memory(self, values: Tensor, mask: Tensor) -> AttentionMemory:
-        """See :meth:`Attention.memory`."""
-        stored, scales = quantize_rows(values.flatten(1))
-        keys, key_scales = self.store_keys(self.key_projection(values))
-        return AttentionMemory(keys, stored.view_as(values), mask, key_scales, scales[:, 0])
+        """See :meth:`Attention.memory`. Nothing is computed of padding."""
+        places = np.flatnonzero(mask.numpy())
+        stored, scales = torch.zeros(values.shape, dtype=torch.int8), torch.empty(len(values))
+        rows = values.contiguous().numpy()
+        store_groups(rows, places, stored.numpy(), scales.numpy())
+        key_projection = cast(Int8Linear, self.key_projection)
+        projected = key_projection.multiply_rows(rows.reshape(-1, rows.shape[2]), places)
+        keys, key_scales = self.store_keys(projected, places, mask.numel())
+        keys, key_scales = keys.view(*mask.shape, -1), key_scales.view(mask.shape)
+        return AttentionMemory(keys, stored, mask, key_scales, scales)
 
     @abstractmethod
-    def store_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected keys ``[B, S, A]`` as they are kept, and their scales ``[B, S]``."""
+    def store_keys(self, keys: Floats, places: Integers, count: int) -> tuple[Tensor, Tensor]:
+        """Projected keys as they are kept.
+
+        Args:
+            keys: ``[P, A]``.
+            places: ``[P]``, where they go.
+            count: how many places there are.
+
+        Returns:
+            The keys ``[count, A]``, zeros where none goes, and their scales ``[count]``.
+        """
 
     @abstractmethod
     def look(
@@ -304,9 +321,11 @@ class Int8AdditiveAttention(Int8Attention):
         super().__init__(attention)
         self._vector = attention.score.weight.detach().float()[0].clone().numpy()
 
-    def store_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def store_keys(self, keys: Floats, places: Integers, count: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Int8Attention.store_keys`."""
-        return keys, keys.new_ones(keys.shape[:2])
+        kept = torch.zeros(count, keys.shape[1])
+        kept.numpy()[places] = keys
+        return kept, torch.ones(count)
 
     def look(
         self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory
@@ -324,10 +343,11 @@ class Int8AdditiveAttention(Int8Attention):
 class Int8DotAttention(Int8Attention):
     """:class:`DotAttention` over keys that are stored as integers, a scale for each position."""
 
-    def store_keys(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def store_keys(self, keys: Floats, places: Integers, count: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Int8Attention.store_keys`."""
-        stored, scales = quantize_rows(keys)
-        return stored, scales[..., 0] / math.sqrt(keys.shape[-1])
+        kept, scales = torch.zeros(count, keys.shape[1], dtype=torch.int8), torch.zeros(count)
+        store_rows(keys, places, kept.numpy(), scales.numpy())
+        return kept, scales / math.sqrt(keys.shape[1])
 
     def look(
         self, queries: Tensor, sources: NDArray[np.int64], memory: AttentionMemory

@@ -121,14 +121,48 @@ def _scale_of(row):
 
 
 @kernel
-def store_rows(rows, values, scales):
-    """Round rows ``[M, I]`` float32 to integers int8, each with a scale ``[M]``, to be kept."""
+def _store_row(row, scale, stored):
+    for i in range(row.shape[0]):
+        stored[i] = np.int8(bits_of(row[i] / scale + ROUNDING) - ROUNDING_BITS)
+
+
+@kernel
+def store_rows(rows, places, values, scales):
+    """Round rows to integers, each with a scale, to be kept.
+
+    Args:
+        rows: ``[M, I]`` float32.
+        places: ``[M]`` int64, where each row goes in both of the next.
+        values: ``[P, I]`` int8.
+        scales: ``[P]``.
+    """
     for m in range(rows.shape[0]):
-        row, stored = rows[m], values[m]
-        scale = _scale_of(row)
-        scales[m] = scale
-        for i in range(row.shape[0]):
-            stored[i] = np.int8(bits_of(row[i] / scale + ROUNDING) - ROUNDING_BITS)
+        place = places[m]
+        scales[place] = _scale_of(rows[m])
+        _store_row(rows[m], scales[place], values[place])
+
+
+@kernel
+def store_groups(rows, places, values, scales):
+    """The same of groups of rows, each with a scale for all its rows.
+
+    Args:
+        rows: ``[N, S, I]`` float32.
+        places: ``[P]`` int64, which of the ``N * S`` rows are real, in order.
+        values: ``[N, S, I]`` int8, where those go; the others are left alone.
+        scales: ``[N]``, where the scales go.
+    """
+    size, done = rows.shape[1], 0
+    for n in range(rows.shape[0]):
+        first, scale = done, _TINY * _SHARE
+        while done < places.shape[0] and places[done] // size == n:
+            own = _scale_of(rows[n, places[done] % size])
+            scale = own if own > scale or np.isnan(own) else scale
+            done += 1
+        scales[n] = scale
+        for i in range(first, done):
+            place = places[i] % size
+            _store_row(rows[n, place], scale, values[n, place])
 
 
 @kernel

@@ -15,6 +15,8 @@ from models.kernels.products import (
     make_values,
     pack_weight,
     round_rows,
+    store_groups,
+    store_rows,
 )
 from models.kernels.tiles import may_use_tiles
 from tests.models.kernels.other_processors import digest_on
@@ -83,6 +85,22 @@ def test_rows_are_rounded_to_even_with_a_scale_of_their_own() -> None:
     ]
     assert scales[0] == 1
     assert 0 < scales[1] < 1e-30
+
+
+def test_a_group_has_a_scale_for_all_its_real_rows() -> None:
+    rows = np.random.default_rng(3).normal(size=(4, 5, 37)).astype(np.float32)
+    is_real = np.arange(5) < np.array([[5], [1], [0], [3]])
+    rows[0, 4, 7], rows[3, 1, 2] = 9, np.nan
+    values, scales = np.full(rows.shape, 99, np.int8), np.empty(4, np.float32)
+    store_groups(rows, np.flatnonzero(is_real), values, scales)
+    for n, count in ((0, 5), (1, 1)):
+        expected, scale = np.empty((1, 37 * count), np.int8), np.empty(1, np.float32)
+        store_rows(rows[n, :count].reshape(1, -1), np.zeros(1, np.int64), expected, scale)
+        assert (values[n, :count].ravel() == expected[0]).all()
+        assert scales[n] == scale[0]
+    assert (values[~is_real] == 99).all(), "padding is left alone"
+    assert 0 < scales[2] < 1e-30
+    assert np.isnan(scales[3])
 
 
 def test_nothing_is_written_beside_the_outputs() -> None:
