@@ -50,7 +50,7 @@ class _WithoutDraws(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function.__name__ in _DRAWS:
+        if getattr(function, "__name__", "") in _DRAWS:
             return kwargs.get("tensor", *args[:1])
         return function(*args, **kwargs)
 
