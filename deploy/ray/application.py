@@ -59,6 +59,10 @@ class Replica:
     def __init__(self, given: dict[str, Any], models_per_replica: int = 0) -> None:
         settings = replica_settings(given, num_cpus=_assigned_cpus())
         configure_logging(settings.log_level, resolve_format(settings.log_format))
+        if settings.engine == "inline":
+            # An engine on a thread would import PyTorch while Ray counts the seconds until the
+            # replica is well.
+            import app.engine.loading  # noqa: F401
         self._runtime = Runtime(settings, on_loaded=freeze_heap)
         # Ray looks for it here, and then tells its proxies which replica has which model.
         self._load_model: LoadModel | None = None
