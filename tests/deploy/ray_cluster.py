@@ -151,9 +151,10 @@ class RayService:
         message: str = serve.status().applications["default"].deployments["gatehouse"].message
         return message
 
-    def kill_replica(self) -> None:
-        """End one's process, as the kernel does when memory runs out."""
-        os.kill(self.replicas()[0]["pid"], signal.SIGKILL)
+    def kill_replica(self, name: str | None = None) -> None:
+        """End the process of this one, or of any, as the kernel does when memory runs out."""
+        pids = {replica["replica_id"]: replica["pid"] for replica in self.replicas()}
+        os.kill(pids[name or next(iter(pids))], signal.SIGKILL)
 
     def close(self) -> None:
         from ray import serve

@@ -186,14 +186,20 @@ def test_a_model_that_a_replica_began_with_needs_no_header_and_bears_one(
     assert answer.json()["model"] == "letters"
 
 
+def _busy_replica(service: RayService) -> str | None:
+    running = figures(service, "gatehouse_rows_running")
+    return max(running, key=lambda name: running[name]) if any(running.values()) else None
+
+
 def test_a_replica_that_dies_over_requests_leaves_none_without_an_answer(
     service: RayService,
 ) -> None:
     """The short form of what tests/deploy/test_ray_faults.py does under load."""
-    load = Load(service, clients=4, long_tokens=2_000)
+    load = Load(service, clients=4, long_tokens=8_000)
     with load.busy():
         wait_for(lambda: len(load.answers) > 10)
-        service.kill_replica()
+        # One that has a stream on its way, which takes a second or more.
+        service.kill_replica(wait_for(lambda: _busy_replica(service)))
         wait_for(lambda: load.lost)
         seen = len(load.answers)
         wait_for(lambda: len(load.answers) > seen + 10)
