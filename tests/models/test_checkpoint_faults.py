@@ -13,23 +13,14 @@ from hypothesis import strategies as st
 
 from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
 from models.checkpoint_model import Model, build_model, load_model, save_checkpoint
-from models.checkpoint_schema import DataSource, Languages, TrainingRecord
+from models.checkpoint_schema import Languages
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import CharacterTokenizer, SentencePieceTokenizer, Tokenizer
-from tests.models.checkpoint_folders import sign
+from tests.models.checkpoint_folders import RECORD, sign
 
 pytestmark = pytest.mark.chaos
 
 CPU = torch.device("cpu")
-RECORD = TrainingRecord(
-    name="a-model",
-    created="2026-01-02",
-    data=[DataSource(name="nothing", origin="made up", sha256="ab" * 32)],
-    licence="CC0-1.0",
-    seed=1,
-    steps=2,
-    metrics={"perplexity": 3.25},
-)
 COVERED = ("model.safetensors", "tokenizer.json", "tokenizer.model")
 """Files whose every bit is covered by a checksum."""
 
