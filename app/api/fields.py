@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from app.engine.request import MAX_ROWS_PER_REQUEST
 from app.service.protection import MAX_PROTECTED
+from models.decoding.params import MIN_TEMPERATURE
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 200
@@ -49,6 +50,14 @@ def _require_unicode(value: str) -> str:
     return value
 
 
+def _not_almost_zero(value: float) -> float:
+    if 0 < value < MIN_TEMPERATURE:
+        raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}")
+    return value
+
+
+NOT_ALMOST_ZERO = AfterValidator(_not_almost_zero)
+"""For temperatures."""
 Text = Annotated[
     str,
     AfterValidator(_require_unicode),

@@ -5,12 +5,13 @@ into the service, and name the field at fault.
 """
 
 import secrets
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from app.api.body import StrictBody
 from app.api.fields import (
+    NOT_ALMOST_ZERO,
     NOT_DOCUMENTS,
     BeamSize,
     Language,
@@ -64,10 +65,8 @@ class GenerateBody(StrictBody):
     max_new_tokens: MaxNewTokens | None = Field(
         default=None, description="Tokens to write at most; null: the service's default."
     )
-    temperature: float | None = Field(
+    temperature: Annotated[float, Field(ge=0, le=10), NOT_ALMOST_ZERO] | None = Field(
         default=None,
-        ge=0,
-        le=10,
         description="0 is greedy; otherwise logits are divided by it before sampling (at least "
         f"{MIN_TEMPERATURE}). null: 1, or 0 with a beam.",
     )
@@ -124,13 +123,6 @@ class GenerateBody(StrictBody):
     timeout_seconds: TimeoutSeconds | None = Field(
         default=None, description="Time for the whole answer; null: the service's limit."
     )
-
-    @field_validator("temperature")
-    @classmethod
-    def _not_almost_zero(cls, value: float | None) -> float | None:
-        if value is not None and 0 < value < MIN_TEMPERATURE:
-            raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}")
-        return value
 
     def to_request(self, limits: Limits) -> GenerationRequest:
         """Give every parameter its value.

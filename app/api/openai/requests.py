@@ -11,7 +11,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from app.api.body import StrictBody
-from app.api.fields import MaxNewTokens, ModelName, OneOrManyStops, OneOrManyTexts
+from app.api.fields import (
+    NOT_ALMOST_ZERO,
+    MaxNewTokens,
+    ModelName,
+    OneOrManyStops,
+    OneOrManyTexts,
+)
 from app.api.requests import given_or_drawn, listed
 from app.engine.request import MAX_ROWS_PER_REQUEST, DecodingParams
 from app.exceptions import InvalidRequestError
@@ -110,10 +116,8 @@ class CompletionBody(StrictBody):
         default=None, description="How to stream; only with stream."
     )
     suffix: _Unsupported = Field(default=None, description="Not supported: null.")
-    temperature: float | None = Field(
+    temperature: Annotated[float, Field(ge=0, le=2), NOT_ALMOST_ZERO] | None = Field(
         default=None,
-        ge=0,
-        le=2,
         description="0 is greedy; otherwise logits are divided by it before sampling (at least "
         f"{MIN_TEMPERATURE}). null: 1.",
     )
@@ -126,13 +130,6 @@ class CompletionBody(StrictBody):
     user: str | None = Field(
         default=None, description="Who asks. Taken, and used for nothing, not even the log."
     )
-
-    @field_validator("temperature")
-    @classmethod
-    def _not_almost_zero(cls, value: float | None) -> float | None:
-        if value is not None and 0 < value < MIN_TEMPERATURE:
-            raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}")
-        return value
 
     @field_validator("logprobs")
     @classmethod
