@@ -321,12 +321,16 @@ class Seq2Seq(EncoderDecoder):
             raise ValueError("a source needs at least one token: end it with <eos>")
         return self._read(prompts)
 
+    def read_part(self, source: Sequence[int]) -> Sequence[int]:
+        """What the encoder reads of a source: not the ``<eos>`` behind it, if so configured."""
+        if self.config.reads_source_eos or source[-1] != EOS_ID:
+            return source
+        # A source of nothing else has to be read all the same.
+        return source[:-1] or source
+
     def _read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         order, places = longest_first(prompts)
-        sources = [prompts[index] for index in order]
-        if not self.config.reads_source_eos:
-            # A source of nothing else has to be read all the same.
-            sources = [s[:-1] if s[-1] == EOS_ID and len(s) > 1 else s for s in sources]
+        sources = [self.read_part(prompts[index]) for index in order]
         encoded = yield from self.encoder.read(sources)
         if not self.config.reads_source_eos:
             # Its place is there, as padding: sources are as long as they were given.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
@@ -22,12 +23,20 @@ from models.language_model import LanguageModel, NotGenerativeError
 from models.recurrent import StackState
 from models.tokenizers import (
     BOS_ID,
+    CharacterTokenizer,
     Tokenizer,
+    WordTokenizer,
     continuation,
 )
 from training.distributed import Processes
 from training.preset import Preset, TextData
-from training.running_text import RunningText, TextBatch, read_background, read_parts
+from training.running_text import (
+    RunningText,
+    TextBatch,
+    read_background,
+    read_parts,
+    text_as_read,
+)
 from training.samples import Sample
 from training.sources import DataError
 from training.task import BatchLoss, evaluation_mode
@@ -89,22 +98,28 @@ class LanguageModelling:
         )
         self._tokenizer = tokenizer
         self.tokenizers: dict[str, Tokenizer] = {"text": tokenizer}
+        self._held_out = text_as_read(tokenizer, self._held_out)
         self._held_out_tokens = tokenizer.encode(self._held_out)
         if self._held_out and not self._held_out_tokens:
             raise DataError(
                 f"{source.name}: the held-out end of the text has no tokens; "
                 "change data.held_out_share"
             )
-        self._text = RunningText(text, tokenizer, preset.training, processes, source.name)
-        self._background, self._background_epochs = self._text, 0
-        if data.background:
-            self._background = RunningText(
-                background, tokenizer, preset.training, processes, self.sources[1].name
-            )
-            self._background_epochs = data.background.epochs
         config = LanguageModelConfig.model_validate(
             {**preset.model, "vocabulary_size": tokenizer.vocabulary_size}
         )
+
+        def running(text: str, source: DataSource) -> RunningText:
+            return RunningText(
+                *(text, tokenizer, preset.training, processes, source.name),
+                reads_bos=config.reads_bos,
+            )
+
+        self._text = running(text, source)
+        self._background, self._background_epochs = self._text, 0
+        if data.background:
+            self._background = running(background, self.sources[1])
+            self._background_epochs = data.background.epochs
         self.model = LanguageModel(config).to(device)
         self._state: StackState | None = None
 
@@ -182,6 +197,9 @@ def text_perplexity(
 ) -> float:
     """Perplexity a character of a text, whatever its tokens: see :func:`text_loss`.
 
+    Counted are the characters that the tokenizer reads: see
+    :func:`training.running_text.text_as_read`.
+
     Args:
         model: in whatever precision it computes.
         tokenizer: the model's.
@@ -191,14 +209,23 @@ def text_perplexity(
     Raises:
         ValueError: the text has one token, and the model reads one before it writes.
     """
+    text = text_as_read(tokenizer, text)
     tokens = tokenizer.encode(text)
     loss = text_loss(model, tokens, on_tokens)
     if model.config.reads_bos:
         return perplexity(loss * len(tokens), len(text))
     if len(tokens) < 2:
         raise ValueError(f"{text!r} is one token: nothing is left for the model to predict")
-    first = tokenizer.decode(tokens[:1])
-    return perplexity(loss * (len(tokens) - 1), len(text) - len(first))
+    return perplexity(loss * (len(tokens) - 1), len(text) - _first_length(tokenizer, text))
+
+
+def _first_length(tokenizer: Tokenizer, text: str) -> int:
+    """Characters of a text's first token, known or not."""
+    if isinstance(tokenizer, CharacterTokenizer):
+        return 1
+    if isinstance(tokenizer, WordTokenizer):
+        return len(text.split(maxsplit=1)[0])
+    return len(tokenizer.decode(tokenizer.encode(text)[:1]))
 
 
 @torch.inference_mode()

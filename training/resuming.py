@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
+from models.config import LanguageModelConfig, Seq2SeqConfig
 from training.distributed import Processes
 
 STATE_FILE = "state.pt"
 WORDS_ONLY = ("description", "card", "name", "location")
 """Parts of a preset that a run may change on its way: words, and what a text is called and where
 it lies, since the record also has the checksum of each."""
+_CONFIGS: dict[Any, type[BaseModel]] = {
+    "language_model": LanguageModelConfig,
+    "seq2seq": Seq2SeqConfig,
+}
 
 
 class RunError(Exception):
@@ -79,6 +85,21 @@ def require_a_common_beginning(
 
 def differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:
     """Dotted keys that two records give different values, but for those that are only words."""
+    return _differences(_with_whole_model(saved), _with_whole_model(present))
+
+
+def _with_whole_model(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose model says what its preset leaves to the defaults."""
+    model = record.get("model", {})
+    config = _CONFIGS.get(model.get("kind"))
+    if config is None:
+        return record
+    fields = config.model_fields.items()
+    defaults = {name: field.default for name, field in fields if not field.is_required()}
+    return {**record, "model": {**defaults, **model}}
+
+
+def _differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:
     changed: list[str] = []
     for key in sorted(saved.keys() | present.keys()):
         one, other = saved.get(key), present.get(key)
@@ -86,7 +107,7 @@ def differences(saved: dict[str, Any], present: dict[str, Any]) -> list[str]:
         if key in WORDS_ONLY or one == other or (key not in saved and other == 0):
             continue
         if isinstance(one, dict) and isinstance(other, dict):
-            changed.extend(f"{key}.{inner}" for inner in differences(one, other))
+            changed.extend(f"{key}.{inner}" for inner in _differences(one, other))
         else:
             changed.append(key)
     return changed

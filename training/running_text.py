@@ -16,6 +16,7 @@ from torch import Tensor
 from models.checkpoint_schema import DataSource
 from models.preparation import PREPARATIONS
 from models.tokenizers import BOS_ID, CharacterTokenizer, Tokenizer, WordTokenizer
+from models.vocabulary import TableTokenizer
 from training.distributed import Processes
 from training.preset import Background, Optimization, TextData
 from training.sources import DataError, read_data
@@ -34,6 +35,7 @@ class RunningText:
         settings: rows, positions in a batch, and the seed.
         processes: that train together; each takes its share of the rows.
         name: of the text, for what is wrong with it.
+        reads_bos: whether rows begin with ``<bos>``, as the model that reads them does.
 
     Raises:
         DataError: the text is too short for so many rows.
@@ -47,9 +49,12 @@ class RunningText:
         settings: Optimization,
         processes: Processes,
         name: str,
+        *,
+        reads_bos: bool = True,
     ) -> None:
-        self.text = text
+        self.text = text = text_as_read(tokenizer, text)
         self.tokens = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
+        self._reads_bos = reads_bos
         self._settings = settings
         self._processes = processes
         self._rows, size = settings.batch_rows or 1, len(self.tokens)
@@ -81,8 +86,8 @@ class RunningText:
         own = range(rows)[self._processes.rows(rows)]
         firsts = [self._first_position(row * length + offset, length) for row in own]
         # The text is read as a ring.
-        index = (torch.tensor(firsts)[:, None] + torch.arange(length - 1)) % size
-        begin = torch.full((len(own), 1), BOS_ID)
+        index = (torch.tensor(firsts)[:, None] + torch.arange(length - self._reads_bos)) % size
+        begin = torch.full((len(own), int(self._reads_bos)), BOS_ID)
         stream = torch.cat([begin, self.tokens[index]], dim=1)
         last = stream.shape[1] - 1
         for position in range(0, last, settings.sequence_length):
@@ -95,6 +100,14 @@ class RunningText:
         if later < len(self._beginnings) and self._beginnings[later] < position + length:
             return self._beginnings[later]
         return position
+
+
+def text_as_read(tokenizer: Tokenizer, text: str) -> str:
+    """A text as its tokens stand for it: what a tokenizer prepares, it prepares only once.
+
+    What SentencePiece normalises stays as it is: figures are per character of the raw text.
+    """
+    return tokenizer.prepare(text) if isinstance(tokenizer, TableTokenizer) else text
 
 
 def read_parts(

@@ -169,7 +169,7 @@ class Translation:
             yield self._batch(own) if own else None
 
     def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
-        sources = pad_tokens([pair.source for pair in pairs], self._device)
+        sources = pad_tokens([self.model.read_part(p.source) for p in pairs], self._device)
         targets = pad_tokens([pair.target for pair in pairs], self._device)
         size = targets[0].shape[1]
         # Found here, where a GPU need not be asked, and waited for.

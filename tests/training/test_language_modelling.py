@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.tokenizers import BOS_ID
+from models.preparation import PREPARATIONS
+from models.tokenizers import BOS_ID, UNK_ID
 from training import language_modelling
 from training.language_modelling import LanguageModelling, text_loss, text_perplexity
 from training.preset import Preset, TextData
@@ -179,6 +180,54 @@ def test_a_model_that_knows_no_bos_is_asked_about_all_but_the_first_token(
     assert found == pytest.approx(expected.exp().item(), rel=1e-5)
     with pytest.raises(ValueError, match="is one token"):
         text_perplexity(task.model, task._tokenizer, text[0])
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("character", "éabc"), ("word", "éa the time")])
+def test_an_unknown_first_token_counts_as_long_as_it_is(
+    make_task: MakeTask, kind: str, asked: str
+) -> None:
+    task = make_task("model.reads_bos=false", f"tokenizer.kind={kind}")
+    tokens = task._tokenizer.encode(asked)
+    assert tokens[0] == UNK_ID
+    nats = text_loss(task.model, tokens) * (len(tokens) - 1)
+    length = len(asked) - (1 if kind == "character" else len("éa"))
+    found = text_perplexity(task.model, task._tokenizer, asked)
+    assert found == pytest.approx(math.exp(nats / length))
+
+
+def test_rows_of_a_model_that_knows_no_bos_begin_with_the_text(
+    make_task: MakeTask,
+) -> None:
+    task = make_task("model.reads_bos=false")
+    stream = _rows(task, 0)
+    assert BOS_ID not in stream
+    text = task._text.text
+    begins = [text.index(part) for part in text.split("\n\n")]
+    read = [task._tokenizer.decode(row.tolist()) for row in stream]
+    ring = text * 2
+    assert all(any(ring.startswith(row, begin) for begin in begins) for row in read)
+    assert stream.shape == _rows(make_task(), 0).shape
+
+
+@pytest.mark.parametrize("kind", ["character", "word"])
+def test_what_the_tokenizer_prepares_is_measured_as_it_is_read(
+    make_task: MakeTask, text_preset: MakePreset, tmp_path: Path, kind: str
+) -> None:
+    raw = "The Time!!  Machine?? ---  by H. G. (1895)\n\n" * 30
+    file = tmp_path / "raw.txt"
+    file.write_text(raw)
+    prepared = PREPARATIONS["book_characters"](raw)
+    assert len(prepared) < len(raw)
+    first = make_task("data.preparation=book_characters", f"tokenizer.kind={kind}", data=file)
+    preset = text_preset()  # of a text that is prepared no further
+    assert isinstance(preset.data, TextData)
+    task = LanguageModelling(preset, preset.data, str(file), tmp_path, CPU, first.tokenizers)
+    found = text_perplexity(task.model, task._tokenizer, raw)
+    assert found == text_perplexity(task.model, task._tokenizer, prepared)
+    assert task._text.text == PREPARATIONS["book_characters"](task._text.text)
+    assert f"last {len(task._held_out)} characters" in task.metrics_note()
+    held_out = text_perplexity(task.model, task._tokenizer, task._held_out)
+    assert task.final_metrics()["held_out_perplexity"] == pytest.approx(held_out, abs=1e-4)
 
 
 def test_measuring_and_sampling_leave_mode_and_random_numbers_alone(make_task: MakeTask) -> None:

@@ -11,7 +11,7 @@ import torch
 from tests.training.tiny_runs import FakeTask, MakeTrainer, equal, history
 from training.interruption import InterruptedRunError
 from training.loop import Progress
-from training.resuming import RunError
+from training.resuming import RunError, differences
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -77,6 +77,22 @@ def test_a_state_of_another_run_is_refused_by_name(
     with pytest.raises(RunError) as raised:
         make_trainer(FakeTask(), record=record)
     assert f"other settings ({named}); choose another --out" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("saved", "present", "named"),
+    [
+        ({}, {"reads_bos": False}, ["model.reads_bos"]),
+        ({"reads_bos": False}, {}, ["model.reads_bos"]),
+        ({}, {"reads_bos": True, "dropout": 0.0, "cell": "gru"}, []),
+        ({"dropout": 0.1}, {}, ["model.dropout"]),
+    ],
+)
+def test_what_a_preset_leaves_out_of_its_model_is_the_default(
+    saved: dict[str, Any], present: dict[str, Any], named: list[str]
+) -> None:
+    kind = {"kind": "language_model"}
+    assert differences({"model": kind | saved}, {"model": kind | present}) == named
 
 
 def test_the_words_of_a_card_may_change_on_the_way(make_trainer: MakeTrainer) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.encoder_decoder import read_at_once
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID, SentencePieceTokenizer
 from training import translation
+from training.batches import TokenPair
 from training.preset import ParallelData, Preset
 from training.smoothing import pad_rows
 from training.sources import DataError
@@ -53,6 +55,21 @@ def test_padding_changes_no_loss(make_task: MakeTask, decoder: tuple[str, ...]) 
     likelihood = sum(float(loss.negative_log_likelihood) for loss in single)
     assert float(batch.negative_log_likelihood) == pytest.approx(likelihood, rel=1e-5)
     assert not batch.negative_log_likelihood.requires_grad
+
+
+def test_sources_are_read_in_training_as_they_are_in_serving(make_task: MakeTask) -> None:
+    task = make_task("model.reads_source_eos=false", "model.dropout=0")
+    task.model.eval()
+    pairs = task._pairs[:3]
+    batch = task._batch(pairs)
+    assert batch.source_lengths.tolist() == [len(pair.source) - 1 for pair in pairs]
+    with torch.inference_mode():
+        tokens, state = read_at_once(task.model, [pair.source for pair in pairs])
+        served = torch.log_softmax(task.model.step(tokens, state).logits, -1)
+    first = [float(-served[row, pair.target[0]]) for row, pair in enumerate(pairs)]
+    alone = [TokenPair(pair.source, pair.target[:1]) for pair in pairs]
+    likelihood = task.loss(task._batch(alone)).negative_log_likelihood.detach()
+    assert float(likelihood) == pytest.approx(sum(first), rel=1e-5)
 
 
 def test_rows_that_only_fill_a_shape_change_no_gradient(
