@@ -42,6 +42,8 @@ class TrainingRecord(_Frozen):
     created: str
     data: list[DataSource]
     initial: InitialCheckpoint | None = None
+    initial_may_know_held_out: bool = False
+    """Whether it began with weights that may have been trained on what it is measured on."""
     imported: ImportedWeights | None = None
     averaged: list[InitialCheckpoint] = Field(default_factory=list)
     """The checkpoints whose weights these are the average of; the preset is that of the first."""

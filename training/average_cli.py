@@ -29,6 +29,7 @@ from training.run import (
     checkpoint_record,
     make_task,
     measure_stored,
+    note_on_metrics,
     versions_of,
     write_model,
 )
@@ -128,6 +129,9 @@ def average(
             "name": folder.name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "initial": None,
+            "initial_may_know_held_out": any(
+                info.training.initial_may_know_held_out for info in infos
+            ),
             "averaged": [checkpoint_record(info) for info in infos],
             "best_step": None,
             "arguments": [],
@@ -138,7 +142,7 @@ def average(
     card = card_of(folder.name, preset, task)
     write_model(folder, task, card, record)
     metrics = measure_stored(task, folder, device)
-    note = task.metrics_note()
+    note = note_on_metrics(task, record.initial_may_know_held_out)
     record = record.model_copy(update={"metrics": metrics, "metrics_note": note})
     write_model(folder, task, card, record)
     return folder

@@ -256,6 +256,8 @@ def may_have_seen(info: CheckpointInfo, baseline: CheckpointInfo) -> bool:
     It has not where both were trained on the same data with the same cut, from the beginning
     or from each other.
     """
+    if info.training.initial_may_know_held_out:
+        return True
     initial = info.training.initial
     if initial not in (None, baseline.training.initial):
         assert initial is not None
@@ -273,16 +275,39 @@ def cut_of(info: CheckpointInfo) -> tuple[object, ...] | None:
     if not info.training.preset:
         return None
     data = _preset(info).data
+    held_out = _held_out(data, info.training.data)
+    return held_out if isinstance(data, TextData) else (*held_out, data.reverse)
+
+
+def may_know_held_out(
+    initial: CheckpointInfo, data: TextData | ParallelData, sources: Sequence[DataSource]
+) -> bool:
+    """Whether a checkpoint may have been trained on what a run that begins with it holds out.
+
+    Args:
+        initial: the checkpoint.
+        data: of the run's preset. Both directions of sentence pairs hold out the same.
+        sources: the texts that the run reads.
+    """
+    if initial.training.initial_may_know_held_out or not initial.training.preset:
+        return True
+    try:
+        theirs = _preset(initial).data
+    except EvaluationError:  # a preset of another version
+        return True
+    return _held_out(theirs, initial.training.data) != _held_out(data, sources)
+
+
+def _held_out(data: TextData | ParallelData, sources: Sequence[DataSource]) -> tuple[object, ...]:
+    """What decides which part of some texts is not trained on."""
     if isinstance(data, TextData):
-        text = (info.training.data[0].sha256,) if info.training.data else ()
+        text = tuple(source.sha256 for source in sources[:1])
         return (text, data.preparation, data.first_characters, data.held_out_share)
     # Synthetic pairs are never those of held-out sentences.
-    own = info.training.data[: len(data.without_synthetic().texts())]
-    texts = tuple(source.sha256 for source in own)
+    texts = tuple(source.sha256 for source in sources[: len(data.without_synthetic().texts())])
     # The card is measured on the validation sentences where there are none for the test.
     validation_share = None if data.test_share else data.validation_share
-    shares = (data.test_share, validation_share)
-    return (texts, data.preparation, data.first_pairs, *shares, data.reverse)
+    return (texts, data.preparation, data.first_pairs, data.test_share, validation_share)
 
 
 def _read_lines(location: str, cache_dir: Path) -> tuple[list[str], DataSource]:

@@ -18,6 +18,7 @@ from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
 from models.config import ModelConfig
 from training.card import write_card
 from training.distributed import Processes
+from training.evaluation_data import may_know_held_out
 from training.language_modelling import LanguageModelling
 from training.loop import Progress, Trainer
 from training.optimization import autocast_dtype, precision_name
@@ -160,6 +161,7 @@ def train(
             require_the_same_beginning(repeats, task.sources, initial)
         facts = {
             "initial": checkpoint_record(initial) if initial else None,
+            "initial_may_know_held_out": _may_know_held_out(initial, preset, task),
             "precision": precision_name(autocast_dtype(preset.training, device)),
             "processes": processes.count,
             "arguments": list(arguments),
@@ -190,6 +192,28 @@ def train(
             save(trainer.progress, measure_stored(task, folder, device))
         processes.wait()
     return folder
+
+
+def _may_know_held_out(initial: CheckpointInfo | None, preset: Preset, task: Task) -> bool:
+    """Whether the run begins with a model that may know what it is measured on; says so, too."""
+    if initial is None or not may_know_held_out(initial, preset.data, task.sources):
+        return False
+    LOGGER.warning(
+        "%s was trained on other data, or with another cut: it may have seen some of what is "
+        "held out here, and the figures will look better than they are",
+        initial.name,
+    )
+    return True
+
+
+def note_on_metrics(task: Task, initial_may_know_held_out: bool) -> str:
+    """What is to be known of a run's figures, in sentences for the card."""
+    if not initial_may_know_held_out:
+        return task.metrics_note()
+    return (
+        f"{task.metrics_note()} The run began with weights that were trained on other data, or "
+        "with another cut: they may have been trained on some of what is measured here."
+    )
 
 
 def _require_no_other_model(folder: Path, task: Task) -> None:
@@ -278,7 +302,11 @@ def _record(
         best_step=progress.best_step,
         **facts,
         metrics={**(metrics or {}), **figures},
-        metrics_note=task.metrics_note() if metrics else "The run has not ended yet.",
+        metrics_note=(
+            note_on_metrics(task, facts["initial_may_know_held_out"])
+            if metrics
+            else "The run has not ended yet."
+        ),
         preset=preset_record(preset),
         versions=versions_of(device),
     )

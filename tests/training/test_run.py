@@ -16,10 +16,12 @@ import torch
 
 from models.checkpoint import CheckpointError, read_checkpoint
 from models.checkpoint_model import load_model
+from models.checkpoint_schema import DataSource
 from models.language_model import LanguageModel
 from tests.training.tiny_runs import equal, history
 from training import record as record_module
 from training.cli import main
+from training.evaluation_data import may_know_held_out
 from training.language_modelling import text_loss
 from training.preset import Preset
 from training.resuming import RunError
@@ -103,6 +105,34 @@ def test_a_run_begins_with_the_weights_and_tokenizers_of_an_initial_checkpoint(
     assert f"`{initial.fingerprint[:16]}...`" in (second / "README.md").read_text()
     with pytest.raises(RunError, match="other settings \\(initial\\)"):
         _train(still, tmp_path / "second")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_says_if_its_initial_checkpoint_may_know_what_is_held_out(
+    pairs_preset: MakePreset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = ("training.steps=2", "training.validate_every_steps=2")
+    first = _train(pairs_preset(*few), tmp_path / "first")
+    same_cut = ("training.seed=2", "data.validation_share=0.2", "data.reverse=true")
+    languages = ("data.source_language=fr", "data.target_language=en")
+    swapped = pairs_preset(*few, *same_cut, *languages)
+    assert not may_know_held_out(read_checkpoint(first), swapped.data, _sources(first))
+    more = pairs_preset(*few, "data.test_share=0.3")
+    second = _train(more, tmp_path / "second", initial_dir=first)
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [w for w in warnings if "may have seen some of what is held out" in w]
+    third = _train(more, tmp_path / "third", initial_dir=second)
+    infos = [read_checkpoint(folder) for folder in (first, second, third)]
+    # Who begins with it knows what it knows, though the cut is the same.
+    assert [i.training.initial_may_know_held_out for i in infos] == [False, True, True]
+    for info, is_named in zip(infos, (False, True, True), strict=True):
+        assert ("on some of what is measured here" in info.training.metrics_note) == is_named
+        card = " ".join((info.path / "README.md").read_text().split())
+        assert ("on some of what is measured here" in card) == is_named
+
+
+def _sources(folder: Path) -> list[DataSource]:
+    return read_checkpoint(folder).training.data
 
 
 @pytest.mark.usefixtures("no_pictures")
