@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     def work() -> int:
         pairs = _make_pairs(arguments)
         content = "".join(f"{pair.source}\t{pair.target}\n" for pair in pairs)
-        arguments.out.write_text(content, encoding="utf-8", newline="\n")
+        partial = _partial(arguments.out)
+        partial.write_text(content, encoding="utf-8", newline="\n")
+        partial.replace(arguments.out)
         print(f"wrote {len(pairs):,} pairs to {arguments.out}")
         return 0
 
@@ -94,6 +96,12 @@ def _make_pairs(arguments: argparse.Namespace) -> list[Pair]:
         )
     if not arguments.out.parent.is_dir():
         raise EvaluationError(f"{arguments.out}: there is no folder {arguments.out.parent}")
+    if arguments.out.is_dir():
+        raise EvaluationError(f"{arguments.out} is a folder: name a file in it")
+    # Translating takes hours: whether this can be written is found out before.
+    partial = _partial(arguments.out)
+    partial.touch()
+    partial.unlink()
     cut = read_training_cut(forward, arguments.data, expand_home(arguments.cache))
     device = choose_device(arguments.device)
     precision = choose_precision(arguments.precision, device)
@@ -104,6 +112,11 @@ def _make_pairs(arguments: argparse.Namespace) -> list[Pair]:
         return _translator(info, model, arguments.beam_size)
 
     return diversify(cut, translator(forward), translator(backward) if backward else None)
+
+
+def _partial(file: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return file.with_name(f"{file.name}.partial")
 
 
 def _translator(info: CheckpointInfo, model: Seq2Seq, beam_size: int) -> Translate:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import read_checkpoint
+from models.checkpoint import CheckpointInfo, read_checkpoint
 from training.corpora import read_cut
 from training.languages import choose_languages
 from training.preset import (
@@ -169,7 +169,10 @@ def _read_pairs(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     )
     # Neither the shortest nor a long one.
     example = min(cut.train[:1000], key=lambda pair: abs(len(pair.source) - 40)).source
-    return OwnText(name, preset, _summary(measured, settings, preset), example)
+    summary = _summary(
+        measured, settings, preset, begins_with_another=arguments.initial is not None
+    )
+    return OwnText(name, preset, summary, example)
 
 
 def _read_prose(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
@@ -192,7 +195,10 @@ def _read_prose(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     preset = _preset("prose", arguments, _carded(changes, name) | dict(settings))
     measured = f"{len(text):,} characters, {len(set(text)):,} different ones"
     example = " ".join(text[:200].split()[:3]) + " "
-    return OwnText(name, preset, _summary(measured, settings, preset), example)
+    summary = _summary(
+        measured, settings, preset, begins_with_another=arguments.initial is not None
+    )
+    return OwnText(name, preset, summary, example)
 
 
 def synthetic_changes(arguments: argparse.Namespace) -> Changes:
@@ -206,15 +212,28 @@ def _preset(base: str, arguments: argparse.Namespace, changes: Mapping[str, Any]
     """The base preset with what was derived, then what an initial checkpoint and --set say."""
     changes = dict(changes)
     if arguments.initial:
-        config = read_checkpoint(arguments.initial).config
+        initial = read_checkpoint(arguments.initial)
+        config = initial.config
         sizes = {key for key in type(config).model_fields if key.endswith("vocabulary_size")}
-        shape = config.model_dump(exclude={*TRAINING_ONLY_FIELDS, *sizes}, exclude_none=True)
+        # None is a shape, too: of one-hot vectors.
+        shape = config.model_dump(exclude={*TRAINING_ONLY_FIELDS, *sizes})
         is_fitting = (shape["kind"] == "seq2seq") == (base == "translation")
         # Another kind is refused later, by name.
         if is_fitting:
             changes |= {f"model.{key}": value for key, value in shape.items()}
             changes["training.learning_rate"] = INITIAL_LEARNING_RATE
+            changes = _with_tokenizer_of(initial, changes)
     return load_preset(str(PRESETS_DIR / f"{base}.toml"), arguments.set, changes)[1]
+
+
+def _with_tokenizer_of(initial: CheckpointInfo, changes: Changes) -> Changes:
+    """With what the checkpoint's tokenizers were trained by, as far as it says, and no other."""
+    changes = {key: value for key, value in changes.items() if not key.startswith("tokenizer.")}
+    recorded = initial.training.preset
+    if recorded:
+        changes["tokenizer"] = dict(recorded["tokenizer"])
+        changes["data.preparation"] = recorded["data"].get("preparation", "none")
+    return changes
 
 
 def _carded(changes: Changes, name: str) -> Changes:
@@ -230,11 +249,19 @@ def _stem(name: str, languages: tuple[str, ...]) -> str:
     return re.sub(r"[^\w-]+", "-", stem).strip("-_") or "model"
 
 
-def _summary(measured: str, settings: Mapping[str, int | float], preset: Preset) -> str:
+def _summary(
+    measured: str,
+    settings: Mapping[str, int | float],
+    preset: Preset,
+    *,
+    begins_with_another: bool,
+) -> str:
     """What was measured and derived, with the values that --set left."""
     record = preset.model_dump()
     values = []
     for key in settings:
         section, _, field = key.partition(".")
+        if begins_with_another and section == "tokenizer":
+            continue  # which is that one's
         values.append(f"{key}={record[section][field]}")
     return f"read {measured}; derived from that (change with --set): {', '.join(values)}"

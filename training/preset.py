@@ -35,7 +35,8 @@ class PresetError(Exception):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Records are JSON, which has no infinity: clip_norm=1e9 clips nothing either.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Background(_Frozen):

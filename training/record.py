@@ -19,9 +19,11 @@ from models.checkpoint import CheckpointInfo
 from models.checkpoint_schema import DataSource, TrainingRecord
 from training.own_text import OPTIONS, VALIDATION_OPTIONS
 from training.preset import ParallelData, PresetError, TextData, available_presets
-from training.sources import is_public
+from training.sources import is_public, public_origin
 
 LOGGER = logging.getLogger("training")
+QUOTES = "\"'"
+"""In which TOML may have a string."""
 
 
 def gatehouse_version() -> str:
@@ -175,5 +177,7 @@ def arguments_that_matter(arguments: argparse.Namespace) -> list[str]:
     if arguments.initial is not None:
         kept += ["--initial", arguments.initial.resolve().name]
     for override in arguments.set:
-        kept += ["--set", override]
+        key, _, value = override.partition("=")
+        is_place = key.endswith(".location")
+        kept += ["--set", f"{key}={public_origin(value.strip(QUOTES))}" if is_place else override]
     return kept

@@ -16,6 +16,7 @@ from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
 from models.checkpoint_model import Model, load_model, save_checkpoint
 from models.checkpoint_schema import InitialCheckpoint, TrainingRecord
 from models.config import ModelConfig
+from models.precision import keep_float32_exact
 from training.card import write_card
 from training.distributed import Processes
 from training.evaluation_data import may_know_held_out
@@ -250,6 +251,7 @@ def _log_file(file: Path) -> Iterator[None]:
 
 def measure_stored(task: Task, folder: Path, device: torch.device) -> dict[str, float]:
     """The card's figures, of the best weights as they are stored."""
+    keep_float32_exact()
     best = load_model(read_checkpoint(folder), device)
     task.model.load_state_dict(best.state_dict())
     task.model.eval()

@@ -161,6 +161,8 @@ def test_what_cannot_be_made_is_told_in_a_sentence(
         ((forward.path, prose.path), "prose does not translate from fr to en"),
         ((tmp_path / "none",), "none"),
         ((forward.path, "--out", tmp_path / "no" / "made.tsv"), "there is no folder"),
+        ((forward.path, "--out", tmp_path), f"{tmp_path} is a folder: name a file in it"),
+        ((forward.path, "--out", "/proc/made.tsv"), "/proc/made.tsv"),
         ((forward.path, "--data", tmp_path / "no.tsv"), "no.tsv: no such file"),
         ((forward.path, "--precision", "float16"), "float16"),
     ]

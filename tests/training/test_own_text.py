@@ -7,8 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.checkpoint import read_checkpoint
+from models.checkpoint_model import build_model, save_checkpoint
+from models.checkpoint_schema import TrainingRecord
+from models.config import LanguageModelConfig
+from models.tokenizers import CharacterTokenizer
 from training.cli import main
 from training.preset import Preset
 from training.sizing import MINIMUM_CHARACTERS
@@ -161,6 +166,41 @@ def test_an_initial_checkpoint_gives_the_model_its_shape(
     status, _, err = run("--text", novel, "--initial", first, "--name", "longer")
     assert status == 0, err
     assert "model.hidden_size=8" in err, "as the checkpoint's, whatever would be derived"
+
+
+def test_a_model_of_one_hot_vectors_is_trained_further(run: Run, text: str, tmp_path: Path) -> None:
+    novel = tmp_path / "novel.txt"
+    novel.write_text(text.upper())
+    first = tmp_path / "first"
+    torch.manual_seed(1)
+    tokenizer = CharacterTokenizer.train(text, "book_characters")
+    config = LanguageModelConfig(vocabulary_size=tokenizer.vocabulary_size, hidden_size=8)
+    model = build_model(config)
+    record = TrainingRecord(name="first", created="", data=[], licence="", seed=0, steps=0)
+    save_checkpoint(
+        first, model, tokenizers={"text": tokenizer}, languages=None, training=record, card=""
+    )
+    status, _, err = run("--text", novel, "--initial", first, "--name", "longer")
+    assert status == 0, err
+    info = read_checkpoint(tmp_path / "out" / "longer")
+    assert info.config.embedding_size is None
+    assert isinstance(info.tokenizers["text"], CharacterTokenizer)
+
+
+def test_tokenizers_of_an_initial_checkpoint_are_recorded_as_they_were_trained(
+    run: Run, pairs: Path, tmp_path: Path
+) -> None:
+    words = ("--pairs", pairs, "--from", "en", "--to", "fr")
+    size = ("model.hidden_size=8", "model.embedding_size=8", "tokenizer.vocabulary_size=310")
+    status, _, err = run(*words, "--name", "first", overrides=size)
+    assert status == 0, err
+    first = tmp_path / "out" / "first"
+    status, _, err = run(*words, "--initial", first, "--name", "second")
+    assert status == 0, err
+    assert "tokenizer." not in err
+    one, two = (read_checkpoint(tmp_path / "out" / n).training for n in ("first", "second"))
+    assert one.preset["tokenizer"]["vocabulary_size"] == 310
+    assert two.preset["tokenizer"] == one.preset["tokenizer"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,17 @@ def test_the_record_says_what_the_weights_depend_on(
     assert str(other) not in (tmp_path / "tiny" / "training.json").read_text()
 
 
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_the_record_names_no_folder_that_a_setting_names(
+    text_preset_file: Path, text_file: Path, tmp_path: Path, train: Train, quote: str
+) -> None:
+    place = f"data.source.location={quote}{text_file}{quote}"
+    train(text_preset_file, "--out", str(tmp_path), "--set", place, "--set", "training.steps=2")
+    record = (tmp_path / "tiny" / "training.json").read_text()
+    assert f"data.source.location={text_file.name}" in record
+    assert str(tmp_path) not in record
+
+
 def test_another_text_or_initial_checkpoint_is_not_the_same_run(
     text_preset_file: Path, tmp_path: Path, train: Train, text: str
 ) -> None:

@@ -92,8 +92,14 @@ def build_language_model(
             ``<bos>``; None has the first token of a text meet a state of zeros.
 
     Raises:
-        ImportingError: something is missing, left over, or of the wrong shape.
+        ImportingError: something is missing, left over, or of the wrong shape; or the vocabulary
+            has a ``<bos>`` and ``begin_with`` is another token.
     """
+    if begin_with is not None and vocabulary.has("bos"):
+        raise ImportingError(
+            f"{vocabulary.file}: has a <bos>, which texts begin with: without --begin-with, or say "
+            "--special bos=TOKEN"
+        )
     notes: list[str] = []
     layers, input_size = _take_layers(weights)
     gates, hidden_size = layers[0][1].shape[0] // layers[0][1].shape[1], layers[0][1].shape[1]
@@ -112,7 +118,7 @@ def build_language_model(
     )
     columns = layers[0][0].T if embedding is None else embedding
     columns = vocabulary.embeddings(columns)
-    if begin_with is not None and not vocabulary.has("bos"):
+    if begin_with is not None:
         columns[1] = columns[vocabulary.rows.index(begin_with)]
     state = {"output.weight": output[0], "output.bias": output[1]}
     if embedding is None:

@@ -136,7 +136,7 @@ def read_vocabulary(file: Path) -> list[str]:
         OSError: it cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a mark of the byte order is no token
         if file.suffix != ".json":
             lines = text.removesuffix("\n").split("\n")
             if "" in lines:

@@ -50,6 +50,14 @@ def test_keep_top_equals_the_oracle(scores: list[float], top_k: int, top_p: floa
     assert found == kept_by_hand(scores, top_k, top_p)
 
 
+def test_a_mass_that_is_reached_exactly_needs_no_further_token() -> None:
+    # Halves and quarters are exact, and so are their sums.
+    scores = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    for top_p, count in ((0.5, 1), (0.75, 2), (0.875, 3), (0.876, 4)):
+        kept = keep_top(scores, [0], [top_p])
+        assert int((kept > -math.inf).sum()) == count
+
+
 def flat_scores(size: int, seed: int, spread: float) -> torch.Tensor:
     """Scores with ties, so near to each other that much of the vocabulary has to be looked at."""
     generator = torch.Generator().manual_seed(seed)

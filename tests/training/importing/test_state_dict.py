@@ -305,6 +305,7 @@ def test_a_damaged_pickle_is_one_sentence(run: Import, tmp_path: Path, content: 
         (["--special", "end=a"], "a role is one of pad, bos, eos, unk"),
         (["--special", "eos=a", "--special", "bos=a"], "one token cannot be two special ones"),
         (["--begin-with", "x"], "has no token 'x'"),
+        (["--special", "bos=a", "--begin-with", "\n"], "has a <bos>, which texts begin with"),
         (["--name", "../mine"], "letters, digits, dots"),
         (["--tokenizer", "word"], "' ' is not a word"),
     ],

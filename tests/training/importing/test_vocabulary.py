@@ -17,6 +17,8 @@ FILE = Path("vocabulary.txt")
     [
         ("a.txt", "a\n \n<unk>\n", ["a", " ", "<unk>"]),
         ("a.txt", "a\r\nb", ["a", "b"]),
+        ("a.txt", "\ufeff<unk>\nb", ["<unk>", "b"]),
+        ("a.json", '\ufeff["a", "b"]', ["a", "b"]),
         ("a.json", json.dumps(["\n", "b"]), ["\n", "b"]),
         ("a.json", json.dumps({"b": 1, "a": 0}), ["a", "b"]),
     ],
