@@ -10,7 +10,13 @@ from app.exceptions import (
     UnknownModelError,
     UnsupportedModelError,
 )
-from models.checkpoint import CheckpointError, CheckpointInfo, find_checkpoints, read_checkpoint
+from models.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    checkpoint_name,
+    find_checkpoints,
+    read_checkpoint,
+)
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.tokenizers import Tokenizer
 
@@ -91,7 +97,10 @@ def read_checkpoints(root: Path, names: Sequence[str] = ()) -> list[CheckpointIn
     Raises:
         StartupError: there is none, a named one is missing, or one is damaged.
     """
-    found = {path.resolve().name: path for path in find_checkpoints(root)}
+    try:
+        found = {checkpoint_name(path): path for path in find_checkpoints(root)}
+    except CheckpointError as error:
+        raise StartupError(f"checkpoints cannot be looked for: {error}") from error
     if not found:
         raise StartupError(
             f"no checkpoint found in {root}: give another folder with --checkpoints or "

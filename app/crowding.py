@@ -45,6 +45,7 @@ class CrowdProtocol(HttpToolsProtocol):
     on_refusal: ClassVar[Any]  # mypy takes a Callable for a method
 
     _patience: asyncio.TimerHandle | None = None
+    _unsent_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Serve the connection, refuse its requests, or cut it off."""
@@ -72,7 +73,7 @@ class CrowdProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """More of an answer waits than the transport likes to keep."""
         super().pause_writing()
-        self._patience = self.loop.call_later(self.send_timeout_seconds, self._cut_off)
+        self._watch()
 
     def resume_writing(self) -> None:
         """The client has taken what waited."""
@@ -80,9 +81,13 @@ class CrowdProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection; one that has not taken its answer would never close."""
+        """Close an idle connection; one that still takes its answer is not idle."""
         if not self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._cut_off()
+            if self._patience is None:
+                self._watch()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         else:
             super().timeout_keep_alive_handler()
 
@@ -101,9 +106,19 @@ class CrowdProtocol(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
 
-    def _cut_off(self) -> None:
-        self._patience = None
-        self.transport.abort()
+    def _watch(self) -> None:
+        """Look again later whether anything was taken of what waits now."""
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._patience = self.loop.call_later(self.send_timeout_seconds, self._look_again)
+
+    def _look_again(self) -> None:
+        unsent, self._patience = self.transport.get_write_buffer_size(), None
+        if not unsent:
+            return
+        if unsent < self._unsent_bytes:
+            self._watch()
+        else:
+            self.transport.abort()
 
 
 class _Refusing:

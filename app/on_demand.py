@@ -15,7 +15,12 @@ from app.engine.supervisor import SupervisedEngine
 from app.exceptions import NotReadyError, ReloadError, UnknownModelError
 from app.metrics import Metrics
 from app.reloading import revision_of
-from models.checkpoint import CheckpointError, find_checkpoints, read_checkpoint
+from models.checkpoint import (
+    CheckpointError,
+    checkpoint_name,
+    find_checkpoints,
+    read_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +108,6 @@ class ModelsOnDemand:
     def _find(self, name: str) -> Path:
         """A checkpoint's folder; a name is one of those that are there, never a path."""
         for path in find_checkpoints(self._root):
-            if path.resolve().name == name:
+            if checkpoint_name(path) == name:
                 return path
         raise UnknownModelError("there is no checkpoint of this name to be loaded")

@@ -19,7 +19,7 @@ from app.engine.request import MAX_ROWS_PER_REQUEST
 from app.exceptions import StartupError
 
 ENV_PREFIX = "GATEHOUSE_"
-_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^/?#@\s:*\[\]]+)(:\d{1,5})?")
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -216,14 +216,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
+            names = (name.strip() for name in value.split(","))
+            return tuple(dict.fromkeys(name for name in names if name))
         return value
 
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        # As browsers write them, with which they are compared.
+        origins = tuple(dict.fromkeys(origin.lower() for origin in origins))
         for origin in origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+            found = _ORIGIN.fullmatch(origin)
+            if origin != "*" and not (found and int((found[2] or ":0")[1:]) < 2**16):
                 raise ValueError(f"{origin} is no origin, as in https://example.org:8443")
         return origins
 
@@ -236,21 +240,27 @@ class Settings(BaseSettings):
     def _fit_together(self) -> "Settings":
         if self.max_texts_per_request > self.queue_capacity:
             raise ValueError(
-                f"max_texts_per_request ({self.max_texts_per_request}) is above queue_capacity "
-                f"({self.queue_capacity}): such a request could never be accepted"
+                f"{self._told('max_texts_per_request')} is above "
+                f"{self._told('queue_capacity')}: such a request could never be accepted"
             )
         if self.engine_hang_seconds < self.max_step_age_seconds:
             raise ValueError(
-                f"engine_hang_seconds ({self.engine_hang_seconds:g}) is below "
-                f"max_step_age_seconds ({self.max_step_age_seconds:g}): an engine would be killed "
-                "while it counts as ready"
+                f"{self._told('engine_hang_seconds')} is below "
+                f"{self._told('max_step_age_seconds')}: an engine would be killed while it counts "
+                "as ready"
             )
-        if self.default_max_new_tokens > self.max_new_tokens_limit:
+        # A default that nobody chose gives way to the limit.
+        is_chosen = "default_max_new_tokens" in self.model_fields_set
+        if is_chosen and self.default_max_new_tokens > self.max_new_tokens_limit:
             raise ValueError(
-                f"default_max_new_tokens ({self.default_max_new_tokens}) is above "
-                f"max_new_tokens_limit ({self.max_new_tokens_limit})"
+                f"{self._told('default_max_new_tokens')} is above "
+                f"{self._told('max_new_tokens_limit')}"
             )
         return self
+
+    def _told(self, setting: str) -> str:
+        """A setting with its value, as a person would look for it."""
+        return f"{variable_name(setting)} ({getattr(self, setting):g})"
 
 
 def variable_name(setting: str) -> str:
@@ -266,15 +276,25 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
         overrides: settings by name; None means not given.
 
     Raises:
-        StartupError: an unknown variable, or a value that is refused; the message names it.
+        StartupError: an unknown variable, or a value that is refused; the message names it. Or
+            ``.env`` cannot be read.
     """
-    from_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    from_file = _read_env_file(env_file)
     _refuse_unknown([*os.environ, *from_file])
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(_env_file=env_file, **given)
     except ValidationError as error:
         raise StartupError(_explain(error)) from None
+
+
+def _read_env_file(env_file: Path | None) -> dict[str, str | None]:
+    if env_file is None or not env_file.is_file():
+        return {}
+    try:
+        return dotenv_values(env_file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"{env_file} cannot be read: {error}") from error
 
 
 def _refuse_unknown(variables: Iterable[str]) -> None:
@@ -290,6 +310,8 @@ def _explain(error: ValidationError) -> str:
     reasons = []
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         message = item["msg"].removeprefix("Value error, ")
+        # Of a secret pydantic counts "items".
+        message = message.replace("items after validation", "characters")
         name = variable_name(str(item["loc"][0])) if item["loc"] else ""
         reasons.append(f"{name}: {message}" if name else message)
     return "invalid setting: " + "; ".join(reasons)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import operator
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,14 @@ def find_checkpoints(root: Path) -> list[Path]:
         raise CheckpointError(f"{error.filename or root}: {error.strerror}") from error
 
 
+def checkpoint_name(path: Path) -> str:
+    """The name of a checkpoint: that of its folder, or of the link that stands for it.
+
+    So a link may be pointed at another version of a model, which then has the same name.
+    """
+    return Path(os.path.normpath(path.absolute())).name  # Path.resolve would follow the link
+
+
 def read_checkpoint(path: Path) -> CheckpointInfo:
     """Read and check everything but the values of the weights.
 
@@ -109,7 +118,7 @@ def read_checkpoint(path: Path) -> CheckpointInfo:
     parameter_count = _count_parameters(path / WEIGHTS_FILE)
     return CheckpointInfo(
         path=path,
-        name=path.resolve().name,
+        name=checkpoint_name(path),
         config=config.model,
         languages=config.languages,
         tokenizers=tokenizers,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from models.checkpoint import CheckpointInfo
+from models.checkpoint import CheckpointInfo, checkpoint_name
 from models.checkpoint_schema import DataSource, TrainingRecord
 from training.own_text import OPTIONS, VALIDATION_OPTIONS
 from training.preset import ParallelData, PresetError, TextData, available_presets
@@ -175,7 +175,7 @@ def arguments_that_matter(arguments: argparse.Namespace) -> list[str]:
     for option, code in (("--from", arguments.from_language), ("--to", arguments.to_language)):
         kept += [option, code] if code else []
     if arguments.initial is not None:
-        kept += ["--initial", arguments.initial.resolve().name]
+        kept += ["--initial", checkpoint_name(arguments.initial)]
     for override in arguments.set:
         key, _, value = override.partition("=")
         is_place = key.endswith(".location")

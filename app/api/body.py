@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, get_args, get_type_hints
+from urllib.parse import parse_qs
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +23,8 @@ from app.api.scope import ERROR_SHAPE_SCOPE_KEY
 from app.exceptions import InvalidRequestError
 
 _MAX_FIELD_CHARACTERS = 100
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_URL_ENCODED = "application/x-www-form-urlencoded"
+_FORMS = (_URL_ENCODED, "multipart/form-data")
 _MAX_FIELDS = 1_000
 """Of one object or form: no body here has a tenth of it, and an error for each takes its time."""
 _KEY_FIELD = "api_key"
@@ -101,7 +103,7 @@ async def read_body(request: Request, schemas: Sequence[type[StrictBody]]) -> St
         raise ClientGoneError from None
     forms = [schema for schema in schemas if schema.is_form_too]
     if forms and is_form(request.headers):
-        fields = await _read_form(request)
+        fields = await _read_form(request, content)
         await _admit(request, forms[0], fields)
         return _checked(forms[0], fields, strict=False)
     try:
@@ -151,8 +153,11 @@ async def _admit(request: Request, schema: type[StrictBody], data: dict[str, Any
         await admission.decide(secret if isinstance(secret, str) and secret else None)
 
 
-async def _read_form(request: Request) -> dict[str, Any]:
+async def _read_form(request: Request, content: bytes) -> dict[str, Any]:
     """The fields of a form; one that comes several times is a list."""
+    if _media_type(request.headers) == _URL_ENCODED:
+        fields = _parse_form(content)
+        return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
     try:
         # How large a part may be is the limit of the whole body.
         async with request.form(
@@ -162,6 +167,16 @@ async def _read_form(request: Request) -> dict[str, Any]:
     except (MultiPartException, HTTPException):
         raise InvalidRequestError("body", "cannot be read as a form of texts") from None
     return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+
+
+def _parse_form(content: bytes) -> dict[str, list[str]]:
+    """Read a form in UTF-8, of which clients encode some bytes, or all, or none (curl -d)."""
+    try:
+        return parse_qs(
+            content.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
+        )
+    except ValueError:
+        raise InvalidRequestError("body", "cannot be read as a form of texts in UTF-8") from None
 
 
 def _checked(schema: type[StrictBody], data: dict[str, Any], *, strict: bool) -> StrictBody:
@@ -176,7 +191,11 @@ def _checked(schema: type[StrictBody], data: dict[str, Any], *, strict: bool) ->
 
 def is_form(headers: Headers) -> bool:
     """Whether a body is declared as what a browser's form sends."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower() in _FORMS
+    return _media_type(headers) in _FORMS
+
+
+def _media_type(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _is_json(content_type: str) -> bool:

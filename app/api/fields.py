@@ -85,8 +85,8 @@ NOT_DOCUMENTS: dict[str, Any] = {
 """JSON schema of such a field where its texts are not taken apart."""
 _Stop = Annotated[
     str,
-    AfterValidator(_require_unicode),
     Field(min_length=1, max_length=MAX_STOP_CHARACTERS),
+    AfterValidator(_require_unicode),
 ]
 _Stops = Annotated[list[_Stop], _list_limits(max_length=MAX_STOP_STRINGS)]
 OneOrManyStops = Annotated[

@@ -10,6 +10,7 @@ from app.corpus.inputs import CorpusFile, ScannedFile
 from app.corpus.results import write_whole
 from app.corpus.translator import CorpusOptions
 from app.exceptions import StartupError
+from models.checkpoint import checkpoint_name
 
 _FORMAT_VERSION = 1
 
@@ -41,7 +42,7 @@ class CorpusRecord:
     ) -> "CorpusRecord":
         """The record of a run."""
         return cls(
-            model={"name": options.checkpoint.resolve().name, "fingerprint": options.fingerprint},
+            model={"name": checkpoint_name(options.checkpoint), "fingerprint": options.fingerprint},
             options={
                 "beam size": options.beam_size,
                 "length penalty": options.length_penalty,

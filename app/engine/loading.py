@@ -16,7 +16,12 @@ from app.engine.messages import ModelRevision
 from app.engine.runner import Runner
 from app.engine.spec import EngineSpec
 from app.exceptions import StartupError
-from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint import (
+    CheckpointError,
+    CheckpointInfo,
+    checkpoint_name,
+    read_checkpoint,
+)
 from models.checkpoint_model import Model, load_model
 from models.config import LanguageModelConfig
 from models.precision import keep_float32_exact, set_precision
@@ -152,7 +157,7 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
     load_seconds: dict[str, float] = {}
     for folder in spec.checkpoints:
         started_at = time.monotonic()
-        name = folder.resolve().name
+        name = checkpoint_name(folder)
         runner = loader.prepare(folder, spec.revisions.get(name, 0))()
         load_seconds[name] = time.monotonic() - started_at
         if runner is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app import catalog as catalog_module
 from app.catalog import Catalog, ServedModel, read_checkpoints
 from app.exceptions import (
     StartupError,
@@ -11,6 +12,7 @@ from app.exceptions import (
     UnknownModelError,
     UnsupportedModelError,
 )
+from models.checkpoint import CheckpointError
 
 
 @pytest.fixture
@@ -91,6 +93,26 @@ def test_read_checkpoints_says_what_is_missing(checkpoints_dir: Path, tmp_path: 
         read_checkpoints(tmp_path)
     with pytest.raises(StartupError, match=r"no checkpoint named nope in .*: there are both-ways"):
         read_checkpoints(checkpoints_dir, ["letters", "nope"])
+
+
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(root: Path) -> list[Path]:
+        raise CheckpointError(f"{root}: Permission denied")
+
+    monkeypatch.setattr(catalog_module, "find_checkpoints", refuse)
+    with pytest.raises(StartupError, match="Permission denied"):
+        read_checkpoints(tmp_path)
+
+
+def test_a_link_gives_its_own_name(checkpoints_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(checkpoints_dir / "letters")
+    assert [info.name for info in read_checkpoints(tmp_path)] == ["current"]
+    assert [info.name for info in read_checkpoints(tmp_path / "current")] == ["current"]
+    assert [info.name for info in read_checkpoints(tmp_path / "x" / ".." / "current")] == [
+        "current"
+    ]
 
 
 def test_damaged_checkpoint_names_the_file(checkpoints_dir: Path, tmp_path: Path) -> None:

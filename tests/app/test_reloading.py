@@ -282,6 +282,25 @@ def test_languages_stay_as_they_are(root: Path) -> None:
     asyncio.run(scenario())
 
 
+@BothEngines
+def test_a_link_is_pointed_at_another_version(root: Path, engine: str) -> None:
+    async def scenario() -> None:
+        (root / "letters").rename(root.parent / "version-0")
+        save_letters(root.parent / "version-1", 1)
+        (root / "letters").symlink_to(root.parent / "version-0")
+        runtime = await started(root, engine)
+        ask = ASKED["generate 'a' 1 False"]
+        old = await ask(runtime)
+        (root / "next").symlink_to(root.parent / "version-1")
+        (root / "next").replace(root / "letters")
+        reload = await runtime.reloader().reload("letters")
+        assert (reload.is_changed, reload.new.name, reload.new.revision) == (True, "letters", 1)
+        assert await ask(runtime) != old
+        await runtime.stop()
+
+    asyncio.run(scenario())
+
+
 def test_an_unchanged_folder_is_not_loaded_again(root: Path) -> None:
     async def scenario() -> None:
         runtime = await started(root, "inline")

@@ -58,8 +58,14 @@ def test_unknown_variable_is_refused_with_the_nearest_name(
         ("ROW_BUDGET", "15", "GATEHOUSE_ROW_BUDGET: Input should be greater than or equal to 16"),
         ("STREAM_KEEPALIVE_SECONDS", "0", "GATEHOUSE_STREAM_KEEPALIVE_SECONDS"),
         ("DEVICE", "tpu", "GATEHOUSE_DEVICE"),
-        ("QUEUE_CAPACITY", "3", "max_texts_per_request (64) is above queue_capacity (3)"),
-        ("MAX_NEW_TOKENS_LIMIT", "3", "default_max_new_tokens (128) is above"),
+        (
+            *("QUEUE_CAPACITY", "3"),
+            "GATEHOUSE_MAX_TEXTS_PER_REQUEST (64) is above GATEHOUSE_QUEUE_CAPACITY (3)",
+        ),
+        ("STATE_KEY", "short", "GATEHOUSE_STATE_KEY: Value should have at least 32 characters"),
+        ("CORS_ORIGINS", "https://*.example.org", "https://*.example.org is no origin"),
+        ("CORS_ORIGINS", "https://a.org:99999", "https://a.org:99999 is no origin"),
+        ("CORS_ORIGINS", "https://a.org/x", "https://a.org/x is no origin"),
     ],
 )
 def test_refused_value_is_named(
@@ -68,6 +74,30 @@ def test_refused_value_is_named(
     monkeypatch.setenv(f"GATEHOUSE_{name}", value)
     with pytest.raises(StartupError, match=re.escape(complaint)):
         load_settings(env_file=None)
+
+
+def test_a_default_gives_way_to_a_limit_and_a_choice_does_not() -> None:
+    assert load_settings(env_file=None, max_new_tokens_limit=3).max_new_tokens_limit == 3
+    complaint = "GATEHOUSE_DEFAULT_MAX_NEW_TOKENS (4) is above GATEHOUSE_MAX_NEW_TOKENS_LIMIT (3)"
+    with pytest.raises(StartupError, match=re.escape(complaint)):
+        load_settings(env_file=None, max_new_tokens_limit=3, default_max_new_tokens=4)
+
+
+def test_names_are_taken_once_and_origins_as_browsers_write_them() -> None:
+    settings = load_settings(
+        env_file=None,
+        models="en-fr, fr-en,en-fr",
+        cors_origins="https://Example.org:8443,http://[::1]:80,https://example.org:8443",
+    )
+    assert settings.models == ("en-fr", "fr-en")
+    assert settings.cors_origins == ("https://example.org:8443", "http://[::1]:80")
+
+
+def test_a_file_of_settings_that_is_no_text_is_named(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_bytes(b"GATEHOUSE_PORT=\xff\n")
+    with pytest.raises(StartupError, match=re.escape(f"{env_file} cannot be read")):
+        load_settings(env_file)
 
 
 def test_the_widest_request_fits_into_the_smallest_row_budget() -> None:

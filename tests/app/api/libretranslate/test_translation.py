@@ -128,7 +128,19 @@ def test_what_is_refused(client: TestClient, fields: dict[str, Any], message: st
     check(client.post("/translate", content=content, headers=headers), 400, message)
 
 
+@pytest.mark.parametrize("sent", ["Où va +la%26machine", "O%C3%B9 va %20la%26machine"])
+def test_a_form_is_utf_8_whether_encoded_or_not(client: TestClient, sent: str) -> None:
+    # From a language to itself nothing is translated.
+    content = f"q={sent}&source=fr&target=fr".encode()
+    response = client.post("/translate", content=content, headers=FORM)
+    assert response.json() == {"translatedText": "Où va  la&machine"}
+
+
 def test_forms_that_are_none(client: TestClient) -> None:
+    for content in (b"q=\xff&source=fr&target=fr", b"q=%FF&source=fr&target=fr", b"a&" * 1_100):
+        check(
+            client.post("/translate", content=content, headers=FORM), 400, "form of texts in UTF-8"
+        )
     check(client.post("/translate", data={"text": "go"}), 400, "q: Field required")
     check(client.post("/translate", data={"q": "a", "alternatives": "x"}), 400, "alternatives")
     check(client.post("/translate", files={"q": ("name", b"go")}), 400, "form")
