@@ -28,6 +28,7 @@ from gatehouse_client.answers import (
 from gatehouse_client.asynchronous import AsyncClient
 from gatehouse_client.errors import (
     AnswerError,
+    AnswerTimeoutError,
     ClientError,
     ServerUnreachableError,
     StreamBrokenError,
@@ -38,6 +39,7 @@ from gatehouse_client.synchronous import Client
 __all__ = [
     "Alignment",
     "AnswerError",
+    "AnswerTimeoutError",
     "AsyncClient",
     "BleuAnswer",
     "Client",

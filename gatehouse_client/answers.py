@@ -26,10 +26,14 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """A token and the model's own log-probability (natural) of it."""
+    """A token and the model's own log-probability (natural) of it.
+
+    ``text_offset`` is where its text begins, in characters behind the prompt.
+    """
 
     token: str
     logprob: float
+    text_offset: int = 0
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -142,6 +146,13 @@ class Quality(msgspec.Struct, frozen=True):
     note: str
 
 
+class Data(msgspec.Struct, frozen=True):
+    """A text that a model was trained on."""
+
+    name: str
+    origin: str
+
+
 class Model(msgspec.Struct, frozen=True):
     """A loaded model: an entry of ``GET /models``."""
 
@@ -156,6 +167,13 @@ class Model(msgspec.Struct, frozen=True):
     fingerprint: str
     quality: Quality
     licence: str
+    vocabulary_size: int
+    source_vocabulary_size: int | None
+    tokenizer: str
+    data: list[Data]
+    attribution: str | None
+    created: str
+    load_seconds: float
 
 
 class Models(msgspec.Struct, frozen=True):

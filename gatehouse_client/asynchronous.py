@@ -20,9 +20,9 @@ from gatehouse_client.exchange import (
     EventReader,
     authorization,
     body_of,
+    lost,
     read_answer,
     read_error,
-    unreachable,
 )
 from gatehouse_client.options import BleuOptions, GenerateOptions, TranslateOptions
 from gatehouse_client.retries import Retries
@@ -136,7 +136,7 @@ class AsyncClient:
         try:
             return await self._http.request(method, path, content=body, headers=JSON)
         except httpx2.RequestError as error:
-            raise unreachable(self._address, error) from error
+            raise lost(self._address, error) from error
 
     async def _wait_or_raise(self, error: ClientError, tries: int) -> None:
         seconds = self._retries.wait_seconds(error, tries)
@@ -167,7 +167,7 @@ class AsyncClient:
                 return answer
             content = await answer.aread()
         except httpx2.RequestError as error:
-            raise unreachable(self._address, error) from error
+            raise lost(self._address, error) from error
         raise read_error(answer.status_code, answer.headers, content)
 
     async def _events(self, answer: httpx2.Response) -> AsyncIterator[StreamEvent]:
@@ -177,5 +177,5 @@ class AsyncClient:
                 for event in reader.feed(chunk):
                     yield event
         except httpx2.RequestError as error:
-            raise unreachable(self._address, error) from error
+            raise lost(self._address, error) from error
         reader.close()

@@ -11,6 +11,10 @@ class ServerUnreachableError(ClientError):
     """There is no connection, or it broke, or what came over it cannot be unpacked."""
 
 
+class AnswerTimeoutError(ClientError):
+    """The server is there, and did not answer in time: perhaps it works on the request still."""
+
+
 class StreamBrokenError(ClientError):
     """A stream ended before its last event: what came is not all."""
 

@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+import httpx2
 import msgspec
 
 from gatehouse_client.answers import DoneEvent, FinishEvent, StreamEvent, TextEvent
 from gatehouse_client.errors import (
     AnswerError,
+    AnswerTimeoutError,
     FieldError,
     ServerUnreachableError,
     StreamBrokenError,
@@ -74,7 +76,7 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._begun = b""
+        self._begun: list[bytes] = []  # of a line whose end has not come
         self._is_after_return = False
         self._name = ""
         self._data: list[str] = []
@@ -92,7 +94,11 @@ class EventReader:
         if self._is_after_return:  # which has ended its line already
             chunk = chunk.removeprefix(b"\n")
         self._is_after_return = chunk.endswith(b"\r")
-        *lines, self._begun = _LINE_END.split(self._begun + chunk)
+        *lines, rest = _LINE_END.split(chunk)
+        if lines:
+            lines[0] = b"".join((*self._begun, lines[0]))
+            self._begun.clear()
+        self._begun.append(rest)
         for line in lines:
             event = self._take(line.decode("utf-8", "replace"))
             if event is not None:
@@ -161,9 +167,11 @@ def authorization(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"}
 
 
-def unreachable(address: str, error: Exception) -> ServerUnreachableError:
-    """What to say of a connection that failed."""
-    return ServerUnreachableError(f"{address}: {str(error) or type(error).__name__}")
+def lost(address: str, error: Exception) -> ServerUnreachableError | AnswerTimeoutError:
+    """What to say of an exchange that failed on its way."""
+    is_slow = isinstance(error, httpx2.ReadTimeout | httpx2.WriteTimeout)
+    kind = AnswerTimeoutError if is_slow else ServerUnreachableError
+    return kind(f"{address}: {str(error) or type(error).__name__}")
 
 
 def _seconds(header: str | None) -> float | None:

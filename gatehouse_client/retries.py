@@ -14,7 +14,8 @@ class Retries:
     """How often and how patiently to try again.
 
     What is tried again has not been answered; decoding has no side effects. A deadline that has
-    passed (504) is not tried again, and neither is a stream that has begun.
+    passed (504) is not tried again, nor an answer that did not come in time: a server that is
+    slow would have the work twice. Neither is a stream that has begun.
 
     Attributes:
         attempts: tries in all; 1 never tries again.

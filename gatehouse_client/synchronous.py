@@ -20,9 +20,9 @@ from gatehouse_client.exchange import (
     EventReader,
     authorization,
     body_of,
+    lost,
     read_answer,
     read_error,
-    unreachable,
 )
 from gatehouse_client.options import BleuOptions, GenerateOptions, TranslateOptions
 from gatehouse_client.retries import Retries
@@ -144,7 +144,7 @@ class Client:
         try:
             return self._http.request(method, path, content=body, headers=JSON)
         except httpx2.RequestError as error:
-            raise unreachable(self._address, error) from error
+            raise lost(self._address, error) from error
 
     def _wait_or_raise(self, error: ClientError, tries: int) -> None:
         seconds = self._retries.wait_seconds(error, tries)
@@ -174,7 +174,7 @@ class Client:
                 return answer
             content = answer.read()
         except httpx2.RequestError as error:
-            raise unreachable(self._address, error) from error
+            raise lost(self._address, error) from error
         raise read_error(answer.status_code, answer.headers, content)
 
     def _events(self, answer: httpx2.Response) -> Iterator[StreamEvent]:
@@ -183,5 +183,5 @@ class Client:
             for chunk in answer.iter_bytes():
                 yield from reader.feed(chunk)
         except httpx2.RequestError as error:
-            raise unreachable(self._address, error) from error
+            raise lost(self._address, error) from error
         reader.close()

@@ -234,6 +234,7 @@ class Decoding:
 
     def _close(self, event: EndEvent) -> None:
         self._open.discard(event.request_id)
+        self._require_an_answer(event)
         self._queue_seconds.append(event.queue_seconds)
         self._metrics.queue_seconds.labels(self._model).observe(event.queue_seconds)
         if event.first_token_seconds is not None:
@@ -243,6 +244,8 @@ class Decoding:
             self._metrics.first_token_seconds.labels(self._model).observe(first_token_seconds)
         if event.beam_trace is not None:
             self.beam_traces[event.request_id] = event.beam_trace
+
+    def _require_an_answer(self, event: EndEvent) -> None:
         if event.reason is EndReason.FINISHED or event.request_id in self._released:
             return
         if event.reason is EndReason.EXPIRED:

@@ -35,7 +35,7 @@ export function parseEvent(block) {
   let event = "message";
   const data = [];
   for (const line of block.split(/\r?\n/)) {
-    const [, name, value] = /^([^:]*):? ?(.*)$/.exec(line) ?? [];
+    const [, name, value] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
     if (name === "event") event = value;
     else if (name === "data") data.push(value);
   }

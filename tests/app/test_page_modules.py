@@ -221,3 +221,9 @@ def test_the_ways_through_a_search(call: Call) -> None:
     assert call("beam_tree", "pathTo", trace, 2, 1) == [1, 0, 1]
     # A hypothesis that reads like a better one is not told: the third may be the second.
     assert [call("beam_tree", "rankOf", trace, score) for score in (-1.5, -2.0, -1.9)] == [0, 1, 1]
+
+
+def test_an_event_may_hold_what_other_formats_end_lines_with(call: Call) -> None:
+    text = "a\u2028b\u2029c\x85d"
+    block = f'event: token\ndata: {{"text":"{text}"}}'
+    assert call("events", "parseEvent", block) == {"event": "token", "data": {"text": text}}

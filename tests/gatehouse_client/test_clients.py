@@ -12,6 +12,7 @@ from app.api.bleu_request import BleuBody
 from app.api.requests import GenerateBody, TranslateBody
 from gatehouse_client import (
     AnswerError,
+    AnswerTimeoutError,
     AsyncClient,
     Client,
     Retries,
@@ -126,6 +127,17 @@ def test_the_last_try_tells_what_is_wrong(call: Call, what: str) -> None:
     lost: Answers = [httpx2.ConnectError("refused") for _ in range(3)]
     with pytest.raises(ServerUnreachableError, match="http://test: refused"):
         call(lost, what, [])
+
+
+@pytest.mark.parametrize("what", ["translate", "stream"])
+@pytest.mark.parametrize("error", [httpx2.ReadTimeout, httpx2.WriteTimeout])
+def test_a_server_that_is_only_slow_is_not_given_the_work_again(
+    call: Call, what: str, error: type[httpx2.TimeoutException]
+) -> None:
+    seen: list[httpx2.Request] = []
+    with pytest.raises(AnswerTimeoutError, match="http://test: slow"):
+        call([error("slow")], what, seen)
+    assert len(seen) == 1
 
 
 def test_what_is_refused_is_not_tried_again(call: Call) -> None:

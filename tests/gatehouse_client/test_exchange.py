@@ -3,11 +3,14 @@
 import json
 from collections.abc import Collection
 from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api import events, model_answers, responses
+from gatehouse_client import answers, exchange
 from gatehouse_client.answers import DoneEvent, FinishEvent, Models, StreamEvent, TextEvent, Usage
 from gatehouse_client.errors import AnswerError, StreamBrokenError
 from gatehouse_client.exchange import EventReader, body_of, read_answer, read_error
@@ -119,3 +122,51 @@ def test_what_comes_before_an_error_in_one_piece_is_not_lost() -> None:
 def test_a_body_has_its_options_and_stream_only_where_asked() -> None:
     assert json.loads(body_of("text", ["é"], {"beam_size": 2})) == {"text": ["é"], "beam_size": 2}
     assert json.loads(body_of("text", "a", {}, stream=True)) == {"text": "a", "stream": True}
+
+
+def test_no_byte_of_a_long_line_is_looked_at_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = 0
+
+    class Counting:
+        def split(self, content: bytes) -> list[bytes]:
+            nonlocal searched
+            searched += len(content)
+            return line_end.split(content)
+
+    line_end = exchange._LINE_END
+    monkeypatch.setattr(exchange, "_LINE_END", Counting())
+    text = json.dumps({"text": "x" * 100_000})
+    body = f"event: token\ndata: {text}\n\nevent: done\ndata: {DONE}\n\n"
+    first, _ = _read(body, cuts=range(0, len(body), 1_000))
+    assert first == TextEvent("x" * 100_000)
+    assert searched == len(body)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (answers.Usage, responses.UsageAnswer),
+        (answers.Timings, responses.TimingsAnswer),
+        (answers.TokenLogprob, responses.TokenLogprob),
+        (answers.Output, responses.OutputAnswer),
+        (answers.GenerateAnswer, responses.GenerateAnswer),
+        (answers.Alignment, responses.AlignmentAnswer),
+        (answers.Hypothesis, responses.HypothesisAnswer),
+        (answers.Candidate, responses.CandidateAnswer),
+        (answers.Translation, responses.TranslationAnswer),
+        (answers.TranslateAnswer, responses.TranslateAnswer),
+        (answers.Score, responses.ScoreAnswer),
+        (answers.BleuAnswer, responses.BleuAnswer),
+        (answers.Languages, model_answers.LanguagesAnswer),
+        (answers.Quality, model_answers.QualityAnswer),
+        (answers.Data, model_answers.DataAnswer),
+        (answers.Model, model_answers.ModelAnswer),
+        (answers.Models, model_answers.ModelsAnswer),
+        (TextEvent, events.GenerateTokenEvent | events.TranslateTokenEvent),
+        (FinishEvent, events.GenerateFinishEvent | events.TranslateFinishEvent),
+        (DoneEvent, events.GenerateDoneEvent | events.TranslateDoneEvent),
+    ],
+)
+def test_every_field_that_the_server_sends_has_its_place(ours: Any, theirs: Any) -> None:
+    sent = {name for kind in get_args(theirs) or (theirs,) for name in kind.model_fields}
+    assert set(ours.__struct_fields__) == sent

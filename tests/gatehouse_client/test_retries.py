@@ -4,6 +4,7 @@ import pytest
 
 from gatehouse_client.errors import (
     AnswerError,
+    AnswerTimeoutError,
     ClientError,
     ServerUnreachableError,
     StreamBrokenError,
@@ -37,6 +38,7 @@ def test_without_word_of_the_server_waits_double_up_to_the_longest(error: Client
         AnswerError(422, "invalid_request", ""),
         AnswerError(504, "deadline_exceeded", ""),
         AnswerError(500, "internal_error", ""),
+        AnswerTimeoutError(""),
         StreamBrokenError(""),
     ],
 )

@@ -45,10 +45,8 @@ _MARKUP = re.compile(
     r"""(?:[^>"']++|"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))*+(?:>|\Z)""",
     re.DOTALL,
 )
-_NOT_TRANSLATED = re.compile(
-    r"""\stranslate\s*+=\s*+["']?no\b"""
-    r"""|\sclass\s*+=\s*+(?:"[^"]*\bnotranslate\b|'[^']*\bnotranslate\b|notranslate\b)""",
-    re.IGNORECASE,
+_ATTRIBUTE = re.compile(
+    r"""([^\s"'>/=]++)(?:\s*+=\s*+(?:"([^"]*+)"?+|'([^']*+)'?+|([^\s"'>]++)))?+"""
 )
 _SPACES = " \t\r\n\f"
 _SPACES_RUN = re.compile(f"[{_SPACES}]+")
@@ -207,7 +205,16 @@ def _role_of(name: str, tag: re.Match[str]) -> _Role:
 def _is_kept(name: str, tag: str) -> bool:
     if name in _VOID or (tag.endswith("/>") and name not in _RAW):
         return False
-    return name in _KEPT or _NOT_TRANSLATED.search(tag) is not None
+    return name in _KEPT or any(map(_forbids_translation, _ATTRIBUTE.finditer(tag, len(name) + 1)))
+
+
+def _forbids_translation(attribute: re.Match[str]) -> bool:
+    """HTML standard, section 3.2.6.5, and the class that web pages use for the same."""
+    name, *values = attribute.groups(default="")
+    value = "".join(values).lower()
+    if name.lower() == "translate":
+        return value.rstrip("/") == "no"
+    return name.lower() == "class" and "notranslate" in value.split()
 
 
 def _end_of(source: str, name: str, begin: int) -> int:

@@ -28,8 +28,9 @@ async def run(
     release: bool = False,
     stream: bool = True,
     obeys: bool = True,
+    metrics: Metrics | None = None,
 ) -> tuple[list[TokensEvent], ScriptedEngine, Metrics]:
-    engine, metrics = ScriptedEngine(script, obeys=obeys), Metrics()
+    engine, metrics = ScriptedEngine(script, obeys=obeys), metrics or Metrics()
     decoder, deadline = Decoder(engine, metrics), Deadline.after(timeout_seconds)
     params = DecodingParams(max_new_tokens=4)
     texts = [decoder.request("m", [1, 2], params, deadline, stream=stream) for _ in range(requests)]
@@ -119,6 +120,18 @@ def test_engine_failure_cancels_the_rest_and_tells_no_details() -> None:
         asyncio.run(run(script, requests=2))
     assert "secret" not in str(caught.value)
     assert caught.value.__notes__ == ["[2]"]
+
+
+@pytest.mark.parametrize("reason", [EndReason.FAILED, EndReason.EXPIRED, EndReason.CANCELLED])
+def test_a_request_without_an_answer_tells_no_time(reason: EndReason) -> None:
+    async def script(request: DecodeRequest) -> AsyncIterator[Event]:
+        yield end(request, reason)
+
+    metrics = Metrics()
+    with pytest.raises((EngineFailedError, DeadlineError, DrainingError)):
+        asyncio.run(run(script, metrics=metrics))
+    assert not value(metrics, "gatehouse_queue_seconds_count")
+    assert not value(metrics, "gatehouse_first_token_seconds_count")
 
 
 def test_engine_that_shuts_down_is_not_mistaken_for_an_answer() -> None:

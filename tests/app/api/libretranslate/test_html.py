@@ -49,6 +49,35 @@ def test_what_is_not_for_readers_is_not_translated(source: str) -> None:
     assert document.with_text("") == source
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        '<p title="do not translate=no please">words</p>',
+        '<p class="my-notranslate-x">words</p>',
+        '<p data-x=" class=notranslate">words</p>',
+        '<p data-translate="no">words</p>',
+        '<p translate="nobody" class=notranslated>words</p>',
+        "<p translate class>words</p>",
+    ],
+)
+def test_what_only_looks_like_it_is_for_readers(source: str) -> None:
+    assert HtmlDocument(source).text == "words"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "TRANSLATE=NO",
+        "class='a\nnotranslate'",
+        'x="y"translate=no',
+        "class=notranslate id=a",
+        "translate=no/",
+    ],
+)
+def test_ways_to_write_that_something_is_not_translated(attributes: str) -> None:
+    assert HtmlDocument(f"<p {attributes}>words</p>").text == ""
+
+
 def test_code_within_a_sentence_stays_and_so_does_its_escaping() -> None:
     document = HtmlDocument("<p>Use <code>a &lt; b</code> now &amp; &lt;b&gt;.</p>")
     [line] = document.text.split("\n")
