@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, get_args, get_type_hints
 from urllib.parse import parse_qs
 
@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
@@ -155,18 +155,23 @@ async def _admit(request: Request, schema: type[StrictBody], data: dict[str, Any
 
 async def _read_form(request: Request, content: bytes) -> dict[str, Any]:
     """The fields of a form; one that comes several times is a list."""
+    fields: Mapping[str, Sequence[object]]
     if _media_type(request.headers) == _URL_ENCODED:
         fields = _parse_form(content)
-        return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+    else:
+        fields = await _read_parts(request)
+    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+
+
+async def _read_parts(request: Request) -> dict[str, list[UploadFile | str]]:
     try:
         # How large a part may be is the limit of the whole body.
         async with request.form(
             max_files=0, max_fields=_MAX_FIELDS, max_part_size=sys.maxsize
         ) as form:
-            fields = {name: form.getlist(name) for name in form}
+            return {name: form.getlist(name) for name in form}
     except (MultiPartException, HTTPException):
         raise InvalidRequestError("body", "cannot be read as a form of texts") from None
-    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
 
 
 def _parse_form(content: bytes) -> dict[str, list[str]]:

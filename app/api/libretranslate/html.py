@@ -213,7 +213,7 @@ def _forbids_translation(attribute: re.Match[str]) -> bool:
     name, *values = attribute.groups(default="")
     value = "".join(values).lower()
     if name.lower() == "translate":
-        return value.rstrip("/") == "no"
+        return value == "no"
     return name.lower() == "class" and "notranslate" in value.split()
 
 

@@ -66,13 +66,7 @@ def test_what_only_looks_like_it_is_for_readers(source: str) -> None:
 
 @pytest.mark.parametrize(
     "attributes",
-    [
-        "TRANSLATE=NO",
-        "class='a\nnotranslate'",
-        'x="y"translate=no',
-        "class=notranslate id=a",
-        "translate=no/",
-    ],
+    ["TRANSLATE=NO", "class='a\nnotranslate'", 'x="y"translate=no', "class=notranslate id=a"],
 )
 def test_ways_to_write_that_something_is_not_translated(attributes: str) -> None:
     assert HtmlDocument(f"<p {attributes}>words</p>").text == ""
