@@ -130,6 +130,9 @@ class Reloader:
         loaded = await self._engine.load_model(order)
         new = replace(old, info=info, revision=order.revision, load_seconds=loaded.load_seconds)
         # From here to the end nothing waits: no request comes between.
+        if all(model is not old for model in self._catalog.models):
+            self._engine.retire_model(order, name_too=True)
+            raise ReloadError("the model was unloaded meanwhile")
         self._catalog.replace(new)
         self._engine.retire_model(revision_of(old))
         self._metrics.forget_model(old)

@@ -113,6 +113,7 @@ class SupervisedEngine:
         self._new_cancels: list[int] = []
         self._new_loads: list[ModelRevision] = []
         self._newly_retired: list[ModelRevision] = []
+        self._gone_names: set[str] = set()  # of models that an engine which starts still loads
         self._loading: dict[ModelRevision, asyncio.Future[ModelLoaded]] = {}
         self._flush_is_due = False
 
@@ -202,6 +203,8 @@ class SupervisedEngine:
         self._newly_retired.append(model)
         if name_too and self._loaded is not None:
             self._loaded.load_seconds.pop(model.name, None)
+        elif name_too:
+            self._gone_names.add(model.name)
         self._flush_soon()
 
     def stats(self) -> EngineStats:
@@ -248,6 +251,12 @@ class SupervisedEngine:
 
     def _flush(self) -> None:
         self._flush_is_due = False
+        if self._loaded is None and self._link is not None:
+            # What left the service while an engine starts is with what that engine loads.
+            retired = self._newly_retired.copy()
+            self._forget_orders()
+            self._newly_retired = retired
+            return
         orders = Orders(
             tuple(self._new_requests),
             tuple(self._new_cancels),
@@ -282,6 +291,11 @@ class SupervisedEngine:
         elif isinstance(message, Loaded):
             self._loaded = message
             self._loaded_at = self._last_step_at = time.monotonic()
+            for name in self._gone_names:
+                message.load_seconds.pop(name, None)
+            self._gone_names.clear()
+            if self._newly_retired:
+                self._flush_soon()
             self._watchdog.start()
             if not self._first_start.done():
                 self._first_start.set_result(message)
@@ -318,6 +332,7 @@ class SupervisedEngine:
         lived_seconds = 0.0 if self._loaded is None else time.monotonic() - self._loaded_at
         self._link, self._loaded, self._rows_running = None, None, {}
         self._forget_orders()
+        self._gone_names.clear()
         self._give_up_loads(NotReadyError("the engine died while it loaded the model"))
         failed = self._books.end_all(EndReason.FAILED, _DIED_MESSAGE)
         if not self._first_start.done():

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from app.engine import loading
 from app.engine.process import ProcessLink
 from app.exceptions import DrainingError, NotReadyError, ReloadError, UnknownModelError
+from app.reloading import revision_of
 from app.runtime import Runtime
 from app.service.generation import GenerationRequest, GenerationResult
 from app.service.translation import TranslationRequest
@@ -296,6 +297,25 @@ def test_a_link_is_pointed_at_another_version(root: Path, engine: str) -> None:
         reload = await runtime.reloader().reload("letters")
         assert (reload.is_changed, reload.new.name, reload.new.revision) == (True, "letters", 1)
         assert await ask(runtime) != old
+        await runtime.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_unloaded_meanwhile_does_not_come_back(root: Path) -> None:
+    async def scenario() -> None:
+        runtime = await started(root, "inline")
+        engine, catalog = runtime.engine, runtime.service().catalog
+        assert engine is not None
+        save_letters(root / "letters", 1)
+        reload = asyncio.ensure_future(runtime.reloader().reload("letters"))
+        await until(lambda: bool(engine._loading))
+        engine.retire_model(revision_of(catalog.get("letters")), name_too=True)
+        catalog.remove("letters")
+        with pytest.raises(ReloadError, match="unloaded meanwhile"):
+            await reload
+        assert [model.name for model in catalog.models] == ["en-fr"]
+        assert list(engine.stats().rows_running) == ["en-fr"]
         await runtime.stop()
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.engine.link import LinkFactory, LinkListener
-from app.engine.messages import Loaded, Orders, Turn
+from app.engine.messages import Loaded, ModelRevision, Orders, Turn
 from app.engine.request import EndEvent, EndReason, StepReport, TokensEvent
 from app.engine.supervisor import Backoff, SupervisedEngine
 from app.exceptions import DrainingError, NotReadyError, QueueFullError, StartupError
@@ -140,6 +140,28 @@ def test_what_is_for_an_engine_that_died_meanwhile_is_not_for_the_next() -> None
         engine.received(LOADED)
         await asyncio.sleep(0.01)
         assert [link.sent for link in links.made] == [[], []]
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_left_while_an_engine_starts_is_dropped_by_it() -> None:
+    async def scenario() -> None:
+        links, name = HandLinks(), make_request(1).model
+        engine = await start_by_hand(links)
+        links.made[0].listener.lost("it died")
+        await until(lambda: len(links.made) == 2)
+        # It began with the models that there were then.
+        gone = ModelRevision(name, 0, "path", "fingerprint")
+        engine.retire_model(gone, name_too=True)
+        await asyncio.sleep(0)
+        assert links.made[1].sent == []
+        engine.received(Loaded(DEVICE, PRECISION, dict(LOAD_SECONDS)))
+        await asyncio.sleep(0)
+        assert links.made[1].sent == [Orders((), (), (), (gone,))]
+        assert name not in engine.stats().rows_running
+        with pytest.raises(ValueError, match="no model"):
+            engine.submit([make_request(1)])
+        await engine.close()
 
     asyncio.run(scenario())
 
