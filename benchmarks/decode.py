@@ -76,6 +76,7 @@ class TimedModel:
         self._model = model
         self._clock = clock
         self.vocabulary_size = model.vocabulary_size
+        self.prompt_vocabulary_size = model.prompt_vocabulary_size
         self.continues_prompt = model.continues_prompt
         self.reading_seconds = 0.0
 

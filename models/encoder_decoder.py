@@ -46,6 +46,11 @@ class StepModel(Protocol):
         ...
 
     @property
+    def prompt_vocabulary_size(self) -> int:
+        """How many tokens there are that a prompt may have."""
+        ...
+
+    @property
     def continues_prompt(self) -> bool:
         """Whether the output goes on from the prompt, in the prompt's vocabulary."""
         ...

@@ -38,7 +38,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.continues_prompt = True
-        self.vocabulary_size = config.vocabulary_size
+        self.vocabulary_size = self.prompt_vocabulary_size = config.vocabulary_size
         self.embedding = (
             nn.Embedding(config.vocabulary_size, config.embedding_size)
             if config.embedding_size

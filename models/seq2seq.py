@@ -305,6 +305,7 @@ class Seq2Seq(EncoderDecoder):
         self.config = config
         self.continues_prompt = False
         self.vocabulary_size = config.target_vocabulary_size
+        self.prompt_vocabulary_size = config.source_vocabulary_size
         if config.tie_embeddings:
             # Output rows of unit scale want small embeddings: N(0, D^-1/2) suits both uses.
             nn.init.normal_(encoder.embedding.weight, std=config.embedding_size**-0.5)

@@ -232,6 +232,11 @@ class GraphedModel:
         return self._model.vocabulary_size
 
     @property
+    def prompt_vocabulary_size(self) -> int:
+        """See :class:`StepModel`."""
+        return self._model.prompt_vocabulary_size
+
+    @property
     def continues_prompt(self) -> bool:
         """See :class:`StepModel`."""
         return self._model.continues_prompt

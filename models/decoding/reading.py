@@ -48,11 +48,15 @@ class PromptReader:
         """See whether a task's prompt can be read.
 
         Raises:
-            ValueError: the prompt is empty, the model's state does not travel, or it is another
-                model's.
+            ValueError: the prompt is empty or has tokens that the model does not know, its state
+                does not travel, or it is another model's.
         """
         if not task.prompt:
             raise ValueError("a prompt needs at least one token")
+        # Kernels check no index: what lies beside the embeddings would pass for one.
+        known = range(self._model.prompt_vocabulary_size)
+        if task.resume is None and not (min(task.prompt) in known and max(task.prompt) in known):
+            raise ValueError("the prompt has tokens outside the model's vocabulary")
         if task.resume is None and task.params.return_state is StateReturn.NEVER:
             return
         size = require_resumable(self._model).initial_state(1).flat().shape[1]

@@ -86,6 +86,10 @@ class Margins:
         return self.model.vocabulary_size
 
     @property
+    def prompt_vocabulary_size(self) -> int:
+        return self.model.prompt_vocabulary_size
+
+    @property
     def continues_prompt(self) -> bool:
         return self.model.continues_prompt
 

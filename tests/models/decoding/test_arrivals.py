@@ -24,6 +24,7 @@ class HeldUp:
 
     def __init__(self, model: StepModel) -> None:
         self.vocabulary_size = model.vocabulary_size
+        self.prompt_vocabulary_size = model.prompt_vocabulary_size
         self.continues_prompt = model.continues_prompt
         self.step = model.step
         self._model = model

@@ -200,6 +200,7 @@ class CountedModel:
 
     def __init__(self, model: StepModel) -> None:
         self.vocabulary_size = model.vocabulary_size
+        self.prompt_vocabulary_size = model.prompt_vocabulary_size
         self.read = model.read
         self._model = model
         self.calls = 0

@@ -311,6 +311,7 @@ class Moved:
 
     def __init__(self, model: StepModel, seed: int) -> None:
         self.vocabulary_size = model.vocabulary_size
+        self.prompt_vocabulary_size = model.prompt_vocabulary_size
         self.continues_prompt = model.continues_prompt
         self._model = model
         self._generator = torch.Generator().manual_seed(seed)

@@ -27,6 +27,10 @@ class Watched:
         return self.model.vocabulary_size
 
     @property
+    def prompt_vocabulary_size(self) -> int:
+        return self.model.prompt_vocabulary_size
+
+    @property
     def continues_prompt(self) -> bool:
         return self.model.continues_prompt
 

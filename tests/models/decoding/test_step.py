@@ -16,6 +16,7 @@ from models.encoder_decoder import StepModel
 from models.state import DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
 from tests.models.decoding.toy_models import (
+    SOURCE_VOCABULARY_SIZE,
     TableModel,
     random_language_model,
     random_table,
@@ -285,3 +286,15 @@ def test_rows_that_stay_where_they_are_are_not_copied(monkeypatch: pytest.Monkey
     for _ in range(5):
         decoder.step()
     assert moves == [[0]], "the second request leaves with the third step"
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [(TRANSLATION_MODEL, SOURCE_VOCABULARY_SIZE), (LANGUAGE_MODEL, 29)]
+)
+def test_a_prompt_of_tokens_that_there_are_not_is_refused(model: StepModel, size: int) -> None:
+    """In int8 nothing else would stop it: whatever is there in memory would be read."""
+    decoder = BatchedDecoder(model)
+    decoder.check(DecodingTask(1, (size - 1, EOS_ID), DecodingParams(2)))
+    for token in (-1, size, 2**40):
+        with pytest.raises(ValueError, match="outside the model's vocabulary"):
+            decoder.check(DecodingTask(1, (EOS_ID, token), DecodingParams(2)))

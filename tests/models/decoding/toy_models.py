@@ -26,7 +26,7 @@ class TableModel:
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
-        self.vocabulary_size = table.shape[1]
+        self.vocabulary_size = self.prompt_vocabulary_size = table.shape[1]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         yield from ()
