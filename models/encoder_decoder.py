@@ -209,10 +209,16 @@ def longest_first(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[int
     return order, sorted(range(len(order)), key=order.__getitem__)
 
 
-def pad_tokens(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token sequences to a padded batch ``[N, T]`` int64 and their lengths ``[N]`` int64."""
+def pad_tokens(
+    sequences: Sequence[Sequence[int]], device: torch.device, multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Token sequences to a padded batch ``[N, T]`` int64 and their lengths ``[N]`` int64.
+
+    T is the length of the longest, or the next multiple that is asked for.
+    """
     lengths = [len(sequence) for sequence in sequences]
-    size = max(lengths, default=0)
+    longest = max(lengths, default=0)
+    size = longest + -longest % multiple
     rows = [[*sequence, *[PAD_ID] * (size - len(sequence))] for sequence in sequences]
     batch = on_device(rows, device).reshape(len(rows), size)
     return batch, on_device(lengths, device)

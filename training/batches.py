@@ -15,6 +15,13 @@ from training.preset import Optimization
 SORTED_POOL_BATCHES = 50
 """Pairs are sorted by length within pools of about so many batches, so that batches have
 little padding while an epoch's order stays random."""
+PAIRS_TOGETHER = 8
+POSITIONS_TOGETHER = 4
+"""Large batches have a multiple of so many pairs, and their sources of so many positions, so that
+shapes come again. On a CPU oneDNN compiles the products of each shape anew, and what it compiled
+takes nearly a megabyte."""
+_LARGE_BATCH_PAIRS = 8 * PAIRS_TOGETHER
+"""Less than a sixteenth of it is what rounding costs on average."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,10 @@ def plan_batches(
                 else (len(batch) + 1) * len(pair.target) > settings.batch_tokens
             )
             if batch and is_full:
-                batches.append(batch)
-                batch = []
+                rest = len(batch) % PAIRS_TOGETHER if len(batch) > _LARGE_BATCH_PAIRS else 0
+                whole = len(batch) - (rest if settings.batch_rows is None else 0)
+                batches.append(batch[:whole])
+                batch = batch[whole:]
             batch.append(pair)
         batches.append(batch)
     generator.shuffle(batches)

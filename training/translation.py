@@ -25,7 +25,7 @@ from models.evaluation import perplexity
 from models.placement import on_device
 from models.seq2seq import Seq2Seq, Seq2SeqDecoder
 from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
-from training.batches import Batch, TokenPair, plan_batches
+from training.batches import POSITIONS_TOGETHER, Batch, TokenPair, plan_batches
 from training.corpora import read_cut, read_synthetic
 from training.decoding import translate_texts
 from training.distributed import Processes
@@ -169,7 +169,8 @@ class Translation:
             yield self._batch(own) if own else None
 
     def _batch(self, pairs: Sequence[TokenPair]) -> Batch:
-        sources = pad_tokens([self.model.read_part(p.source) for p in pairs], self._device)
+        read = [self.model.read_part(pair.source) for pair in pairs]
+        sources = pad_tokens(read, self._device, POSITIONS_TOGETHER)
         targets = pad_tokens([pair.target for pair in pairs], self._device)
         size = targets[0].shape[1]
         # Found here, where a GPU need not be asked, and waited for.

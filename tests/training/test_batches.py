@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from training.batches import TokenPair, plan_batches
+from training.batches import PAIRS_TOGETHER, SORTED_POOL_BATCHES, TokenPair, plan_batches
 from training.preset import Optimization
 
 
@@ -40,6 +40,20 @@ def test_batches_keep_to_their_size_and_use_it() -> None:
     sizes = [len(batch) for batch in by_rows]
     assert max(sizes) == 7
     assert sizes.count(7) >= len(sizes) - 3, "only a pool's last batch is smaller"
+
+
+def test_large_batches_have_few_shapes() -> None:
+    pairs = _pairs(30_000)
+    batches = plan_batches(pairs, _settings(batch_tokens=1600), 0)
+    large = [len(batch) for batch in batches if len(batch) > 8 * PAIRS_TOGETHER]
+    odd = [size for size in large if size % PAIRS_TOGETHER]
+    pools = -(-30_000 // (int(1600 / 15.5) * SORTED_POOL_BATCHES))
+    assert len(large) > 100
+    assert len(odd) <= pools, "only a pool's last batch has another size"
+    padded = [len(batch) * max(len(pair.target) for pair in batch) for batch in batches]
+    assert max(padded) <= 1600
+    assert sum(padded) / len(padded) > 1450
+    assert Counter(pair for batch in batches for pair in batch) == Counter(pairs)
 
 
 def test_a_pair_longer_than_a_batch_has_one_of_its_own() -> None:
