@@ -1,5 +1,6 @@
 """Tiny random checkpoints, and services over them: in this process and in one of their own."""
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from app.keys import ApiKey, KeyKind
 from app.main import create_app
 from app.runtime import Runtime
 from app.settings import PROJECT_DIR, Settings
@@ -51,6 +53,12 @@ ENDLESS: dict[str, Any] = {
 """Works until somebody ends it: greedy word models of random weights do not end by themselves."""
 
 StartService = Callable[..., TestClient]
+
+
+def known_key(name: str, kind: KeyKind) -> tuple[str, ApiKey]:
+    """What :func:`app.keys.make_key` gives, but the same each time: tests are named after it."""
+    secret = "gth_" + f"{name}-{kind}-".ljust(43, "x")
+    return secret, ApiKey(name, kind, hashlib.sha256(secret.encode()).digest())
 
 
 def training_record(name: str) -> TrainingRecord:

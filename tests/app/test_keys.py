@@ -14,9 +14,10 @@ from app.cli import main
 from app.exceptions import StartupError
 from app.keys import ApiKey, KeyRing, append_key, is_loopback, make_key, read_keys
 from app.settings import Settings
+from tests.app.conftest import known_key
 
-ALICE, ALICES = make_key("alice", "user")
-ROOT, ROOTS = make_key("root", "admin")
+ALICE, ALICES = known_key("alice", "user")
+ROOT, ROOTS = known_key("root", "admin")
 
 
 def ring(*keys: ApiKey) -> KeyRing:

@@ -11,16 +11,15 @@ from starlette.routing import Route
 
 from app.api.access import runtime_of
 from app.api.authorization import OPEN_FOLDERS, OPEN_PATHS
-from app.keys import make_key
 from app.main import create_app
 from tests.app.api.test_errors import check_problem
-from tests.app.conftest import make_settings, wait_until_ready
+from tests.app.conftest import known_key, make_settings, wait_until_ready
 
 Start = Callable[..., TestClient]
 
-ALICE, ALICES = make_key("alice", "user")
-BOB, BOBS = make_key("bob", "user")
-ROOT, ROOTS = make_key("root", "admin")
+ALICE, ALICES = known_key("alice", "user")
+BOB, BOBS = known_key("bob", "user")
+ROOT, ROOTS = known_key("root", "admin")
 ENTRIES = (ALICES.entry, BOBS.entry, ROOTS.entry)
 PROMPT = {"prompt": "a", "max_new_tokens": 2, "seed": 1}
 
