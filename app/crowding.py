@@ -73,7 +73,7 @@ class CrowdProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """More of an answer waits than the transport likes to keep."""
         super().pause_writing()
-        self._watch()
+        self._watch_answer()
 
     def resume_writing(self) -> None:
         """The client has taken what waited."""
@@ -84,7 +84,7 @@ class CrowdProtocol(HttpToolsProtocol):
         """Close an idle connection; one that still takes its answer is not idle."""
         if not self.transport.is_closing() and self.transport.get_write_buffer_size():
             if self._patience is None:
-                self._watch()
+                self._watch_answer()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -106,17 +106,17 @@ class CrowdProtocol(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
 
-    def _watch(self) -> None:
+    def _watch_answer(self) -> None:
         """Look again later whether anything was taken of what waits now."""
         self._unsent_bytes = self.transport.get_write_buffer_size()
-        self._patience = self.loop.call_later(self.send_timeout_seconds, self._look_again)
+        self._patience = self.loop.call_later(self.send_timeout_seconds, self._look_at_answer)
 
-    def _look_again(self) -> None:
+    def _look_at_answer(self) -> None:
         unsent, self._patience = self.transport.get_write_buffer_size(), None
         if not unsent:
             return
         if unsent < self._unsent_bytes:
-            self._watch()
+            self._watch_answer()
         else:
             self.transport.abort()
 
