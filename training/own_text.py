@@ -162,6 +162,8 @@ def _read_pairs(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
         )
     has_validation = "validation_source" in files
     settings = translation_settings(size, has_validation=has_validation)
+    if arguments.initial:  # whose tokenizers are taken
+        settings = {key: v for key, v in settings.items() if not key.startswith("tokenizer.")}
     preset = _preset("translation", arguments, _carded(changes, name) | dict(settings))
     measured = (
         f"{len(cut.train):,} pairs, {size.sentences:,} distinct source sentences, "
@@ -169,10 +171,7 @@ def _read_pairs(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     )
     # Neither the shortest nor a long one.
     example = min(cut.train[:1000], key=lambda pair: abs(len(pair.source) - 40)).source
-    summary = _summary(
-        measured, settings, preset, begins_with_another=arguments.initial is not None
-    )
-    return OwnText(name, preset, summary, example)
+    return OwnText(name, preset, _summary(measured, settings, preset), example)
 
 
 def _read_prose(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
@@ -195,10 +194,7 @@ def _read_prose(arguments: argparse.Namespace, cache_dir: Path) -> OwnText:
     preset = _preset("prose", arguments, _carded(changes, name) | dict(settings))
     measured = f"{len(text):,} characters, {len(set(text)):,} different ones"
     example = " ".join(text[:200].split()[:3]) + " "
-    summary = _summary(
-        measured, settings, preset, begins_with_another=arguments.initial is not None
-    )
-    return OwnText(name, preset, summary, example)
+    return OwnText(name, preset, _summary(measured, settings, preset), example)
 
 
 def synthetic_changes(arguments: argparse.Namespace) -> Changes:
@@ -222,18 +218,19 @@ def _preset(base: str, arguments: argparse.Namespace, changes: Mapping[str, Any]
         if is_fitting:
             changes |= {f"model.{key}": value for key, value in shape.items()}
             changes["training.learning_rate"] = INITIAL_LEARNING_RATE
-            changes = _with_tokenizer_of(initial, changes)
+            changes |= _tokenizer_of(initial)
     return load_preset(str(PRESETS_DIR / f"{base}.toml"), arguments.set, changes)[1]
 
 
-def _with_tokenizer_of(initial: CheckpointInfo, changes: Changes) -> Changes:
-    """With what the checkpoint's tokenizers were trained by, as far as it says, and no other."""
-    changes = {key: value for key, value in changes.items() if not key.startswith("tokenizer.")}
+def _tokenizer_of(initial: CheckpointInfo) -> Changes:
+    """What the checkpoint's tokenizers were trained by, as far as it says."""
     recorded = initial.training.preset
-    if recorded:
-        changes["tokenizer"] = dict(recorded["tokenizer"])
-        changes["data.preparation"] = recorded["data"].get("preparation", "none")
-    return changes
+    if not recorded:
+        return {}
+    return {
+        "tokenizer": dict(recorded["tokenizer"]),
+        "data.preparation": recorded["data"].get("preparation", "none"),
+    }
 
 
 def _carded(changes: Changes, name: str) -> Changes:
@@ -249,19 +246,11 @@ def _stem(name: str, languages: tuple[str, ...]) -> str:
     return re.sub(r"[^\w-]+", "-", stem).strip("-_") or "model"
 
 
-def _summary(
-    measured: str,
-    settings: Mapping[str, int | float],
-    preset: Preset,
-    *,
-    begins_with_another: bool,
-) -> str:
+def _summary(measured: str, settings: Mapping[str, int | float], preset: Preset) -> str:
     """What was measured and derived, with the values that --set left."""
     record = preset.model_dump()
     values = []
     for key in settings:
         section, _, field = key.partition(".")
-        if begins_with_another and section == "tokenizer":
-            continue  # which is that one's
         values.append(f"{key}={record[section][field]}")
     return f"read {measured}; derived from that (change with --set): {', '.join(values)}"

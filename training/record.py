@@ -22,7 +22,7 @@ from training.preset import ParallelData, PresetError, TextData, available_prese
 from training.sources import is_public, public_origin
 
 LOGGER = logging.getLogger("training")
-QUOTES = "\"'"
+_QUOTES = "\"'"
 """In which TOML may have a string."""
 
 
@@ -179,5 +179,5 @@ def arguments_that_matter(arguments: argparse.Namespace) -> list[str]:
     for override in arguments.set:
         key, _, value = override.partition("=")
         is_place = key.endswith(".location")
-        kept += ["--set", f"{key}={public_origin(value.strip(QUOTES))}" if is_place else override]
+        kept += ["--set", f"{key}={public_origin(value.strip(_QUOTES))}" if is_place else override]
     return kept
