@@ -34,8 +34,10 @@ serve-ray: $(VENV)/ray.stamp ## the same in replicas on Ray, one of them at firs
 	PYTHONPATH="$(CURDIR)" RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray.proxy.middlewares \
 		$(BIN)/serve run deploy/ray/serve_config.yaml $(ARGS)
 
+# A file's tests stay together, for many share a server; more processes than four would only crowd
+# the memory with those. The last -n counts: ARGS="-n 0 --pdb" has one process again.
 test: $(VENV)/dev.stamp ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/dev.stamp ## lint, formatting, types and import rules
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.damage import damage_as
 from app.exceptions import (
     StartupError,
     UnknownLanguagePairError,
@@ -111,10 +112,8 @@ def read_checkpoints(root: Path, names: Sequence[str] = ()) -> list[CheckpointIn
         raise StartupError(
             f"no checkpoint named {', '.join(missing)} in {root}: there are {', '.join(found)}"
         )
-    try:
+    with damage_as(StartupError):
         return [read_checkpoint(found[name]) for name in names or found]
-    except CheckpointError as error:
-        raise StartupError(f"damaged checkpoint: {error}") from error
 
 
 def choose_default(

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from app.catalog import Catalog, ServedModel
+from app.damage import damage_as
 from app.engine.messages import ModelRevision
 from app.engine.supervisor import SupervisedEngine
 from app.exceptions import GatehouseError, ReloadError
 from app.metrics import Metrics
-from models.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint
+from models.checkpoint import CheckpointInfo, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,8 @@ class Reloader:
             return reload
 
     async def _replace(self, old: ServedModel) -> Reload:
-        try:
+        with damage_as(ReloadError):
             info = await asyncio.to_thread(read_checkpoint, old.info.path)
-        except CheckpointError as error:
-            raise ReloadError(f"damaged checkpoint: {error}") from error
         _check_it_fits(old, info)
         if info.fingerprint == old.info.fingerprint:
             return Reload(old, old)

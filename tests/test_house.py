@@ -184,7 +184,9 @@ def test_the_targets_run_what_they_say() -> None:
     assert "gatehouse serve --port 8001" in _recipe("serve", "ARGS=--port 8001")
     assert "gatehouse train some-preset" in _recipe("train", "PRESET=some-preset")
     assert "serve run deploy/ray/serve_config.yaml" in _recipe("serve-ray")
-    assert "-m pytest" in _recipe("test")
+    tests = _recipe("test", "ARGS=-n 0 --pdb").strip()
+    assert "-m pytest -n logical" in tests
+    assert tests.endswith("-n 0 --pdb")
     assert "-m pytest -m chaos" in _recipe("chaos")
     assert "-m benchmarks overload --seconds 5" in _recipe("chaos", "ARGS=--seconds 5")
     assert "-m benchmarks soak --requests 9" in _recipe("soak", "ARGS=--requests 9")

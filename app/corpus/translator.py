@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from app.damage import damage_as
 from app.engine.device import resolve_precision
 from app.exceptions import InvalidRequestError, StartupError
 from app.lines import one_line
 from app.service.limits import Limits
-from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint import read_checkpoint
 from models.checkpoint_model import load_model
 from models.decoding.params import DecodingParams, Hypothesis, default_translation_length
 from models.decoding.step import decode_corpus
@@ -89,11 +90,9 @@ class LineTranslator:
         # Each worker has one core.
         torch.set_num_threads(1)
         device = torch.device("cpu")
-        try:
+        with damage_as(StartupError):
             info = read_checkpoint(options.checkpoint)
             model = load_model(info, device)
-        except CheckpointError as error:
-            raise StartupError(f"damaged checkpoint: {error}") from error
         if info.fingerprint != options.fingerprint:
             raise StartupError(f"checkpoint {info.name} here is not the one that was started with")
         if not isinstance(model, Seq2Seq):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from app.damage import damage_as
 from app.engine.device import describe_arithmetic, resolve_device, resolve_precision
 from app.engine.engine import Engine
 from app.engine.graphs import CudaCapture, GraphedModel
@@ -16,12 +17,7 @@ from app.engine.messages import ModelRevision
 from app.engine.runner import Runner
 from app.engine.spec import EngineSpec
 from app.exceptions import StartupError
-from models.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    checkpoint_name,
-    read_checkpoint,
-)
+from models.checkpoint import CheckpointInfo, checkpoint_name, read_checkpoint
 from models.checkpoint_model import Model, load_model
 from models.config import LanguageModelConfig
 from models.precision import keep_float32_exact, set_precision
@@ -63,7 +59,9 @@ class LoadedEngine:
         path = Path(model.path)
         make_runner = self.loader.prepare(path, model.revision)
         # Read again: whoever replaces files may have done it while they were being loaded.
-        if _read(path).fingerprint != model.fingerprint:
+        with damage_as(StartupError):
+            now = read_checkpoint(path)
+        if now.fingerprint != model.fingerprint:
             raise StartupError(f"checkpoint {model.name} changed while it was being loaded")
 
         def serve() -> None:
@@ -115,11 +113,9 @@ class ModelLoader:
         Raises:
             StartupError: the checkpoint is damaged.
         """
-        info = _read(folder)
-        try:
+        with damage_as(StartupError):
+            info = read_checkpoint(folder)
             model = load_model(info, torch.device("cpu"))
-        except CheckpointError as error:
-            raise StartupError(f"damaged checkpoint: {error}") from error
         if self._capture is not None:
             return lambda: self._runner(info, model.to(self.device), revision)
         runner = self._runner(info, model, revision)
@@ -187,10 +183,3 @@ def default_threads(cores: int) -> int:
 def _can_decode(info: CheckpointInfo) -> bool:
     """Not a bidirectional language model, which has nothing to decode."""
     return not (isinstance(info.config, LanguageModelConfig) and info.config.bidirectional)
-
-
-def _read(folder: Path) -> CheckpointInfo:
-    try:
-        return read_checkpoint(folder)
-    except CheckpointError as error:
-        raise StartupError(f"damaged checkpoint: {error}") from error

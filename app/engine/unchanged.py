@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+from app.damage import damage_as
 from app.engine.host import LoadedModels
 from app.engine.spec import EngineLoader, EngineSpec
 from app.exceptions import StartupError
-from models.checkpoint import CheckpointError, read_checkpoint
+from models.checkpoint import read_checkpoint
 
 
 def load_unchanged(
@@ -26,10 +27,8 @@ def load_unchanged(
     """
     loaded = loader(spec)
     for path in spec.checkpoints:
-        try:
+        with damage_as(StartupError):
             info = read_checkpoint(path)
-        except CheckpointError as error:
-            raise StartupError(f"damaged checkpoint: {error}") from error
         if info.fingerprint != fingerprints[info.name]:
             raise StartupError(
                 f"checkpoint {info.name} has changed since the service started: start the "
