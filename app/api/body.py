@@ -28,6 +28,7 @@ _FORMS = (_URL_ENCODED, "multipart/form-data")
 _MAX_FIELDS = 1_000
 """Of one object or form: no body here has a tenth of it, and an error for each takes its time."""
 _KEY_FIELD = "api_key"
+_NO_FORM = "cannot be read as a form of texts in UTF-8"
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 """Answers a request, or raises one of the exceptions that :mod:`app.api.errors` knows."""
@@ -159,19 +160,20 @@ async def _read_form(request: Request, content: bytes) -> dict[str, Any]:
     if _media_type(request.headers) == _URL_ENCODED:
         fields = _parse_form(content)
     else:
-        fields = await _read_parts(request)
+        fields = await _read_parts(request, content)
     return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
 
 
-async def _read_parts(request: Request) -> dict[str, list[UploadFile | str]]:
+async def _read_parts(request: Request, content: bytes) -> dict[str, list[UploadFile | str]]:
     try:
+        content.decode()  # Starlette would read what is not UTF-8 as Latin-1
         # How large a part may be is the limit of the whole body.
         async with request.form(
             max_files=0, max_fields=_MAX_FIELDS, max_part_size=sys.maxsize
         ) as form:
             return {name: form.getlist(name) for name in form}
-    except (MultiPartException, HTTPException):
-        raise InvalidRequestError("body", "cannot be read as a form of texts") from None
+    except (MultiPartException, HTTPException, UnicodeDecodeError):
+        raise InvalidRequestError("body", _NO_FORM) from None
 
 
 def _parse_form(content: bytes) -> dict[str, list[str]]:
@@ -181,7 +183,7 @@ def _parse_form(content: bytes) -> dict[str, list[str]]:
             content.decode(), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
         )
     except ValueError:
-        raise InvalidRequestError("body", "cannot be read as a form of texts in UTF-8") from None
+        raise InvalidRequestError("body", _NO_FORM) from None
 
 
 def _checked(schema: type[StrictBody], data: dict[str, Any], *, strict: bool) -> StrictBody:

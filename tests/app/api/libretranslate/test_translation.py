@@ -141,6 +141,10 @@ def test_forms_that_are_none(client: TestClient) -> None:
         check(
             client.post("/translate", content=content, headers=FORM), 400, "form of texts in UTF-8"
         )
+    parts = b'--x\r\nContent-Disposition: form-data; name="q"\r\n\r\nO\xf9\r\n--x--\r\n'
+    multipart = {"content-type": "multipart/form-data; boundary=x"}
+    response = client.post("/translate", content=parts, headers=multipart)
+    check(response, 400, "form of texts in UTF-8")
     check(client.post("/translate", data={"text": "go"}), 400, "q: Field required")
     check(client.post("/translate", data={"q": "a", "alternatives": "x"}), 400, "alternatives")
     check(client.post("/translate", files={"q": ("name", b"go")}), 400, "form")
