@@ -16,7 +16,7 @@ from models.checkpoint_model import load_model
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
 from models.evaluation import textbook_bleu
-from models.tokenizers import EOS_ID
+from models.tokenizers import source_prompt
 from training.cli import DEFAULT_CACHE
 from training.preset import load_preset
 from training.run import train
@@ -93,7 +93,7 @@ def _trained(name: str, data_location: str | None, out: Path) -> CheckpointInfo:
 def _translate(info: CheckpointInfo) -> list[list[str]]:
     model = load_model(info, torch.device("cpu"))
     source, target = info.tokenizers["source"], info.tokenizers["target"]
-    prompts = [[*source.encode(sentence), EOS_ID] for sentence in BOOK_SENTENCES]
+    prompts = [source_prompt(source, sentence) for sentence in BOOK_SENTENCES]
     outputs = dict(decode_corpus(model, prompts, DecodingParams(max_new_tokens=9)))
     rows = []
     for index, (sentence, label) in enumerate(BOOK_SENTENCES.items()):

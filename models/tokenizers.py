@@ -53,6 +53,7 @@ __all__ = [
     "WordTokenizer",
     "continuation",
     "load_tokenizer",
+    "source_prompt",
 ]
 
 
@@ -200,6 +201,18 @@ def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[i
     # No tokenizer here looks further back than one token.
     last = list(before[-1:])
     return tokenizer.decode([*last, *tokens])[len(tokenizer.decode(last)) :]
+
+
+def source_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """What an encoder reads of a text: its tokens and ``<eos>``.
+
+    Of a blank text, or one without tokens, there is nothing to read and nothing to translate.
+
+    Raises:
+        ValueError: the text holds a lone surrogate.
+    """
+    tokens = [] if text.isspace() else tokenizer.encode(text)
+    return [*tokens, EOS_ID] if tokens else []
 
 
 def load_tokenizer(path: Path, kind: str) -> Tokenizer:

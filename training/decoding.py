@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from models.decoding.params import DecodingParams, default_translation_length
 from models.decoding.step import decode_corpus
 from models.seq2seq import Seq2Seq
-from models.tokenizers import EOS_ID, Tokenizer
+from models.tokenizers import Tokenizer, source_prompt
 from training.task import evaluation_mode
 
 
@@ -38,9 +38,9 @@ def translate_texts(
         ValueError: a decoding parameter is out of range.
     """
     source, target = tokenizers["source"], tokenizers["target"]
-    encoded = {index: source.encode(text) for index, text in enumerate(texts) if not text.isspace()}
-    places = [index for index, tokens in encoded.items() if tokens]
-    prompts = [[*encoded[index], EOS_ID] for index in places]
+    read = [source_prompt(source, text) for text in texts]
+    places = [index for index, prompt in enumerate(read) if prompt]
+    prompts = [read[index] for index in places]
     params = [
         DecodingParams(
             max_new_tokens=max_new_tokens or default_translation_length(len(prompt)),

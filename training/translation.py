@@ -24,7 +24,7 @@ from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.placement import on_device
 from models.seq2seq import Seq2Seq, Seq2SeqDecoder
-from models.tokenizers import BOS_ID, EOS_ID, Tokenizer
+from models.tokenizers import BOS_ID, EOS_ID, Tokenizer, source_prompt
 from training.batches import POSITIONS_TOGETHER, Batch, TokenPair, plan_batches
 from training.corpora import read_cut, read_synthetic
 from training.decoding import translate_texts
@@ -303,7 +303,7 @@ class Translation:
 
     def _sample(self, pair: Pair) -> Sample:
         source, target = self.tokenizers["source"], self.tokenizers["target"]
-        prompt = [*source.encode(pair.source), EOS_ID]
+        prompt = source_prompt(source, pair.source)
         params = DecodingParams(max_new_tokens=longest_translation(self._data))
         with evaluation_mode(self.model):
             _, outputs = next(decode_corpus(self.model, [prompt], params))

@@ -22,7 +22,7 @@ from models.decoding.params import DecodingParams, Hypothesis, default_translati
 from models.decoding.step import decode_corpus
 from models.precision import set_precision
 from models.seq2seq import Seq2Seq
-from models.tokenizers import EOS_ID
+from models.tokenizers import source_prompt
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ class LineTranslator:
         prompts: dict[int, list[int]] = {}
         for index, line in enumerate(lines):
             try:
-                tokens = [] if line is None else self._tokens(line)
+                prompt = [] if line is None else self._prompt(line)
             except (UnicodeDecodeError, InvalidRequestError) as error:
                 failures.append(LineFailure(index, _reason(error)))
                 continue
-            if tokens:
-                prompts[index] = [*tokens, EOS_ID]
+            if prompt:
+                prompts[index] = prompt
         tokens_written = 0
         for index, outcome in self._decode(prompts):
             if isinstance(outcome, Hypothesis):
@@ -128,10 +128,10 @@ class LineTranslator:
         failures.sort(key=lambda failure: failure.index)
         return TranslatedLines(translations, failures, tokens_written)
 
-    def _tokens(self, line: bytes) -> list[int]:
+    def _prompt(self, line: bytes) -> list[int]:
         text = line.decode("utf-8")
         self._options.limits.check_texts("text", [text])
-        return [] if text.isspace() else list(self._source.encode(text))
+        return source_prompt(self._source, text)
 
     def _decode(self, prompts: dict[int, list[int]]) -> list[tuple[int, Hypothesis | str]]:
         """The best output for each prompt, or why there is none."""

@@ -28,7 +28,7 @@ from app.service.translation_result import (
     best_distinct,
 )
 from models.decoding.params import default_translation_length, normalised_score
-from models.tokenizers import EOS_ID
+from models.tokenizers import source_prompt
 
 DEFAULT_BEAM_SIZE = 4
 """Width of the beam search of a request that names none."""
@@ -144,10 +144,9 @@ class TranslationService:
         stream: bool,
     ) -> DecodeRequest | None:
         """What to decode for a text; None for a blank one: there is nothing to decode."""
-        tokens = model.source_tokenizer.encode(text)
-        if not tokens or text.isspace():
+        prompt = source_prompt(model.source_tokenizer, text)
+        if not prompt:
             return None
-        prompt = [*tokens, EOS_ID]
         max_new_tokens = request.max_new_tokens or min(
             self._limits.max_new_tokens, default_translation_length(len(prompt))
         )

@@ -22,6 +22,7 @@ from models.tokenizers import (
     WordTokenizer,
     continuation,
     load_tokenizer,
+    source_prompt,
 )
 
 SENTENCES = [
@@ -400,6 +401,12 @@ def test_a_table_with_a_lone_surrogate_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("wort", "\\ud800"))
     with pytest.raises(TokenizerError, match="lone surrogate"):
         load_tokenizer(file, "word")
+
+
+def test_a_source_is_read_with_its_end_and_a_blank_one_not_at_all() -> None:
+    words = WordTokenizer.train(["the time traveller"])
+    assert source_prompt(words, "the time") == [*words.encode("the time"), EOS_ID]
+    assert source_prompt(words, "") == source_prompt(words, " \n\u00a0") == []
 
 
 def test_a_continuation_is_the_text_behind_what_was_there() -> None:
