@@ -84,6 +84,8 @@ def run_server(settings: Settings, listener: socket.socket, names: Sequence[str]
         log_config=None,
         ws="none",
         access_log=settings.log_level == "debug",
+        root_path=settings.root_path,
+        timeout_keep_alive=settings.idle_timeout_seconds,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds) + _SECONDS_TO_ANSWER,
     )
     server = DrainingServer(config, runtime)

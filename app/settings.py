@@ -38,6 +38,12 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes any free one.")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path below which a proxy offers the service, as in /gatehouse, and which it "
+        "takes off before it hands a request on: /docs needs to know it.",
+    )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Keys that may use the service: entries NAME:KIND:SHA256 as gatehouse keys "
@@ -176,6 +182,13 @@ class Settings(BaseSettings):
         gt=0,
         le=3_600,
         description="A client that takes nothing of its answer for so long is cut off.",
+    )
+    idle_timeout_seconds: int = Field(
+        5,
+        ge=1,
+        le=3_600,
+        description="A connection without a request for this long is closed. A proxy that keeps "
+        "connections open must close its own earlier.",
     )
     request_timeout_seconds: float = Field(
         60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."

@@ -14,6 +14,8 @@ from app.crowding import CrowdProtocol
 from tests.app.conftest import ENDLESS, NO_TOKEN_LIMIT, TIMEOUT_SECONDS, Server, message
 
 LIMIT_SECONDS = 2.0
+IDLE_SECONDS = 3
+PREFIX = "/gatehouse"
 BODY = b'{"prompt": "a", "max_new_tokens": 2}'
 HEAD = (
     b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -25,7 +27,11 @@ GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.fixture(scope="module")
 def server(checkpoints_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("hasty")
-    settings = {"GATEHOUSE_RECEIVE_TIMEOUT_SECONDS": str(LIMIT_SECONDS)}
+    settings = {
+        "GATEHOUSE_RECEIVE_TIMEOUT_SECONDS": str(LIMIT_SECONDS),
+        "GATEHOUSE_IDLE_TIMEOUT_SECONDS": str(IDLE_SECONDS),
+        "GATEHOUSE_ROOT_PATH": PREFIX,
+    }
     server = Server(checkpoints_dir, folder, **settings, **NO_TOKEN_LIMIT)
     try:
         server.wait_until_ready()
@@ -152,13 +158,22 @@ def test_requests_in_pieces_and_behind_one_another_are_answered(connection: sock
 
 
 def test_an_idle_connection_is_closed(connection: socket.socket) -> None:
+    started_at = time.monotonic()
     connection.sendall(GET)
     assert read_to_end(connection).count(b"HTTP/1.1") == 1
+    assert IDLE_SECONDS <= time.monotonic() - started_at < IDLE_SECONDS + 1.9
 
 
 def test_others_are_served_meanwhile(server: Server, connection: socket.socket) -> None:
     connection.sendall(HEAD)
     assert server.client.post("/generate", json={"prompt": "a"}).status_code == 200
+
+
+def test_addresses_have_the_prefix_that_a_proxy_takes_off(server: Server) -> None:
+    assert f'src="{PREFIX}/static-offline-docs/' in server.client.get("/docs").text
+    description = server.client.get("/openapi.json").json()
+    assert description["servers"] == [{"url": PREFIX}]
+    assert "/generate" in description["paths"]
 
 
 def test_the_protocols_that_the_server_joins_replace_nothing_of_each_other() -> None:

@@ -42,7 +42,7 @@ def test_settings() -> None:
     for name, field in Settings.model_fields.items():
         _, _, default, meaning = documented[variable_name(name)]
         assert meaning.removesuffix(" |") == field.description
-        expected: Any = {None: "unset", (): "empty"}.get(field.default, field.default)
+        expected: Any = {None: "unset", (): "empty", "": "empty"}.get(field.default, field.default)
         if name == "checkpoints_dir":
             expected = "checkpoints"
         assert default == f"`{expected}`"
