@@ -4,7 +4,7 @@ Shape legend: ``N`` rows, ``V`` vocabulary size, ``S`` source positions, ``K`` c
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,6 +79,11 @@ def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices
     """
     if logits.device.type == "cpu":
         return _choose_here(logits.contiguous(), attention, kinds)
+    return choose_on_device(logits, attention, kinds)
+
+
+def choose_on_device(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:
+    """What :func:`choose` does where the logits are on a GPU."""
     parts = compute_choices(logits, attention, kinds)
     # One transfer brings them all.
     flat = np.array(torch.cat(parts).tolist())
@@ -144,7 +149,7 @@ def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -
     parts = [tokens.double(), chosen.double()]
     if kinds.beams.rows:
         rows = logprobs
-        if len(kinds.beams.rows) < len(logprobs):
+        if not _are_all(kinds.beams.rows, len(logprobs)):
             rows = logprobs.index_select(0, on_device(kinds.beams.rows, device))
         best, ids = top_candidates(suppress_special(rows), kinds.beams.width)
         parts += [ids.double().flatten(), best.double().flatten()]
@@ -158,12 +163,17 @@ def _choose_tokens(logits: Tensor, kinds: RowKinds) -> Tensor:
     if len(kinds.beams.rows) == len(logits):
         return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     special = _choose_special(logits, kinds)
-    if special is not None and len(special) == len(logits):
+    if special is not None and _are_all(kinds.special, len(logits)):
         return special
     tokens = most_probable(suppress_special(logits, in_place=True))
     if special is None:
         return tokens
     return tokens.index_copy(0, on_device(list(kinds.special), logits.device), special)
+
+
+def _are_all(rows: Iterable[int], count: int) -> bool:
+    """Whether nothing has to be selected: requests that leave upset the order of the others."""
+    return list(rows) == list(range(count))
 
 
 def _choose_special(logits: Tensor, kinds: RowKinds) -> Tensor | None:

@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.decoding.choice import choose_on_device
 from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
 from models.decoding.reference import decode_reference
 from models.decoding.running import DecodingTask
@@ -47,11 +49,8 @@ beams = st.integers(2, 5).flatmap(
         return_attention=st.booleans(),
     )
 )
-requests = st.lists(
-    st.tuples(st.lists(st.integers(4, 22), min_size=1, max_size=8), sampled | beams),
-    min_size=1,
-    max_size=6,
-)
+prompts = st.lists(st.integers(4, 22), min_size=1, max_size=8)
+requests = st.lists(st.tuples(prompts, sampled | beams), min_size=1, max_size=6)
 
 
 def expected(model: StepModel, prompt: list[int], params: DecodingParams) -> list[Hypothesis]:
@@ -87,9 +86,30 @@ def drain(decoder: BatchedDecoder, emitted: dict[int, list[Emission]]) -> list[i
 def test_requests_that_join_at_any_time_equal_the_reference(
     model: StepModel, data: st.DataObject
 ) -> None:
+    check_any_company(BatchedDecoder(model), model, data, requests)
+
+
+@pytest.mark.parametrize("kind", [sampled, beams], ids=["sampled", "beams"])
+@settings(max_examples=60)
+@given(data=st.data())
+def test_the_way_of_choosing_on_a_gpu_equals_the_reference(
+    kind: st.SearchStrategy[DecodingParams], data: st.DataObject
+) -> None:
+    """Without others, whose rows would have these selected: that is done for some rows alone."""
+    batch = st.lists(st.tuples(prompts, kind), min_size=3, max_size=6)
+    with mock.patch("models.decoding.step.choose", choose_on_device):
+        decoder = BatchedDecoder(TRANSLATION_MODEL, single_lane=True)
+        check_any_company(decoder, TRANSLATION_MODEL, data, batch)
+
+
+def check_any_company(
+    decoder: BatchedDecoder,
+    model: StepModel,
+    data: st.DataObject,
+    requests: st.SearchStrategy[list[tuple[list[int], DecodingParams]]],
+) -> None:
     batch = data.draw(requests)
     joins = data.draw(st.lists(st.integers(0, 4), min_size=len(batch), max_size=len(batch)))
-    decoder = BatchedDecoder(model)
     emitted: dict[int, list[Emission]] = {}
     complete = []
     for tick in range(5):
