@@ -129,7 +129,8 @@ class ModelLoader:
         runner = Runner(
             info.name,
             model if self._capture is None else GraphedModel(model, self._capture),
-            heartbeat_prompt=(BOS_ID,) if is_language_model else (EOS_ID,),
+            # A language model reads all of a prompt but its last token.
+            heartbeat_prompt=(BOS_ID, EOS_ID) if is_language_model else (EOS_ID,),
             row_budget=self._row_budget,
             single_lane=self._capture is not None,
             prefix_bytes=self._prefix_bytes if is_language_model else 0,

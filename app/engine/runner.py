@@ -141,7 +141,11 @@ class Runner:
             self._model.step(tokens, state).logits.sum().item()
 
     def warm_up(self) -> None:
-        """Some steps of several sizes, for the first request not to pay for first times."""
+        """Some steps of several sizes, for the first request not to pay for first times.
+
+        Raises:
+            Exception: the model cannot read, or take a step.
+        """
         decoder = BatchedDecoder(self._model, single_lane=self._single_lane)
         for count in _WARM_UP_REQUESTS:
             # A beam too: kernels are compiled when they are first called.
@@ -153,6 +157,8 @@ class Runner:
             decoder.admit(tasks)
             while decoder.rows:
                 decoder.step()
+        # What a request of the decoder fails of is told to the request, and nobody waits for these.
+        self.beat()
 
     def _new_decoder(self) -> BatchedDecoder:
         return BatchedDecoder(

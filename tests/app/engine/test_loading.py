@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from app.engine.loading import available_cores, default_threads, load_engine
 from app.engine.request import DecodeRequest, DecodingParams, EndReason, Event
 from app.engine.spec import EngineSpec
 from app.exceptions import StartupError
+from models.cells import Cell
 from models.checkpoint import read_checkpoint
 from models.checkpoint_model import load_model
 from models.decoding.reference import decode_reference
@@ -99,6 +101,22 @@ def test_a_loaded_engine_has_taken_no_notice_of_its_first_steps(checkpoints_dir:
     loaded.engine.beat()
     progress = loaded.engine.step()
     assert (progress.started, progress.events, progress.steps) == ((), (), ())
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_model_that_cannot_read_is_not_loaded(
+    checkpoints_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("lost while it read")
+
+    spec = make_spec(checkpoints_dir / name, precision="float32")
+    loaded = load_engine(spec)
+    monkeypatch.setattr(Cell, "run", lost)
+    # Nor does its heart beat any more.
+    for act in (loaded.engine.beat, partial(load_engine, spec)):
+        with pytest.raises(RuntimeError, match="lost while it read"):
+            act()
 
 
 def test_the_row_budget_holds_for_each_model(checkpoints_dir: Path) -> None:
