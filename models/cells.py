@@ -174,6 +174,11 @@ class RNNCell(RecurrentCell):
             raise ValueError(f"a plain RNN has no gate whose bias could be {value}")
 
 
+def _interpolate(candidate: Tensor, hidden: Tensor, update: Tensor) -> Tensor:
+    """(1 - Z) * N + Z * H, in the type of H: under autocast the others may have a smaller one."""
+    return torch.lerp(candidate.to(hidden.dtype), hidden, update.to(hidden.dtype))
+
+
 class _GatedRecurrentUnit(RecurrentCell):
     """Parameters of both published forms of the GRU; gates in the order reset, update, new."""
 
@@ -207,8 +212,7 @@ class GRUCell(_GatedRecurrentUnit):
         gates = torch.sigmoid(projected[..., :size] + recurrent[..., :size])
         reset, update = gates.chunk(2, dim=-1)
         candidate = torch.tanh(torch.addcmul(projected[..., size:], reset, recurrent[..., size:]))
-        # (1 - Z) * N + Z * H
-        return (torch.lerp(candidate, hidden, update),)
+        return (_interpolate(candidate, hidden, update),)
 
 
 class TextbookGRUCell(_GatedRecurrentUnit):
@@ -231,7 +235,7 @@ class TextbookGRUCell(_GatedRecurrentUnit):
         gates = torch.sigmoid(projected[..., :size] + self.recur(hidden))
         reset, update = gates.chunk(2, dim=-1)
         candidate = torch.tanh(projected[..., size:] + self.recur(reset * hidden, 1))
-        return (torch.lerp(candidate, hidden, update),)
+        return (_interpolate(candidate, hidden, update),)
 
 
 class LSTMCell(RecurrentCell):

@@ -31,11 +31,10 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     Raises:
         ValueError: the device cannot run the precision, or it is none.
     """
-    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
         if device.type == "cpu":
             return "int8"
-        return "bfloat16" if has_bfloat16 else "float16"
+        return "bfloat16" if has_bfloat16(device) else "float16"
     if name not in get_args(Precision):
         raise ValueError(f"there is no precision {name}: choose {', '.join(get_args(Precision))}")
     reason = ""
@@ -43,11 +42,16 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         reason = "int8 is computed on the CPU only: use bfloat16 or float16"
     if name == "float16" and device.type == "cpu":
         reason = "processors have no fast float16: use int8 or bfloat16"
-    if name == "bfloat16" and not has_bfloat16:
+    if name == "bfloat16" and device.type == "cuda" and not has_bfloat16(device):
         reason = "this GPU has no bfloat16: use float16"
     if reason:
         raise ValueError(f"precision {name} was asked for on {device}, but {reason}")
     return cast(Precision, name)
+
+
+def has_bfloat16(gpu: torch.device) -> bool:
+    """Whether a GPU multiplies in bfloat16 (Ampere or later): others emulate it, slowly."""
+    return torch.cuda.get_device_capability(gpu)[0] >= 8
 
 
 def keep_float32_exact() -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from models.checkpoint import CheckpointInfo, read_checkpoint
 from models.checkpoint_model import load_model
 from models.checkpoint_schema import Languages
-from models.precision import Precision, choose_precision, set_precision
+from models.precision import Precision, choose_precision, keep_float32_exact, set_precision
 from models.seq2seq import Seq2Seq
 from training.cli import DEFAULT_CACHE, MISHAPS, choose_device
 from training.command_line import exit_status, positive
@@ -104,6 +104,7 @@ def _make_pairs(arguments: argparse.Namespace) -> list[Pair]:
     partial.unlink()
     cut = read_training_cut(forward, arguments.data, expand_home(arguments.cache))
     device = choose_device(arguments.device)
+    keep_float32_exact()
     precision = choose_precision(arguments.precision, device)
 
     def translator(info: CheckpointInfo) -> Translate:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from models.precision import has_bfloat16
 from training.preset import Optimization
 
 
@@ -31,7 +32,7 @@ def autocast_dtype(settings: Optimization, device: torch.device) -> torch.dtype 
     if settings.precision == "bfloat16":
         return torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if has_bfloat16(device) else None
     capabilities = torch.cpu.get_capabilities()
     native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return torch.bfloat16 if native else None

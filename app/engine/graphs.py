@@ -8,6 +8,7 @@ the padding is cut off the results.
 Shape legend: ``N`` rows, ``B`` sources, ``W`` rows of one source at most, ``S`` source positions.
 """
 
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from models.encoder_decoder import Reading, StepModel, StepOutput, require_resumable
 from models.state import AttentionMemory, DecodeState, RowLayout, stored_size
+
+logger = logging.getLogger(__name__)
 
 SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 LARGE_BUCKET_STEP = 32
@@ -225,6 +228,7 @@ class GraphedModel:
         self._max_graphs = max_graphs
         self._graphs: OrderedDict[GraphKey, _Graph] = OrderedDict()  # last used last
         self._refused: Counter[GraphKey] = Counter()
+        self._too_large: set[GraphKey] = set()
 
     @property
     def vocabulary_size(self) -> int:
@@ -262,20 +266,34 @@ class GraphedModel:
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :class:`StepModel`. The next step overwrites the results."""
         key = graph_key(state)
-        if key is None or not self._has_room(key):
-            return self._model.step(tokens, state)
-        graph = self._graphs.get(key)
-        inputs = StaticInputs(key, state) if graph is None else graph.inputs
-        inputs.write(tokens, state)
+        graph = None if key is None else self._graph(key, state)
         if graph is None:
-            replay = self._capture(lambda: self._model.step(inputs.tokens, inputs.state))
-            graph = self._graphs[key] = _Graph(inputs, replay)
-        self._graphs.move_to_end(key)
+            return self._model.step(tokens, state)
+        graph.inputs.write(tokens, state)
         return _without_padding(graph.replay(), state)
 
+    def _graph(self, key: GraphKey, state: DecodeState) -> _Graph | None:
+        """The graph of this shape, captured if need be; None where there is no room for it."""
+        if key not in self._graphs:
+            if not self._has_room(key):
+                return None
+            try:
+                inputs = StaticInputs(key, state)
+                replay = self._capture(lambda: self._model.step(inputs.tokens, inputs.state))
+            except torch.OutOfMemoryError:
+                # The step alone takes less: no copy of the sources, no results that are kept.
+                logger.warning("the GPU has no memory for a graph of %s: none is made", key)
+                self._too_large.add(key)
+                return None
+            self._graphs[key] = _Graph(inputs, replay)
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
     def _has_room(self, key: GraphKey) -> bool:
-        """Whether there is a graph of this shape, or room for one."""
-        if key in self._graphs or len(self._graphs) < self._max_graphs:
+        """Whether there is room for a graph of this shape, which is made where it is worth it."""
+        if key in self._too_large:
+            return False
+        if len(self._graphs) < self._max_graphs:
             return True
         self._refused[key] += 1
         if self._refused[key] < USES_BEFORE_REPLACING:

@@ -43,6 +43,7 @@ def forms() -> Iterator[dict[str, object]]:
     yield {"cell": "gru_textbook", "implementation": "equations"}
     yield {"encoder_layers": 1, "decoder_layers": 3}
     yield {"bidirectional_encoder": False, "encoder_layers": 3}
+    yield {"decoder": "attention", "bidirectional_encoder": False}
     feeding: dict[str, object] = {"decoder": "input_feeding"}
     yield {**feeding, "attention": "dot", "encoder_hidden_size": 14}
     yield {**feeding, "initial_state": "encoder", "cell": "lstm", "tie_embeddings": True}
@@ -70,6 +71,19 @@ def test_steps_equal_teacher_forcing(values: dict[str, object]) -> None:
             assert output.attention.shape == (3, 6)
             torch.testing.assert_close(output.attention.sum(-1), torch.ones(3).double())
     assert (output.attention is None) == (model.config.decoder == "context")
+
+
+@pytest.mark.parametrize("values", list(forms()), ids=str)
+def test_every_form_trains_in_bfloat16(values: dict[str, object]) -> None:
+    model = make_model(**values).float().train()
+    sources, lengths = pad_tokens(SOURCES, torch.device("cpu"))
+    inputs = torch.randint(4, 29, (3, 7))
+    exact = model(sources, lengths, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(sources, lengths, inputs)
+    torch.testing.assert_close(logits.float(), exact, atol=0.05, rtol=0.05)
+    logits.float().logsumexp(-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

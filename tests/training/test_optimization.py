@@ -52,5 +52,6 @@ def test_precision_is_as_asked_or_what_the_processor_has(monkeypatch: pytest.Mon
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         assert autocast_dtype(loop_settings(precision="auto"), CPU) is expected
     for supported, expected in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda found=supported: found)
+        capability = (8 if supported else 7, 5)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, is_=capability: is_)
         assert autocast_dtype(loop_settings(precision="auto"), torch.device("cuda")) is expected

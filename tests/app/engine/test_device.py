@@ -30,12 +30,12 @@ def test_a_gpu_that_is_not_there_is_one_clear_sentence(monkeypatch: pytest.Monke
 
 
 def _set_bfloat16(monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
-    """A GPU before Ampere emulates bfloat16, which is slow: that does not count."""
+    """The GPU that is asked about is of Ampere, or of Turing; another one is the other way."""
 
-    def is_supported(including_emulation: bool = True) -> bool:
-        return present or including_emulation
+    def capability(device: torch.device) -> tuple[int, int]:
+        return (8, 0) if present == (device == GPU) else (7, 5)
 
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
 
 
 @pytest.mark.parametrize(

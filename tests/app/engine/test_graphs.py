@@ -295,6 +295,23 @@ def test_a_shape_that_comes_often_replaces_the_one_not_used_for_longest() -> Non
     assert model.keys == [GraphKey(1), GraphKey(4)]
 
 
+def test_a_step_whose_graph_finds_no_memory_goes_without_one() -> None:
+    tried: list[int] = []
+
+    def capture(compute: Compute) -> Compute:
+        rows = len(compute().logits)
+        tried.append(rows)
+        if rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute
+
+    model = GraphedModel(random_language_model(), capture)
+    for rows in (1, 4, 4, 2, 4):
+        step_rows(model, rows)
+    assert tried == [1, 4, 2]
+    assert model.keys == [GraphKey(1), GraphKey(2)]
+
+
 def test_one_row_budget_needs_few_of_the_graphs_of_a_model_without_sources() -> None:
     assert len({bucket(rows) for rows in range(1, 1025)}) < MAX_GRAPHS
 
