@@ -73,7 +73,7 @@ chaos: $(VENV)/dev.stamp ## break things under load, then ask for ten times what
 soak: $(VENV)/dev.stamp ## 200,000 mixed requests: nothing grows, the books balance
 	$(BIN)/python -m benchmarks soak $(ARGS)
 
-fuzz: $(VENV)/dev.stamp ## hostile requests, a thousand times as many as in the tests
+fuzz: $(VENV)/dev.stamp ## hostile requests, many times as many as in the tests
 	$(BIN)/python -m pytest -m fuzz --hypothesis-profile fuzz --examples 500 --timeout 0 $(ARGS)
 
 train: $(VENV)/train.stamp ## train a model: make train PRESET=name

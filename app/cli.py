@@ -91,7 +91,7 @@ def _run_offline_command(command: str, words: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         print(
             f"gatehouse {command}: {error.name} is not installed, which serving does not need: "
-            f"in a checkout run 'make {extra}' or pip install -e '.[{extra}]'",
+            f"in a checkout run 'make {extra}' or pip install -c constraints.txt -e '.[{extra}]'",
             file=sys.stderr,
         )
         return FAILED

@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         None,
-        description="Key that the command line sends to a server (--server). The service itself "
-        "has no use for it.",
+        description="Key that the command line sends to a server (--server). It protects nothing: "
+        "a service that has this and no keys of its own does not start.",
     )
     device: str = Field(
         "auto",
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="Precision to serve in; auto is int8 on a CPU, and on a GPU bfloat16 where it "
-        "has that, else float16.",
+        "has that, else float16. int8 is for CPUs alone, float16 for GPUs.",
     )
     engine: Literal["process", "inline"] = Field(
         "process",

@@ -102,7 +102,7 @@ def _require_ray() -> None:
         package = str(error.name).partition(".")[0]
         raise StartupError(
             f"--ray needs Ray Data, of which {package} is not installed: "
-            "in a checkout run pip install -e '.[ray]'"
+            "in a checkout run pip install -c constraints.txt -e '.[ray]'"
         ) from None
 
 

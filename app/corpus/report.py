@@ -69,12 +69,14 @@ class CorpusReport:
         if self.lines_before:
             lines.append(f"{self.lines_before:,} of them were there from an earlier start")
         if self.lines > self.lines_before:
+            workers = _counted(self.workers, "worker")
             lines.append(
-                f"{self.seconds:,.1f} seconds, {self.workers} workers: "
+                f"{self.seconds:,.1f} seconds, {workers}: "
                 f"{self.lines_per_second:,.1f} lines/s, {self.tokens_per_second:,.1f} tokens/s"
             )
         if self.failures:
-            lines.append(f"{len(self.failures):,} lines could not be translated, and are empty:")
+            failed = _counted(len(self.failures), "line")
+            lines.append(f"{failed} could not be translated, left empty:")
             shown = self.failures[:MOST_FAILURES_SHOWN]
             lines += [f"  {one.file}: line {one.line}: {one.reason}" for one in shown]
             if len(self.failures) > len(shown):
@@ -124,3 +126,7 @@ def failed_lines(
                     break
                 index -= span.lines
     return failed
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -48,7 +48,7 @@ def test_without_ray_one_sentence_says_what_to_install(
     assert main(["translate", "--ray", str(texts), "--out", "out"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("gatehouse: --ray needs Ray Data, of which ray is not installed: ")
-    assert error.endswith("pip install -e '.[ray]'\n")
+    assert error.endswith("pip install -c constraints.txt -e '.[ray]'\n")
     assert error.count("\n") == 1
 
 

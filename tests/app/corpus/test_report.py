@@ -36,7 +36,7 @@ def test_the_words_of_a_report() -> None:
         "3,000 lines of 2 files are translated in out",
         "1,000 of them were there from an earlier start",
         "8.0 seconds, 2 workers: 250.0 lines/s, 2,000.0 tokens/s",
-        "1 lines could not be translated, and are empty:",
+        "1 line could not be translated, left empty:",
         "  a.txt: line 7: not UTF-8",
     ]
     many = replace(REPORT, failures=REPORT.failures * 30)
