@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def is_apart(device: torch.device) -> bool:
+    """Whether a device computes beside the host, as a GPU does: nobody should wait for it."""
+    return device.type != "cpu"
+
+
 def on_device(
     values: Sequence[int] | Sequence[float] | Sequence[Sequence[int]],
     device: torch.device,

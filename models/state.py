@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import placement
 from models.placement import on_device
 from models.recurrent import StackState
 
@@ -281,7 +282,7 @@ class MemoryPool:
 
 def _write_lines(part: Tensor, to: Tensor, lines: Tensor) -> None:
     """Put these into the lines ``part[to]``."""
-    if part.device.type == "cpu" and part.dtype != torch.bfloat16:  # which NumPy does not know
+    if not (placement.is_apart(part.device) or part.dtype == torch.bfloat16):  # NumPy has none
         part.numpy()[to.numpy()] = lines.numpy()  # PyTorch takes several times as long
     else:
         part.index_copy_(0, to, lines)
@@ -344,7 +345,7 @@ class DecodeState:
         moves = [(to, row) for to, row in enumerate(rows) if to != row]
         device = self.layers[0][0].device
         # On a GPU the next step may write over what this one has brought.
-        if device.type != "cpu" or len(rows) > self.rows or 2 * len(moves) > len(rows):
+        if placement.is_apart(device) or len(rows) > self.rows or 2 * len(moves) > len(rows):
             return self.select_layers(on_device(list(rows), device))
 
         def move(part: Tensor) -> Tensor:

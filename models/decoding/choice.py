@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import placement
 from models.decoding.beam import BeamStep, LiveBeams, expand
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
@@ -77,9 +78,9 @@ def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices
         attention: ``[N, S]``, or None.
         kinds: which rows need what.
     """
-    if logits.device.type == "cpu":
-        return _choose_here(logits.contiguous(), attention, kinds)
-    return choose_on_device(logits, attention, kinds)
+    if placement.is_apart(logits.device):
+        return choose_on_device(logits, attention, kinds)
+    return _choose_here(logits.contiguous(), attention, kinds)
 
 
 def choose_on_device(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:
@@ -94,7 +95,7 @@ def choose_on_device(logits: Tensor, attention: Tensor | None, kinds: RowKinds) 
 
 def log_softmax(logits: Tensor) -> Tensor:
     """All log-probabilities ``[N, V]``, the same bits that :func:`choose` gives of some tokens."""
-    if logits.device.type != "cpu":
+    if placement.is_apart(logits.device):
         return torch.log_softmax(logits, dim=-1)
     logprobs = torch.empty(logits.shape)
     kernels.log_softmax(logits.detach().contiguous().numpy(), logprobs.numpy())

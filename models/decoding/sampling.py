@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from models import placement
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
 from models.placement import on_device
@@ -65,7 +66,7 @@ def keep_top(scores: Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> Te
     last = max(limit for limit, p in zip(limits, top_p, strict=True) if p < 1)
     wanted = on_device(top_p, device, torch.float64)[:, None]
     # A GPU sorts them all in less time than the host takes to ask whether fewer suffice.
-    width = min(_FIRST_LOOK, last) if device.type == "cpu" else last
+    width = last if placement.is_apart(device) else min(_FIRST_LOOK, last)
     while True:
         # The sums of a longer look begin with those of a shorter one: the answer is the same.
         best, _ = top_candidates(probabilities, width)

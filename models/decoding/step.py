@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models import placement
 from models.decoding.arrivals import Arrivals
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, choose
@@ -239,7 +240,7 @@ class BatchedDecoder:
         parents = list(range(self._state.rows)) if stay else self._close_gaps()
         inputs = [tokens[parent] for parent in parents]
         # On a GPU the next step may write over the state that this one has brought.
-        if not stay or self._inputs.device.type != "cpu":
+        if not stay or placement.is_apart(self._inputs.device):
             self._select(parents)
         for search in self._roster.searches:
             inputs[search.rows.start : search.rows.stop] = search.inputs

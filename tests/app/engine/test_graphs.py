@@ -1,6 +1,6 @@
 """Steps as graphs: their shapes, their padding, and that they change nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,7 +20,9 @@ from app.engine.graphs import (
     graph_key,
     padded_cells,
 )
-from models.decoding.params import DecodingParams, StateReturn
+from models import fused_layers, placement, recurrent
+from models.config import CellName
+from models.decoding.params import DecodingParams, Emission, StateReturn
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import StepModel, read_at_once
@@ -178,6 +180,14 @@ def test_inputs_are_put_in_front_and_every_line_has_a_position() -> None:
 # ---------------------------------------------------------------- the same answers
 
 
+def written(emitted: Mapping[int, Sequence[Emission]]) -> dict[int, list[tuple[int, list[int]]]]:
+    """The tokens that each request was told, by output."""
+    return {
+        key: [(one.output_index, [token.token for token in one.tokens]) for one in emissions]
+        for key, emissions in emitted.items()
+    }
+
+
 def graphed(model: StepModel, *, records: bool = True) -> GraphedModel:
     return GraphedModel(model, RecordingCapture(records=records))
 
@@ -188,6 +198,23 @@ def test_a_recorded_step_is_the_same_bits_as_a_padded_one(form: str) -> None:
     tasks = make_tasks(form, 7, seed=list(FORMS).index(form))
     computed = GraphedModel(model, at_once)
     assert repr(decode(graphed(model), tasks)) == repr(decode(computed, tasks))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_way_that_a_gpu_takes_leads_to_the_same_tokens(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs, torch's layers, rows that are selected at every step, choices by tensors."""
+    cells: tuple[CellName, ...] = ("gru", "lstm", "rnn")  # those that torch has
+    cell = cells[list(FORMS).index(form) % len(cells)]
+    model = make_model(form, cell, 29, sharpness=2, implementation="torch")
+    tasks = make_tasks(form, 14, seed=list(FORMS).index(form))
+    here = decode(model, tasks)
+    monkeypatch.setattr(placement, "is_apart", lambda _: True)
+    for module in (fused_layers, recurrent):
+        monkeypatch.setattr(module, "starting_dominates", lambda _: True)
+    there = decode(graphed(model), tasks)
+    assert written(there) == written(here)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.config import CellName, LanguageModelConfig, Seq2SeqConfig
+from models.config import CellName, Implementation, LanguageModelConfig, Seq2SeqConfig
 from models.encoder_decoder import Reading, StepOutput
 from models.language_model import LanguageModel
 from models.seq2seq import Seq2Seq
@@ -102,6 +102,7 @@ def make_model(
     *,
     hidden_size: int = 30,
     sharpness: float = 4,
+    implementation: Implementation = "equations",
 ) -> LanguageModel | Seq2Seq:
     """A model of one of the :data:`FORMS` with random weights, odd sizes throughout.
 
@@ -111,11 +112,12 @@ def make_model(
         vocabulary_size: V, of what is generated.
         hidden_size: of a bidirectional encoder, each direction has half of it.
         sharpness: factor of the weights: large ones give outputs that are far from uniform.
+        implementation: who computes whole sequences.
     """
     torch.manual_seed(0)
     values = {
         "cell": cell,
-        "implementation": "equations",
+        "implementation": implementation,
         "hidden_size": hidden_size,
         **FORMS[form],
     }
