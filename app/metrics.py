@@ -59,10 +59,12 @@ class Metrics:
             "gatehouse_rejected", "Requests turned away, by reason (an error code).", ["reason"]
         )
         self.cancelled = self._counter(
-            "gatehouse_cancelled", "Requests given up because the client went away.", ["endpoint"]
+            "gatehouse_cancelled",
+            "Requests given up because the client disconnected.",
+            ["endpoint"],
         )
         self.expired = self._counter(
-            "gatehouse_expired", "Requests that ran into their deadline.", ["endpoint"]
+            "gatehouse_expired", "Requests that exceeded their deadline.", ["endpoint"]
         )
 
     def _declare_decoding(self) -> None:
@@ -78,7 +80,8 @@ class Metrics:
         )
         self.token_interval_seconds = self._per_model(
             "gatehouse_token_interval_seconds",
-            "Time between two tokens of one output; beams, which come whole, do not count.",
+            "Time between two tokens of one output; beams, whose tokens arrive all at once, do "
+            "not count.",
             _TOKEN_BUCKETS,
         )
         self.input_tokens = self._counter(
@@ -94,7 +97,7 @@ class Metrics:
         )
         self.step_seconds = self._per_model(
             "gatehouse_step_seconds",
-            "Time of one step, prompts and sources that it read included.",
+            "Time of one step, including the prompts and sources that it read.",
             _STEP_BUCKETS,
         )
         self.positions_read = self._counter(
@@ -104,46 +107,47 @@ class Metrics:
         )
         self.positions_attended = self._counter(
             "gatehouse_positions_attended",
-            "Source positions that the attention looked at, padding included.",
+            "Source positions to which attention was applied, including padding.",
             ["model"],
         )
         self.padding_attended = self._counter(
             "gatehouse_padding_attended",
-            "Source positions that the attention looked at for nothing, as padding.",
+            "Padding positions on which attention was wasted.",
             ["model"],
         )
 
         self.prefix_hits = self._counter(
             "gatehouse_prefix_hits",
-            "Prompts of which the state after a beginning was still known.",
+            "Prompts for which the state of a beginning was still known.",
             ["model"],
         )
         self.prefix_misses = self._counter(
             "gatehouse_prefix_misses",
-            "Prompts that were looked up and of which no beginning was known.",
+            "Prompts that were looked up and for which no beginning was known.",
             ["model"],
         )
         self.prefix_positions = self._counter(
             "gatehouse_prefix_positions",
-            "Positions of prompts that were not read, because their state was still known.",
+            "Positions of prompts that did not have to be read, because their state was still "
+            "known.",
             ["model"],
         )
 
     def _declare_models(self) -> None:
         self.ready = Gauge(
             "gatehouse_ready",
-            "1 when every model is loaded and requests are taken, else 0.",
+            "1 if every model is loaded and requests are accepted, else 0.",
             registry=self.registry,
         )
         self.model_info = Gauge(
             "gatehouse_model_info",
-            "1 for every loaded model; what it is stands in the labels.",
+            "1 for every loaded model; the labels describe it.",
             ["model", "kind", "precision", "device", "fingerprint"],
             registry=self.registry,
         )
         self.model_load_seconds = Gauge(
             "gatehouse_model_load_seconds",
-            "Time that loading a model's weights took.",
+            "How long loading a model's weights took.",
             ["model"],
             registry=self.registry,
         )
@@ -200,9 +204,9 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         stats = self._stats()
         for name, documentation, value in (
-            ("gatehouse_queue_depth", "Texts that wait for the engine.", stats.waiting),
+            ("gatehouse_queue_depth", "Texts waiting for the engine.", stats.waiting),
             ("gatehouse_texts_running", "Texts being decoded.", stats.running),
-            ("gatehouse_row_budget", "Rows that one model can have at once.", stats.row_budget),
+            ("gatehouse_row_budget", "Rows that one model can use at once.", stats.row_budget),
             (
                 "gatehouse_last_step_age_seconds",
                 "Time since the engine last finished a real step.",
@@ -216,16 +220,17 @@ class _EngineCollector(Collector):
         yield rows
         for name, documentation, value in (
             ("gatehouse_texts_accepted", "Texts that the engine accepted.", stats.accepted),
-            ("gatehouse_texts_finished", "Texts decoded to their end.", stats.finished),
+            ("gatehouse_texts_finished", "Texts decoded to the end.", stats.finished),
             ("gatehouse_texts_failed", "Texts that ended with an engine error.", stats.failed),
             (
                 "gatehouse_texts_cancelled",
-                "Texts whose decoding was stopped: stop string found, client gone, deadline.",
+                "Texts whose decoding was stopped: stop string found, client disconnected, "
+                "deadline.",
                 stats.cancelled,
             ),
             (
                 "gatehouse_engine_restarts",
-                "Times that the engine was started again after it had died.",
+                "Number of times that the engine was restarted after it had died.",
                 stats.restarts,
             ),
         ):

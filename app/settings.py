@@ -41,38 +41,39 @@ class Settings(BaseSettings):
     root_path: str = Field(
         "",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="Path below which a proxy offers the service, as in /gatehouse, and which it "
-        "takes off before it hands a request on: /docs needs to know it.",
+        description="Path under which a proxy offers the service, such as /gatehouse, and which "
+        "the proxy strips before it passes a request on: /docs needs to know it.",
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Keys that may use the service: entries NAME:KIND:SHA256 as gatehouse keys "
-        "writes them, separated by commas.",
+        description="Keys that may use the service: entries NAME:KIND:SHA256 as written by "
+        "gatehouse keys, separated by commas.",
         repr=False,
     )
     api_keys_file: Path | None = Field(
-        None, description="File with more such entries, one a line; # begins a comment."
+        None, description="File with more such entries, one per line; # begins a comment."
     )
     allow_anonymous: bool = Field(
         False,
-        description="True: without user keys, whoever can reach the service may use it. On this "
-        "machine's own addresses that holds anyway; listening on others without keys needs this.",
+        description="True: without user keys, everyone who can reach the service may use it. On "
+        "this machine's own addresses that is always so; listening on others without keys "
+        "requires this.",
     )
     key_requests_per_minute: int | None = Field(
         None,
         ge=1,
-        description="Most requests of one key in a minute; unset: no limit. All requests without "
-        "a key count as one key's.",
+        description="Maximum requests of one key per minute; unset: no limit. All requests "
+        "without a key count as one key's.",
     )
     key_tokens_per_minute: int | None = Field(
         None,
         ge=1,
-        description="Most tokens read and written for one key in a minute; unset: no limit. They "
-        "are counted when a request is over.",
+        description="Maximum tokens read and written for one key per minute; unset: no limit. "
+        "They are counted when a request ends.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Origins whose pages may use the service from a browser, as in "
+        description="Origins whose pages may use the service from a browser, such as "
         "https://example.org, separated by commas; *: all.",
     )
     api_key: SecretStr | None = Field(
@@ -83,30 +84,30 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
-        description="Where models run: auto (the GPU where there is one), cpu, cuda or cuda:N.",
+        description="Where models run: auto (the GPU if there is one), cpu, cuda or cuda:N.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="Precision to serve in; auto is int8 on a CPU, and on a GPU bfloat16 where it "
-        "has that, else float16. int8 is for CPUs alone, float16 for GPUs.",
+        description="Precision to serve in; auto is int8 on a CPU, and on a GPU bfloat16 if it "
+        "supports that, else float16. int8 is only for CPUs, float16 only for GPUs.",
     )
     engine: Literal["process", "inline"] = Field(
         "process",
-        description="Where models are decoded: in a process of their own, or inline, on a thread "
-        "of the HTTP process.",
+        description="Where models are decoded: in a separate process, or inline, on a thread of "
+        "the HTTP process.",
     )
     row_budget: int = Field(
         256,
         ge=MAX_ROWS_PER_REQUEST,
         le=4_096,
-        description="Rows that one model decodes at once: one for each output or beam.",
+        description="Rows (sequences: one for each output or beam) that one model decodes at once.",
     )
     num_threads: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Threads of one tensor operation; unset: two less than there are cores "
-        "to use (one is for HTTP, one for reading prompts), at least 1 and at most 8.",
+        description="Threads of one tensor operation; unset: two fewer than the usable cores (one "
+        "is for HTTP, one for reading prompts), at least 1 and at most 8.",
     )
     checkpoints_dir: Path = Field(
         PROJECT_DIR / "checkpoints",
@@ -126,7 +127,10 @@ class Settings(BaseSettings):
         "translation model by name.",
     )
     queue_capacity: int = Field(
-        256, ge=1, le=100_000, description="Texts that may wait for the engine at once."
+        256,
+        ge=1,
+        le=100_000,
+        description="Maximum texts (prompts, or texts to translate) that may wait for the engine.",
     )
     max_body_bytes: int = Field(
         2 * 1024 * 1024, ge=1024, description="Largest request body, in bytes."
@@ -135,73 +139,75 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         le=3_600,
-        description="Longest time for a request's head to arrive, and then for its body.",
+        description="Maximum time for a request's head to arrive, and then for its body.",
     )
     max_texts_per_request: int = Field(
-        64, ge=1, description="Most prompts or texts in one request to be decoded."
+        64, ge=1, description="Maximum prompts or texts to be decoded in one request."
     )
     max_segments_per_score: int = Field(
-        5_000, ge=1, description="Most hypotheses in one /bleu request."
+        5_000, ge=1, description="Maximum hypotheses in one /bleu request."
     )
     max_characters_per_text: int = Field(
-        5_000, ge=1, description="Most characters in one prompt, text, hypothesis or reference."
+        5_000, ge=1, description="Maximum characters in one prompt, text, hypothesis or reference."
     )
     max_new_tokens_limit: int = Field(
-        1_024, ge=1, description="Most tokens that a request may ask for each of its texts."
+        1_024, ge=1, description="Maximum tokens that a request may ask for per text."
     )
     default_max_new_tokens: int = Field(
-        128, ge=1, description="Tokens that /generate writes at most when the request says nothing."
+        128,
+        ge=1,
+        description="Maximum tokens that /generate writes if the request gives no number.",
     )
     max_alignment_cells: int = Field(
         1_000_000,
         ge=1,
-        description="Most attention weights that one /translate request may ask for: texts x "
-        "hypotheses x target tokens at most x source tokens. Also most candidates of its beam "
-        "traces: texts x beam size x target tokens at most.",
+        description="Maximum attention weights that one /translate request may ask for: texts x "
+        "hypotheses x maximum target tokens x source tokens. Also the maximum candidates of its "
+        "beam traces: texts x beam size x maximum target tokens.",
     )
     state_key: SecretStr | None = Field(
         None,
         min_length=32,
-        description="Secret that states on their way are signed with, 32 characters at least; "
-        "services that take each other's states have the same. unset: a random one at every start.",
+        description="Secret with which states are signed, at least 32 characters; services that "
+        "exchange states need the same one. unset: a random one at every start.",
     )
     prefix_cache_bytes: int = Field(
         16 * 1024 * 1024,
         ge=0,
-        description="Memory of each language model for the states of prompts that it has read, in "
-        "int8; 0: none is kept.",
+        description="Memory of each language model served in int8 for the states of prompts that "
+        "it has read; 0: none are kept.",
     )
     max_connections: int = Field(
         2_000,
         ge=1,
         le=100_000,
-        description="Connections that are served at once; requests on further ones get 503.",
+        description="Maximum connections served at once; requests on further ones get 503.",
     )
     send_timeout_seconds: float = Field(
         30.0,
         gt=0,
         le=3_600,
-        description="A client that takes nothing of its answer for so long is cut off.",
+        description="A client that reads nothing of its answer for this long is disconnected.",
     )
     idle_timeout_seconds: int = Field(
         5,
         ge=1,
         le=3_600,
         description="A connection without a request for this long is closed. A proxy that keeps "
-        "connections open must close its own earlier.",
+        "connections open must close them earlier.",
     )
     request_timeout_seconds: float = Field(
-        60.0, gt=0, le=86_400, description="Longest time for one request; then it answers 504."
+        60.0, gt=0, le=86_400, description="Maximum time for one request; after that, it gets 504."
     )
     stream_keepalive_seconds: float = Field(
         15.0,
         gt=0,
         le=3_600,
-        description="A stream that has had nothing to say for so long gets a comment, so that "
-        "nothing on the way closes it.",
+        description="A stream that has been silent for this long sends a comment, so that no "
+        "proxy closes it.",
     )
     drain_timeout_seconds: float = Field(
-        30.0, ge=0, le=3_600, description="Time for running requests to end after SIGTERM."
+        30.0, ge=0, le=3_600, description="Time for running requests to finish after SIGTERM."
     )
     max_step_age_seconds: float = Field(
         10.0,
@@ -213,16 +219,16 @@ class Settings(BaseSettings):
         30.0,
         ge=2,
         le=3_600,
-        description="An engine whose last step is older than this is killed and started again; "
-        "what it decoded gets 503.",
+        description="An engine whose last step is older than this is killed and restarted; what "
+        "it was decoding gets 503.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level of log lines that are written."
+        "info", description="Lowest level of log lines that are written."
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto",
-        description="json: an object on each line. auto: text where the log goes to a terminal, "
-        "else json.",
+        description="json: one object per line. auto: text if the log goes to a terminal, else "
+        "json.",
     )
 
     @field_validator("models", "api_keys", "cors_origins", mode="before")

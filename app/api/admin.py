@@ -17,10 +17,12 @@ class ReloadAnswer(Answer):
     """The answer of ``POST /admin/models/{name}/reload``."""
 
     name: str
-    changed: bool = Field(description="Whether another checkpoint serves now.")
-    fingerprint: str = Field(description="Of the checkpoint that serves now.")
-    previous_fingerprint: str = Field(description="Of the one that served before.")
-    load_seconds: float = Field(description="How long the one that serves now took to load.")
+    changed: bool = Field(description="Whether another checkpoint is serving now.")
+    fingerprint: str = Field(description="Fingerprint of the checkpoint that is serving now.")
+    previous_fingerprint: str = Field(description="Fingerprint of the one that served before.")
+    load_seconds: float = Field(
+        description="How long the checkpoint that is serving now took to load."
+    )
 
     @classmethod
     def of(cls, reload: Reload) -> "ReloadAnswer":
@@ -36,7 +38,7 @@ class ReloadAnswer(Answer):
 
 @router.post(
     "/models/{name}/reload",
-    summary="Replace a model by what its folder holds now",
+    summary="Replace a model with what its folder holds now",
     responses=problems(
         *ADMIN_PROBLEMS, "unknown_model", "reload_failed", "internal_error", "not_ready", "draining"
     ),

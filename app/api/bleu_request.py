@@ -46,7 +46,7 @@ class BleuBody(StrictBody):
         default=None, description="Texts to translate first; their translations are scored."
     )
     references: References = Field(
-        description="For each hypothesis the right text, or a list of right texts.",
+        description="For each hypothesis a reference text, or a list of them.",
     )
     metrics: list[MetricName] = Field(
         default=["bleu"],
@@ -66,10 +66,13 @@ class BleuBody(StrictBody):
         default="exp", description="sacreBLEU's smoothing, for bleu."
     )
     sentence_level: bool = Field(
-        default=False, description="Whether to score every hypothesis on its own, too."
+        default=False, description="Whether to also score each hypothesis separately."
     )
     textbook_max_order: int = Field(
-        default=4, ge=1, le=16, description="Longest n-gram of textbook_bleu (the book's k)."
+        default=4,
+        ge=1,
+        le=16,
+        description="Longest n-gram of textbook_bleu (k in Dive into Deep Learning).",
     )
     model: ModelName | None = Field(
         default=None, description="With sources: the translation model; null as in /translate."

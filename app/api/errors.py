@@ -120,7 +120,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong this time.")
     code: str = Field(description="Stable identifier of the kind of error.")
     errors: list[FieldError] | None = Field(
-        default=None, description="The fields at fault, where there are any."
+        default=None, description="The fields at fault, if any."
     )
 
 

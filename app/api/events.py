@@ -21,8 +21,10 @@ TOKEN, FINISH, DONE, ERROR = "token", "finish", "done", "error"
 
 _PROMPT_INDEX = Field(description="Which prompt it continues.")
 _INDEX = Field(description="Which of the prompt's outputs it is.")
-_TEXT_INDEX = Field(description="Which text it is the translation of.")
-_NEW_TEXT = Field(description="The new text. The texts of all events are together the output's.")
+_TEXT_INDEX = Field(description="Which text it translates.")
+_NEW_TEXT = Field(
+    description="The new text. Concatenated, the texts of all events are the output's."
+)
 
 
 class GenerateTokenEvent(Answer):

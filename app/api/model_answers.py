@@ -38,14 +38,14 @@ class ModelAnswer(Answer):
     tasks: list[str] = Field(
         description="generate or translate; empty for a bidirectional language model."
     )
-    default_for: list[str] = Field(description="Tasks whose default it is.")
+    default_for: list[str] = Field(description="The tasks for which it is the default model.")
     languages: LanguagesAnswer | None
-    vocabulary_size: int = Field(description="Tokens that it writes.")
+    vocabulary_size: int = Field(description="Number of different tokens that it can write.")
     source_vocabulary_size: int | None = Field(
-        description="Tokens that it reads, where they are others."
+        description="Number of different tokens that a translation model can read, else null."
     )
     tokenizer: str = Field(description="character, word or sentencepiece.")
-    parameters: int = Field(description="Numbers that were trained.")
+    parameters: int = Field(description="Number of trained parameters.")
     precision: str
     device: str = Field(description="Where it runs: cpu or cuda:N.")
     fingerprint: str = Field(description="SHA-256 over configuration, tokenizers and weights.")
@@ -90,4 +90,4 @@ class ModelAnswer(Answer):
 class ModelsAnswer(Answer):
     """The answer of ``GET /models``."""
 
-    models: list[ModelAnswer] = Field(description="By name.")
+    models: list[ModelAnswer] = Field(description="Sorted by name.")

@@ -48,22 +48,26 @@ class GenerateBody(StrictBody):
     prompt: OneOrManyTexts | None = Field(
         default=None,
         description="Text to continue, or a list of texts. An empty one starts from nothing. "
-        "Prompt i of a list is answered as it would be alone. Only with state it may be missing.",
+        "Prompt i of a list is answered as it would be alone. It may be omitted only if state is "
+        "given.",
     )
     state: OneOrManyStates | None = Field(
         default=None,
-        description="State of an earlier output to go on from, or a list of states; a prompt then "
-        "stands behind it. One state is for all prompts, one prompt for all states.",
+        description="State of an earlier output to continue from, or a list of states; a prompt "
+        "is then appended to it. A single state is used for all prompts, a single prompt for all "
+        "states.",
     )
     return_state: bool = Field(
         default=False,
-        description="Whether to return the state of each output, for a later request to go on.",
+        description="Whether to return the state of each output, for a later request to continue "
+        "from.",
     )
     model: ModelName | None = Field(
         default=None, description="A language model of GET /models; null: the default one."
     )
     max_new_tokens: MaxNewTokens | None = Field(
-        default=None, description="Tokens to write at most; null: the service's default."
+        default=None,
+        description="Maximum number of tokens to generate; null: the service's default.",
     )
     temperature: Annotated[float, Field(ge=0, le=10), NOT_ALMOST_ZERO] | None = Field(
         default=None,
@@ -77,20 +81,20 @@ class GenerateBody(StrictBody):
         default=1.0,
         gt=0,
         le=1,
-        description="Sample among the fewest tokens that hold this probability; 1: all.",
+        description="Sample among the fewest tokens that together have this probability; 1: all.",
     )
     repetition_penalty: float = Field(
         default=1.0,
         ge=MIN_REPETITION_PENALTY,
         le=10,
-        description="Above 1 makes tokens of the prompt and output less likely to come again.",
+        description="Above 1 makes tokens of the prompt and output less likely to be repeated.",
     )
     seed: int | None = Field(
         default=None,
         ge=0,
         le=MAX_SEED,
-        description="Output i is drawn with seed + i, and reports it; the same seed gives the "
-        "same output. null: one is drawn for the request. Nothing is drawn without sampling.",
+        description="Output i is sampled with seed + i, and reports it; the same seed gives the "
+        "same output. null: a random one for the request. It has no effect without sampling.",
     )
     stop: OneOrManyStops | None = Field(
         default=None, description="Strings that end an output, which is cut before the first."
@@ -99,8 +103,8 @@ class GenerateBody(StrictBody):
         default=1,
         ge=1,
         le=MAX_ROWS_PER_REQUEST,
-        description="Outputs for each prompt: samples, or the best hypotheses of a beam, which "
-        "may find fewer where there are not so many different ones.",
+        description="Number of outputs per prompt: samples, or the best hypotheses of a beam, "
+        "which may find fewer different ones.",
     )
     beam_size: BeamSize = Field(
         default=1,
@@ -197,8 +201,8 @@ class TranslateBody(StrictBody):
     )
 
     text: OneOrManyDocuments = Field(
-        description="Text to translate, or a list of texts. A blank one has the empty translation, "
-        "and so has one of which the model's tokenizer keeps nothing."
+        description="Text to translate, or a list of texts. A blank one gets an empty "
+        "translation, and so does one of which the model's tokenizer keeps nothing."
     )
     source: Language | None = Field(
         default=None, description="Source language, as GET /models shows it; null: the model's."
@@ -208,7 +212,7 @@ class TranslateBody(StrictBody):
     )
     model: ModelName | None = Field(
         default=None,
-        description="A translation model of GET /models; null: one that fits source and target.",
+        description="A translation model of GET /models; null: one that matches source and target.",
     )
     beam_size: BeamSize | None = Field(
         default=None,
@@ -223,32 +227,33 @@ class TranslateBody(StrictBody):
         default=None,
         ge=1,
         le=MAX_ROWS_PER_REQUEST,
-        description="Return so many hypotheses of each text, best first; at most beam_size. The "
+        description="How many hypotheses to return per text, best first; at most beam_size. The "
         "beam may find fewer: those that read the same count once.",
     )
     max_new_tokens: MaxNewTokens | None = Field(
         default=None,
-        description="Longest translation in tokens; null: 3 times the source's tokens plus 16, "
-        "within the service's limit.",
+        description="Maximum number of tokens per translation; null: 3 times the source's tokens "
+        "plus 16, within the service's limit.",
     )
     alignments: bool = Field(
         default=False,
         description="Whether to return the attention weights between source and target tokens, "
-        "of which the service limits the number.",
+        "whose number the service limits.",
     )
     beam_trace: bool = Field(
         default=False,
-        description="Whether to return how the search went: for each step the candidates that it "
-        "kept, of which the service limits the number. Not with stream.",
+        description="Whether to return the search step by step: the candidates that each step "
+        "kept, whose number the service limits. Not with stream.",
     )
     split: Literal["none", "sentences"] = Field(
         default="none",
         description="sentences: for texts of any length, translated a sentence at a time; "
-        "addresses, placeholders, numbers, tags and emoji stay. none: each text is one sentence.",
+        "addresses, placeholders, numbers, tags and emoji are kept. none: each text is one "
+        "sentence.",
     )
     protect: Protected = Field(
         default=[],
-        description="With split: further strings that stay as they are.",
+        description="With split: further strings to keep unchanged.",
     )
     stream: bool = Field(
         default=False,

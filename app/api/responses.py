@@ -40,7 +40,7 @@ class JsonResponse(Response):
 class UsageAnswer(Answer):
     """Tokens read and written."""
 
-    input_tokens: int = Field(description="Tokens that the model read, special ones included.")
+    input_tokens: int = Field(description="Tokens that the model read, including special ones.")
     output_tokens: int = Field(description="Tokens of the returned outputs.")
 
     @classmethod
@@ -52,7 +52,7 @@ class UsageAnswer(Answer):
 class TimingsAnswer(Answer):
     """Times in milliseconds, from the moment the texts were handed to the engine."""
 
-    queue_ms: float = Field(description="Until the first text was begun.")
+    queue_ms: float = Field(description="Until work on the first text began.")
     first_token_ms: float = Field(description="Until the first token arrived.")
     total_ms: float = Field(description="Until the answer was complete.")
 
@@ -72,7 +72,7 @@ class TokenLogprob(Answer):
     token: str = Field(description="The token as text.")
     logprob: float = Field(description="The model's own log-probability of it.")
     text_offset: int = Field(
-        description="Where its text begins, in characters behind the prompt (Unicode code points)."
+        description="Where its text begins, in characters after the prompt (Unicode code points)."
     )
 
     @classmethod
@@ -91,21 +91,25 @@ class OutputAnswer(Answer):
     index: int = Field(description="Which of the prompt's outputs it is.")
     text: str
     finish_reason: FinishReason = Field(
-        description="end: the model ended it; stop: a stop string came; length: max_new_tokens."
+        description="end: the model ended the text; stop: a stop string occurred; length: "
+        "max_new_tokens."
     )
-    tokens: int = Field(description="Tokens generated, <eos> or those of a stop string included.")
+    tokens: int = Field(
+        description="Number of tokens generated, including <eos> or those of a stop string."
+    )
     logprob: float = Field(
         description="Sum of the model's own log-probabilities of these tokens, before temperature, "
         "penalties and filters."
     )
     seed: int | None = Field(
-        description="Reproduces this output alone; null where nothing was drawn."
+        description="Reproduces this output alone; null if nothing was sampled."
     )
     token_logprobs: list[TokenLogprob] | None = Field(
         default=None, description="Every token; only with logprobs."
     )
     state: str | None = Field(
-        default=None, description="Where it stands, to go on from; only with return_state."
+        default=None,
+        description="The state after the output, to continue from; only with return_state.",
     )
     pending_text: str | None = Field(
         default=None,
@@ -143,7 +147,7 @@ class GenerateAnswer(Answer):
     """The answer of ``POST /generate``."""
 
     model: str
-    outputs: list[OutputAnswer] = Field(description="By prompt_index, then index.")
+    outputs: list[OutputAnswer] = Field(description="Sorted by prompt_index, then index.")
     usage: UsageAnswer
     timings: TimingsAnswer
 
@@ -161,7 +165,7 @@ class GenerateAnswer(Answer):
 class AlignmentAnswer(Answer):
     """Where the model looked while it wrote."""
 
-    source_tokens: list[str] = Field(description="Tokens of the source, <eos> included.")
+    source_tokens: list[str] = Field(description="Tokens of the source, including <eos>.")
     target_tokens: list[str] = Field(description="Tokens generated, <eos> included.")
     weights: list[list[float]] = Field(
         description="For each target token one weight per source token; each row sums to 1."
@@ -204,14 +208,14 @@ class CandidateAnswer(Answer):
     """A continuation that a search kept at a step."""
 
     parent: int | None = Field(
-        description="Place, among those of the step before, of the candidate that it continues; "
-        "null at the first step."
+        description="Position, among those of the previous step, of the candidate that it "
+        "continues; null in the first step."
     )
     token: str = Field(description="The token that it adds.")
     logprob: float = Field(description="The model's own log-probability of it.")
     score: float = Field(description="As of a hypothesis, over the tokens so far.")
     finish_reason: FinishReason | None = Field(
-        description="Set where it is complete and not continued: as of a hypothesis."
+        description="Set if it is complete and not continued: as of a hypothesis."
     )
 
     @classmethod
@@ -290,7 +294,9 @@ class ScoreAnswer(Answer):
     reference_length: int | float | None = Field(
         default=None, description="bleu: of the closest references; ter: the mean of them."
     )
-    edits: int | None = Field(default=None, description="ter: edits to reach the references.")
+    edits: int | None = Field(
+        default=None, description="ter: number of edits needed to reach the references."
+    )
     sentences: list[float] | None = Field(
         default=None, description="Score of each hypothesis; only with sentence_level."
     )
@@ -327,7 +333,9 @@ class BleuAnswer(Answer):
     hypotheses: list[str] | None = Field(
         default=None, description="The translations that were scored; only with sources."
     )
-    model: str | None = Field(default=None, description="Who translated; only with sources.")
+    model: str | None = Field(
+        default=None, description="The model that translated; only with sources."
+    )
     source: str | None = Field(default=None, description="Only with sources.")
     target: str | None = Field(default=None, description="Only with sources.")
     usage: UsageAnswer | None = Field(default=None, description="Only with sources.")

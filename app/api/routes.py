@@ -167,7 +167,7 @@ async def model(
     return ModelAnswer.of(catalog.get(name), catalog)
 
 
-@router.get("/health/live", tags=["operation"], summary="Does the process run?")
+@router.get("/health/live", tags=["operation"], summary="Is the process running?")
 async def live() -> HealthAnswer:
     """Answers as long as the process runs, whether or not it can serve."""
     return HealthAnswer(status="alive")

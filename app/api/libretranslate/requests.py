@@ -23,8 +23,8 @@ class _LibreTranslateBody(StrictBody):
 
     api_key: str | None = Field(
         default=None,
-        description="API key, where the service asks for one; the header Authorization: Bearer "
-        "will do as well.",
+        description="API key, if the service requires one; the header Authorization: Bearer works "
+        "as well.",
     )
 
 
@@ -38,17 +38,18 @@ class LibreTranslateBody(_LibreTranslateBody):
         default=AUTO, description="Language of the texts; auto: it is detected."
     )
     target: Language | None = Field(
-        default=None, description="Language to translate to; null: one that there is."
+        default=None,
+        description="Language to translate to; null: the target language of the model for source.",
     )
     format: Literal["text", "html"] = Field(
-        default="text", description="html: tags come through, and what is between them changes."
+        default="text", description="html: tags are kept, and the text between them is translated."
     )
     alternatives: int = Field(
         default=0,
         ge=0,
         lt=MAX_ROWS_PER_REQUEST,
-        description="Return so many other translations of each text, best first, or all that "
-        "there are.",
+        description="How many other translations to return per text, best first; fewer if the "
+        "beam finds fewer.",
     )
 
     @property

@@ -31,12 +31,13 @@ class DetectedAnswer(Answer):
 class LibreTranslateAnswer(_CamelCaseAnswer):
     """The answer of ``POST /translate`` to a body with ``q``."""
 
-    translated_text: str | list[str] = Field(description="One text, or a list as q was.")
+    translated_text: str | list[str] = Field(description="One text, or a list if q is a list.")
     alternatives: list[str] | list[list[str]] | None = Field(
         default=None, description="Only with alternatives: for each text a list, best first."
     )
     detected_language: DetectedAnswer | list[DetectedAnswer] | None = Field(
-        default=None, description="Only with source auto: for each text, the same one."
+        default=None,
+        description="Only with source auto; a list of identical entries if q is a list.",
     )
 
 
@@ -45,7 +46,7 @@ class LanguageAnswer(Answer):
 
     code: str
     name: str = Field(description="In English.")
-    targets: list[str] = Field(description="Languages that it is translated to.")
+    targets: list[str] = Field(description="Languages that it can be translated to.")
 
 
 class NamedLanguage(Answer):
@@ -66,12 +67,12 @@ class SettingsAnswer(_CamelCaseAnswer):
     """What a page for people needs to know."""
 
     api_keys: bool = Field(description="Whether there are API keys.")
-    char_limit: int = Field(description="Most characters of all texts of a request.")
-    files_translation: bool = Field(description="Always false: files are not read.")
+    char_limit: int = Field(description="Maximum number of characters of all texts of a request.")
+    files_translation: bool = Field(description="Always false: files are not supported.")
     frontend_timeout: int = Field(description="Milliseconds that a page waits for more typing.")
-    key_required: bool = Field(description="Whether every request needs one.")
+    key_required: bool = Field(description="Whether every request needs a key.")
     language: DefaultLanguages
-    suggestions: bool = Field(description="Always false: none are taken.")
+    suggestions: bool = Field(description="Always false: none are accepted.")
     supported_files_format: list[str] = Field(description="Always empty.")
 
 

@@ -64,7 +64,7 @@ async def languages(request: Request) -> list[LanguageAnswer]:
 
 @router.get(
     "/frontend/settings",
-    summary="What a page for people needs to know, as LibreTranslate says it",
+    summary="What a web page needs to know, as in LibreTranslate",
     responses=libretranslate_errors("unknown_model", "not_ready", "draining", "internal_error"),
 )
 async def frontend_settings(request: Request) -> SettingsAnswer:

@@ -19,12 +19,10 @@ class OpenAIErrorDetails(BaseModel):
 
     message: str = Field(description="What is wrong this time.")
     type: str = Field(
-        description="invalid_request_error: the client can mend it; rate_limit_error: the queue "
-        "is full; server_error: it is not the client's fault."
+        description="invalid_request_error: the client can fix it; rate_limit_error: the queue is "
+        "full; server_error: it is not the client's fault."
     )
-    param: str | None = Field(
-        default=None, description="The parameter at fault, where there is one; else null."
-    )
+    param: str | None = Field(default=None, description="The parameter at fault, or null.")
     code: str = Field(
         description="Gatehouse's stable code, but `model_not_found` for `unknown_model`."
     )

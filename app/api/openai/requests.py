@@ -66,7 +66,7 @@ class StreamOptions(StrictBody):
     """How to stream."""
 
     include_usage: bool | None = Field(
-        default=None, description="Whether a last chunk without choices tells the usage."
+        default=None, description="Whether a last chunk without choices reports the usage."
     )
 
 
@@ -81,8 +81,8 @@ class CompletionBody(StrictBody):
     )
     best_of: _Outputs | None = Field(
         default=None,
-        description="Draw so many completions of each prompt, and answer with the n that have the "
-        "highest log-probability per token; null: n.",
+        description="How many completions to sample per prompt; the n with the highest "
+        "log-probability per token are returned. null: n.",
     )
     echo: bool | None = Field(default=None, description="Whether texts begin with their prompt.")
     frequency_penalty: _Unsupported = Field(default=None, description="Not supported: 0 or null.")
@@ -104,14 +104,12 @@ class CompletionBody(StrictBody):
         default=None,
         ge=0,
         le=MAX_SEED,
-        description="Completion i of each prompt is drawn with seed + i; null: one is drawn.",
+        description="Completion i of each prompt is sampled with seed + i; null: a random one.",
     )
     stop: OneOrManyStops | None = Field(
         default=None, description="Strings that end a completion, which is cut before the first."
     )
-    stream: bool | None = Field(
-        default=None, description="Whether to answer with chunks as the text comes."
-    )
+    stream: bool | None = Field(default=None, description="Whether to stream the answer in chunks.")
     stream_options: StreamOptions | None = Field(
         default=None, description="How to stream; only with stream."
     )
@@ -125,10 +123,10 @@ class CompletionBody(StrictBody):
         default=None,
         gt=0,
         le=1,
-        description="Sample among the fewest tokens that hold this probability; null: 1.",
+        description="Sample among the fewest tokens that together have this probability; null: 1.",
     )
     user: str | None = Field(
-        default=None, description="Who asks. Taken, and used for nothing, not even the log."
+        default=None, description="Who is asking. Accepted but ignored; it is not even logged."
     )
 
     @field_validator("logprobs")

@@ -58,19 +58,21 @@ class CompletionChoice(Answer):
     """One completion of one prompt, or a piece of it."""
 
     finish_reason: Literal["stop", "length"] | None = Field(
-        description="stop: the model ended it or a stop string came; length: max_tokens; null in "
-        "a stream: it goes on."
+        description="stop: the model ended the text or a stop string occurred; length: "
+        "max_tokens; null in a stream: more follows."
     )
     index: int = Field(description="Completion j of prompt i has the index i * n + j.")
-    logprobs: CompletionLogprobs | None = Field(description="null unless asked for.")
+    logprobs: CompletionLogprobs | None = Field(description="null unless requested.")
     text: str
 
 
 class CompletionUsage(Answer):
     """Tokens read and written."""
 
-    completion_tokens: int = Field(description="Tokens written, those that best_of dropped too.")
-    prompt_tokens: int = Field(description="Tokens that the model read, special ones included.")
+    completion_tokens: int = Field(
+        description="Tokens generated, including those that best_of dropped."
+    )
+    prompt_tokens: int = Field(description="Tokens that the model read, including special ones.")
     total_tokens: int
 
     @classmethod
@@ -88,7 +90,7 @@ class CompletionAnswer(Answer):
 
     id: str
     choices: list[CompletionChoice] = Field(description="By prompt, then by completion.")
-    created: int = Field(description="When, in seconds since 1970.")
+    created: int = Field(description="When the answer was created, in seconds since 1970.")
     model: str
     object: Literal["text_completion"]
     system_fingerprint: str = Field(
@@ -102,7 +104,7 @@ class CompletionAnswer(Answer):
 class OpenAIModel(Answer):
     """A model that completes."""
 
-    id: str = Field(description="The name that requests give.")
+    id: str = Field(description="The name to use in requests.")
     created: int = Field(description="When it was trained, in seconds since 1970; 0: unknown.")
     object: Literal["model"]
     owned_by: str = Field(description="Always gatehouse.")

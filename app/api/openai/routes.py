@@ -66,7 +66,7 @@ async def completions(
 
 @router.get(
     "/models",
-    summary="List the models that complete, as the OpenAI API does",
+    summary="List the models for completions, as the OpenAI API does",
     responses=openai_errors(*READING_PROBLEMS),
 )
 async def openai_models(request: Request) -> OpenAIModels:
@@ -78,7 +78,7 @@ async def openai_models(request: Request) -> OpenAIModels:
 
 @router.get(
     "/models/{name}",
-    summary="Describe a model that completes, as the OpenAI API does",
+    summary="Describe a model for completions, as the OpenAI API does",
     responses=openai_errors("unknown_model", *READING_PROBLEMS),
 )
 async def openai_model(
