@@ -50,11 +50,14 @@ AGAIN := $(MAKE)
 
 # Asked first, since without an answer there is nothing to check, nor to install for it.
 ADVISORIES := https://pypi.org/pypi/pip/json
+# With the certificates that this machine trusts, as the question before: a company may have its own.
+TRUSTED := import ssl; print(ssl.get_default_verify_paths().cafile or "")
 
 audit: | $(BIN)/python ## look for known vulnerabilities in the pinned packages
 	@if $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(ADVISORIES)", timeout=10)' 2>/dev/null; then \
 		$(AGAIN) --no-print-directory $(VENV)/audit.stamp && \
-		$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS); \
+		REQUESTS_CA_BUNDLE="$${REQUESTS_CA_BUNDLE:-$$($(BIN)/python -c '$(TRUSTED)')}" \
+			$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS); \
 	else \
 		echo "Not audited: the advisories at $(ADVISORIES) cannot be reached from here."; \
 	fi
