@@ -6,7 +6,10 @@ multiplexing. By itself a service has the models that it began with.
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from app.catalog import Catalog, ServedModel
@@ -43,8 +46,15 @@ class ModelsOnDemand:
         self._engine = engine
         self._metrics = metrics
         self._revisions: dict[str, int] = {}
+        self._loads: dict[str, asyncio.Task[ServedModel]] = {}
+        self._waiting: Counter[str] = Counter()
         self.resident = frozenset(model.name for model in catalog.models)
         """Names of the models that the service began with, which never leave it."""
+
+    @property
+    def loading(self) -> Collection[str]:
+        """Names of the models that are being loaded."""
+        return self._loads.keys()
 
     async def check(self, name: str) -> None:
         """Find out whether a model could be loaded, as far as its name tells.
@@ -61,6 +71,9 @@ class ModelsOnDemand:
     async def load(self, name: str) -> ServedModel:
         """Serve one more model; requests may name it from now on.
 
+        Those who ask for it at once share the load. When all of them have gone away before its
+        end, the model leaves again.
+
         Raises:
             UnknownModelError: there is no such checkpoint.
             NotReadyError: it is damaged, or the engine cannot load it now.
@@ -68,6 +81,24 @@ class ModelsOnDemand:
         """
         if any(model.name == name for model in self._catalog.models):
             return self._catalog.get(name)
+        if name not in self._loads:
+            self._loads[name] = asyncio.create_task(self._load(name))
+            self._loads[name].add_done_callback(partial(self._forget, name))
+        self._waiting[name] += 1
+        try:
+            # Half a load is none: it goes on when the caller is cancelled.
+            return await asyncio.shield(self._loads[name])
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    def _forget(self, name: str, load: asyncio.Task[ServedModel]) -> None:
+        del self._loads[name]
+        if not load.cancelled():
+            load.exception()  # which those who waited were told, if any did
+
+    async def _load(self, name: str) -> ServedModel:
         try:
             info = await asyncio.to_thread(lambda: read_checkpoint(self._find(name)))
             order = ModelRevision(
@@ -87,6 +118,8 @@ class ModelsOnDemand:
         self._catalog.replace(model)
         self._metrics.describe_model(model)
         logger.info("model %s loaded", name)
+        if not self._waiting[name]:
+            self.unload(name)
         return model
 
     def unload(self, name: str) -> None:

@@ -43,7 +43,10 @@ class InlineLink:
     def start(self) -> None:
         """See :meth:`app.engine.link.Link.start`."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no more threads
+            raise OSError(f"cannot start the engine's thread: {error}") from error
 
     def send(self, orders: Orders) -> None:
         """See :meth:`app.engine.link.Link.send`."""

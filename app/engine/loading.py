@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from app.exceptions import StartupError
 from models.checkpoint import CheckpointInfo, checkpoint_name, read_checkpoint
 from models.checkpoint_model import Model, load_model
 from models.config import LanguageModelConfig
+from models.decoding.arrivals import ReadingThread
 from models.precision import keep_float32_exact, set_precision
 from models.vocabulary import BOS_ID, EOS_ID
 
@@ -89,13 +89,13 @@ class ModelLoader:
         # Only in int8 does a prompt read in parts give the same bits as read at once.
         self._prefix_bytes = spec.prefix_cache_bytes if self.precision == "int8" else 0
         self._capture: CudaCapture | None = None
-        self._reading: ThreadPoolExecutor | None = None
+        self._reading: ReadingThread | None = None
         if self.device.type == "cuda":
             keep_float32_exact()
             self._capture = CudaCapture(self.device)
         elif available_cores() > 1:
             # One for all models, whose prompts take turns.
-            self._reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
+            self._reading = ReadingThread()
 
     def prepare(self, folder: Path, revision: int = 0) -> Callable[[], Runner | None]:
         """Read, check and build a model; on any thread.

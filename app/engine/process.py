@@ -218,6 +218,8 @@ class ProcessLink:
     def _ended(self, status: int) -> None:
         self._exited.set_result(status)
         if not self._is_over:
+            # What it said last may have come while this loop was busy.
+            self._receive()
             self._is_over = True
             self._release()
             self._listener.lost(self._failure or self._unexpected_end(status))

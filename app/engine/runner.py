@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +23,7 @@ from app.engine.scheduler import (
     Entry,
     Scheduler,
 )
+from models.decoding.arrivals import ReadingThread
 from models.decoding.params import Emission
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder, StepResult
@@ -73,7 +73,7 @@ class Runner:
         row_budget: int,
         single_lane: bool = False,
         prefix_bytes: int = 0,
-        executor: Executor | None = None,
+        executor: ReadingThread | None = None,
         revision: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -177,6 +177,7 @@ class Runner:
         except Exception as error:
             # Whose fault it was cannot be known: the rows are computed together.
             logger.exception("model %s failed at a step", self.name)
+            self._decoder.abandon()
             self._decoder = self._new_decoder()
             self._drop(
                 self._scheduler.running_ids(), EndReason.FAILED, f"{type(error).__name__}: {error}"

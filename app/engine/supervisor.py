@@ -106,6 +106,7 @@ class SupervisedEngine:
         self._last_step_at = time.monotonic()
         self._rows_running: Mapping[str, int] = {}
         self._restarts = 0
+        self._failure = ""  # of the last start, where that was another one
         self._restart: asyncio.TimerHandle | None = None
         self._is_closed = False
         # What this turn of the event loop has for the engine.
@@ -144,7 +145,8 @@ class SupervisedEngine:
         if self._loaded is not None:
             return None
         if self._restarts > 0 or self._restart is not None:
-            return "the engine died and is being started again"
+            again = "the engine died and is being started again"
+            return f"{again}, which failed: {self._failure}" if self._failure else again
         return "the models are being loaded" if self._link is not None else "no engine is running"
 
     def queue_full(self) -> QueueFullError | None:
@@ -290,6 +292,7 @@ class SupervisedEngine:
             self._take_turn(message)
         elif isinstance(message, Loaded):
             self._loaded = message
+            self._failure = ""
             self._loaded_at = self._last_step_at = time.monotonic()
             for name in self._gone_names:
                 message.load_seconds.pop(name, None)
@@ -329,12 +332,14 @@ class SupervisedEngine:
     def lost(self, reason: str) -> None:
         """See :meth:`app.engine.link.LinkListener.lost`."""
         self._watchdog.stop()
-        lived_seconds = 0.0 if self._loaded is None else time.monotonic() - self._loaded_at
+        loaded = self._loaded
+        lived_seconds = 0.0 if loaded is None else time.monotonic() - self._loaded_at
         self._link, self._loaded, self._rows_running = None, None, {}
         self._forget_orders()
         self._gone_names.clear()
         self._give_up_loads(NotReadyError("the engine died while it loaded the model"))
         failed = self._books.end_all(EndReason.FAILED, _DIED_MESSAGE)
+        self._failure = reason if loaded is None and self._restarts else ""
         if not self._first_start.done():
             self._first_start.set_exception(StartupError(reason))
         elif not self._is_closed:

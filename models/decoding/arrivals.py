@@ -8,7 +8,7 @@ kernels of int8 and PyTorch's operations run without the interpreter's lock, so 
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +63,18 @@ class Arrived:
     read: Read | Exception
 
 
+class ReadingThread(ThreadPoolExecutor):
+    """The thread that reads prompts beside the steps, for all models of an engine.
+
+    Attributes:
+        heard_at: when it was last known to get on, on :func:`time.monotonic`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, thread_name_prefix="reading")
+        self.heard_at = time.monotonic()
+
+
 @dataclass
 class Arrivals:
     """All requests that are being read, turn by turn.
@@ -71,10 +83,9 @@ class Arrivals:
         executor: of another thread that may read; None leaves all of it to the caller's.
     """
 
-    executor: Executor | None = None
+    executor: ReadingThread | None = None
     _here: deque[_Arrival] = field(default_factory=deque)
     _elsewhere: list[_Arrival] = field(default_factory=list)
-    _heard_at: float = 0.0  # of the other thread, on time.monotonic
 
     def tasks(self) -> Iterator[DecodingTask]:
         """Of all of them."""
@@ -95,9 +106,13 @@ class Arrivals:
             return
         arrival.outcome = Future()
         if not self._elsewhere:
-            self._heard_at = time.monotonic()
+            self.executor.heard_at = time.monotonic()
         self._elsewhere.append(arrival)
         self.executor.submit(self._go_on, arrival)
+
+    def drop_all(self) -> None:
+        """Drop every request."""
+        self.drop({task.key for task in self.tasks()})
 
     def drop(self, keys: Collection[int]) -> None:
         """Drop requests. Read to the end with the others of their arrival, they do not join."""
@@ -131,7 +146,7 @@ class Arrivals:
 
     def _arrived(self, wait_seconds: float) -> Iterator[Arrived]:
         outcomes = [arrival.outcome for arrival in self._elsewhere if arrival.outcome]
-        if outcomes and time.monotonic() - self._heard_at > HANG_SECONDS:
+        if outcomes and self.executor and time.monotonic() - self.executor.heard_at > HANG_SECONDS:
             wait(outcomes, return_when=FIRST_COMPLETED)
         elif outcomes and wait_seconds:
             wait(outcomes, wait_seconds, FIRST_COMPLETED)
@@ -157,10 +172,10 @@ class Arrivals:
             with torch.inference_mode():
                 for _ in range(PIECES_PER_STEP):
                     next(arrival.reading)
-                    self._heard_at = time.monotonic()
+                    self.executor.heard_at = time.monotonic()
             self.executor.submit(self._go_on, arrival)
         except StopIteration as stop:
             arrival.outcome.set_result(stop.value)
         except BaseException as error:  # or the requests would wait for ever
             arrival.outcome.set_exception(error)
-        self._heard_at = time.monotonic()
+        self.executor.heard_at = time.monotonic()

@@ -5,6 +5,7 @@ beam search in turn, for vocabularies and lengths that are small enough to enume
 """
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -167,4 +168,5 @@ def _generated(
 
 def _best_tokens(logprobs: list[float], count: int) -> list[int]:
     allowed = (token for token in range(len(logprobs)) if token not in NEVER_GENERATED)
-    return heapq.nsmallest(count, allowed, key=lambda token: (-logprobs[token], token))
+    possible = (token for token in allowed if logprobs[token] != -math.inf)
+    return heapq.nsmallest(count, possible, key=lambda token: (-logprobs[token], token))

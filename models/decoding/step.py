@@ -10,14 +10,13 @@ that a long one does not hold up the rows that run: see :mod:`models.decoding.ar
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from models import placement
-from models.decoding.arrivals import Arrivals
+from models.decoding.arrivals import Arrivals, ReadingThread
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, choose
 from models.decoding.params import (
@@ -132,7 +131,7 @@ class BatchedDecoder:
         *,
         single_lane: bool = False,
         prefix_bytes: int = 0,
-        executor: Executor | None = None,
+        executor: ReadingThread | None = None,
     ) -> None:
         self._model = model
         self._reader = PromptReader(model, prefix_bytes)
@@ -196,6 +195,10 @@ class BatchedDecoder:
         parents = self._close_gaps()
         self._inputs = self._inputs.index_select(0, self._on_device(parents))
         self._select(parents)
+
+    def abandon(self) -> None:
+        """Read no more for anyone: this decoder broke, and its reading thread is others', too."""
+        self._arrivals.drop_all()
 
     @torch.inference_mode()
     def step(self) -> StepResult:

@@ -14,6 +14,7 @@ from app.runtime import Runtime
 from app.service.generation import GenerationRequest
 from models.decoding.params import DecodingParams
 from tests.app.conftest import make_settings, save_language_model
+from tests.app.engine.fake_engine import until
 
 BothEngines = pytest.mark.parametrize("engine", ["inline", "process"])
 
@@ -101,6 +102,33 @@ def test_an_engine_that_dies_comes_back_with_the_models_that_had_joined(root: Pa
             while not runtime.engine.stats().restarts or runtime.not_ready_because():
                 await asyncio.sleep(0.02)
             assert await text_of(runtime, "other") == text
+
+    asyncio.run(run())
+
+
+@BothEngines
+def test_a_load_that_nobody_waits_for_any_more_leaves_nothing_behind(
+    root: Path, engine: Literal["inline", "process"]
+) -> None:
+    async def run() -> None:
+        async with running(root, engine) as runtime:
+            models = runtime.models_on_demand()
+            running_engine = runtime.engine
+            assert running_engine is not None
+            given_up = asyncio.create_task(models.load("other"))
+            stays = [asyncio.create_task(models.load("third")) for _ in range(2)]
+            await asyncio.sleep(0)
+            for task in (given_up, stays[0]):
+                task.cancel()
+            # Who asks meanwhile has the load that is under way.
+            first, second = await asyncio.gather(models.load("third"), stays[1])
+            assert first is second
+            await until(lambda: "other" not in models.loading)
+            assert names(runtime) == ["begun", "third"]
+            await until(lambda: list(running_engine.stats().rows_running) == ["begun", "third"])
+            assert await text_of(runtime, "third")
+            assert (await models.load("other")).revision == 1
+            assert await text_of(runtime, "other")
 
     asyncio.run(run())
 

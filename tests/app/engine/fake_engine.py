@@ -151,6 +151,21 @@ class FakeEngine:
         return EndEvent(request_id, reason, begun_at - each.submitted_at, None, message)
 
 
+class _LastWords(FakeEngine):
+    """Ends its process as soon as it has answered."""
+
+    def beat(self) -> None:
+        if self._has_answered:
+            os._exit(9)
+
+    def step(self) -> Progress:
+        progress = super().step()
+        self._has_answered = any(isinstance(event, EndEvent) for event in progress.events)
+        return progress
+
+    _has_answered = False
+
+
 @dataclass(frozen=True)
 class FakeModels:
     engine: FakeEngine
@@ -174,6 +189,10 @@ class FakeModels:
 
 def load_fake() -> FakeModels:
     return FakeModels(FakeEngine())
+
+
+def load_last_words() -> FakeModels:
+    return FakeModels(_LastWords())
 
 
 def load_spec(spec: EngineSpec) -> FakeModels:

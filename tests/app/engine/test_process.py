@@ -30,6 +30,7 @@ from tests.app.engine.fake_engine import (
     ends_of,
     load_and_talk,
     load_fake,
+    load_last_words,
     load_refused,
     make_request,
     until,
@@ -93,6 +94,24 @@ def test_kill_9_fails_what_is_open_at_once_and_it_comes_back(loop_factory: Any) 
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(scenario())
+
+
+def test_what_the_engine_said_last_is_heard_by_a_busy_loop() -> None:
+    async def scenario() -> None:
+        engine = make_engine(load=load_last_words)
+        await engine.start()
+        stream = engine.submit([make_request(1)])
+        for _ in range(3):  # until the order is sent
+            await asyncio.sleep(0)
+        pid = pid_of(engine)
+        deadline = time.monotonic() + GUARD_SECONDS
+        while is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)  # something else keeps the loop busy
+        time.sleep(0.3)  # until the thread that waits for it has said so, too
+        assert await ends_of(stream) == {1: EndReason.FINISHED}
+        await engine.close()
+
+    asyncio.run(scenario())
 
 
 def test_signals_that_end_a_service_do_not_end_the_engine() -> None:

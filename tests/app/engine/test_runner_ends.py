@@ -15,6 +15,7 @@ from app.engine.request import (
 )
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.arrivals import PIECES_PER_STEP
+from models.decoding.step import BatchedDecoder
 from models.tokenizers import BOS_ID
 from tests.app.engine.scripted_models import (
     BROKEN,
@@ -287,3 +288,19 @@ def test_a_state_that_does_not_fit_fails_its_own_request_and_no_other() -> None:
     assert ends[2].message == "the state is that of another model"
     assert ends[1].reason is EndReason.FINISHED
     assert tokens_of(events, 1) == tokens_of(run_alone(good, model), 1)
+
+
+def test_a_decoder_that_broke_reads_for_nobody_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandoned: list[list[int]] = []
+
+    def abandon(decoder: BatchedDecoder) -> None:
+        abandoned.append(decoder.keys)
+
+    monkeypatch.setattr(BatchedDecoder, "abandon", abandon)
+    model = CountingModel()
+    runner = make_runner(model)
+    runner.submit(counting_request(1, 9))
+    runner.turn()
+    model.failure = RuntimeError("boom")
+    runner.turn()
+    assert abandoned == [[1]]

@@ -3,12 +3,11 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from models.decoding import arrivals
-from models.decoding.arrivals import PIECES_PER_STEP
+from models.decoding.arrivals import PIECES_PER_STEP, ReadingThread
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
@@ -46,8 +45,8 @@ class HeldUp:
 
 
 @pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1, thread_name_prefix="reading") as executor:
+def executor() -> Iterator[ReadingThread]:
+    with ReadingThread() as executor:
         yield executor
 
 
@@ -71,7 +70,7 @@ def _alone(task: DecodingTask) -> list[int]:
     return _tokens(decoder, task.key)
 
 
-def test_rows_go_on_while_another_thread_reads(executor: ThreadPoolExecutor) -> None:
+def test_rows_go_on_while_another_thread_reads(executor: ReadingThread) -> None:
     model = HeldUp(MODEL)
     decoder = BatchedDecoder(model, executor=executor)
     decoder.admit([_task(1, 1, 30)])
@@ -86,7 +85,7 @@ def test_rows_go_on_while_another_thread_reads(executor: ThreadPoolExecutor) -> 
     assert decoder.rows == 0
 
 
-def test_a_step_without_rows_waits_rather_than_spins(executor: ThreadPoolExecutor) -> None:
+def test_a_step_without_rows_waits_rather_than_spins(executor: ReadingThread) -> None:
     model = HeldUp(MODEL)
     decoder = BatchedDecoder(model, executor=executor)
     decoder.admit([_task(1, 1, 2)])
@@ -104,7 +103,7 @@ def test_a_step_without_rows_waits_rather_than_spins(executor: ThreadPoolExecuto
 
 
 def test_while_nothing_runs_there_is_no_need_of_another_thread(
-    executor: ThreadPoolExecutor,
+    executor: ReadingThread,
 ) -> None:
     model = HeldUp(MODEL)
     model.may_read.set()
@@ -114,7 +113,7 @@ def test_while_nothing_runs_there_is_no_need_of_another_thread(
     assert model.readers == [threading.current_thread().name]
 
 
-def test_what_goes_wrong_concerns_those_who_were_read(executor: ThreadPoolExecutor) -> None:
+def test_what_goes_wrong_concerns_those_who_were_read(executor: ReadingThread) -> None:
     model = HeldUp(MODEL)
     model.is_broken = True
     model.may_read.set()
@@ -133,7 +132,7 @@ def test_what_goes_wrong_concerns_those_who_were_read(executor: ThreadPoolExecut
     assert _tokens(decoder, 4) == _alone(_task(4, 3))
 
 
-def test_what_nobody_waits_for_is_not_read_to_its_end(executor: ThreadPoolExecutor) -> None:
+def test_what_nobody_waits_for_is_not_read_to_its_end(executor: ReadingThread) -> None:
     model = HeldUp(MODEL)
     decoder = BatchedDecoder(model, executor=executor)
     decoder.admit([_task(1, 1, 2000)])
@@ -151,8 +150,40 @@ def test_what_nobody_waits_for_is_not_read_to_its_end(executor: ThreadPoolExecut
     assert _tokens(decoder, 2) == _alone(_task(2, 3))
 
 
+def test_an_abandoned_decoder_reads_for_nobody(executor: ReadingThread) -> None:
+    model = HeldUp(MODEL)
+    decoder = BatchedDecoder(model, executor=executor)
+    decoder.admit([_task(1, 1, 2000)])
+    decoder.step()
+    decoder.admit([_task(2, 3), _task(3, 5)])
+    decoder.abandon()
+    model.may_read.set()
+    executor.submit(int).result(PATIENCE_SECONDS)  # behind the first pieces
+    executor.submit(int).result(PATIENCE_SECONDS)  # and what they led to
+    assert model.pieces == PIECES_PER_STEP
+
+
+def test_a_thread_that_reads_for_another_model_does_not_hang(
+    executor: ReadingThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "HANG_SECONDS", 0.2)
+    model = HeldUp(MODEL)
+    decoder = BatchedDecoder(model, executor=executor)
+    decoder.admit([_task(1, 1, 2000)])
+    decoder.step()
+    decoder.admit([_task(2, 3)])
+    time.sleep(0.3)
+    executor.heard_at = time.monotonic()  # a piece of the other's
+    timer = threading.Timer(0.5, model.may_read.set)
+    timer.start()
+    began = time.monotonic()
+    decoder.step()
+    assert time.monotonic() - began < 0.4
+    timer.join()
+
+
 def test_a_thread_that_hangs_holds_up_the_steps_for_all_to_see(
-    executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    executor: ReadingThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "HANG_SECONDS", 0.2)
     model = HeldUp(MODEL)

@@ -9,7 +9,6 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.config import CellName
+from models.decoding.arrivals import ReadingThread
 from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
 from models.decoding.reference import decode_reference
 from models.decoding.running import DecodingTask
@@ -79,7 +79,7 @@ def make_prompt(form: str, length: int, seed: int) -> tuple[int, ...]:
 
 
 def run(
-    model: StepModel, visits: Sequence[Visit], executor: Executor | None = None
+    model: StepModel, visits: Sequence[Visit], executor: ReadingThread | None = None
 ) -> dict[int, list[Emission]]:
     """What the batched decoder says to each, by key."""
     decoder = BatchedDecoder(model, executor=executor)
@@ -123,7 +123,7 @@ def outputs(emissions: Sequence[Emission]) -> dict[int, tuple[str, ...]]:
 
 
 def assert_undisturbed(
-    model: StepModel, visits: Sequence[Visit], executor: Executor | None = None
+    model: StepModel, visits: Sequence[Visit], executor: ReadingThread | None = None
 ) -> None:
     """Everyone is told what would have been told without the others, as long as they stay."""
     emitted = run(model, visits, executor)
@@ -264,7 +264,7 @@ def test_no_company_changes_a_bit_with_two_threads(crowd: tuple[StepModel, list[
 @settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(crowd=crowds())
 def test_no_company_changes_a_bit_whoever_reads(crowd: tuple[StepModel, list[Visit]]) -> None:
-    with ThreadPoolExecutor(1) as executor:
+    with ReadingThread() as executor:
         assert_undisturbed(*crowd, executor)
 
 
@@ -276,7 +276,7 @@ def test_a_request_among_64_others(form: str, thread_count: int) -> None:
     """So many rows that threads share out every tensor."""
     model = served_model(form, "gru", 8003, sharpness=1.5)
     visits = random_visits(form, seed=7, count=65)
-    with threads(thread_count), ThreadPoolExecutor(1) as executor:
+    with threads(thread_count), ReadingThread() as executor:
         emitted = run(model, visits, executor if thread_count == 1 else None)
     # Alone on one thread, whatever the number of threads was.
     staying = [visit for visit in visits if visit.leaves is None]
