@@ -23,7 +23,7 @@ from app.keys import make_key
 from tests.app.conftest import Server
 from tests.markdown_pages import ROOT, Block, blocks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PAGES = [
     "README.md",

@@ -41,7 +41,7 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ.,'!?\n"
 ENGLISH = ["I am cold .", "He is happy .", "the time machine", "go", "we lost"]
 FRENCH = ["J'ai froid .", "Il est content .", "la machine", "va", "nous avons perdu"]
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
 """A guard, not a promise: a busy machine takes its time to start processes."""
 
 NO_TOKEN_LIMIT = {"GATEHOUSE_MAX_NEW_TOKENS_LIMIT": "1000000"}

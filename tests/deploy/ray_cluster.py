@@ -124,6 +124,7 @@ class RayService:
             "allow_anonymous": True,
             "state_key": KEY,
             "drain_timeout_seconds": 5,
+            "request_timeout_seconds": TIMEOUT_SECONDS,  # no test here is about that
             **settings,
         }
         actor = {"num_cpus": 1}

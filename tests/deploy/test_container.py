@@ -23,7 +23,7 @@ from app.keys import make_key, read_keys
 from app.settings import PROJECT_DIR, Settings, load_settings
 
 UID = 10_001
-SECONDS_TO_START = 60
+SECONDS_TO_START = 180
 
 
 @pytest.fixture(scope="module")

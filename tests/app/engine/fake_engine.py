@@ -40,7 +40,7 @@ RELEASED = threading.Event()
 
 ENDLESS = 10**9
 
-GUARD_SECONDS = 60
+GUARD_SECONDS = 120
 """What would hang ends so; a busy machine takes its time to start an engine's process."""
 
 

@@ -15,7 +15,7 @@ from models.encoder_decoder import Reading, StepModel
 from tests.models.decoding.toy_models import random_language_model
 
 MODEL = random_language_model()
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class HeldUp:
