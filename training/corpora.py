@@ -11,7 +11,14 @@ from pathlib import Path
 from models.checkpoint_schema import DataSource
 from models.preparation import PREPARATIONS
 from training.diversification import without_held_out
-from training.parallel import Pair, ParallelCut, cut_pairs, parse_tab_pairs, read_aligned
+from training.parallel import (
+    Pair,
+    ParallelCut,
+    cut_pairs,
+    normalised_form,
+    parse_tab_pairs,
+    read_aligned,
+)
 from training.preset import ParallelData
 from training.sources import DataError, TextSource, file_name, is_folder, read_data
 
@@ -86,13 +93,18 @@ def read_synthetic(
 
 
 def _tell_of_known_pairs(validation: Sequence[Pair], cut: ParallelCut, name: str) -> None:
-    trained = set(cut.train)
-    if known := sum(pair in trained for pair in validation):
-        LOGGER.info(
-            "%s: %d of %d validation pairs are in the training data, too",
+    sources = {normalised_form(pair.source) for pair in cut.train}
+    targets = {normalised_form(pair.target) for pair in cut.train}
+    known = sum(
+        normalised_form(pair.source) in sources or normalised_form(pair.target) in targets
+        for pair in validation
+    )
+    if known:
+        LOGGER.warning(
+            "%s: of %d validation pairs, %d have a side that is in the training data, too",
             name,
-            known,
             len(validation),
+            known,
         )
 
 

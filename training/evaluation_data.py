@@ -298,6 +298,17 @@ def may_know_held_out(
     return _held_out(theirs, initial.training.data) != _held_out(data, sources)
 
 
+def knows_validation(initial: CheckpointInfo, data: TextData | ParallelData) -> bool:
+    """Whether a checkpoint of the same split was trained on pairs that choose the best weights.
+
+    A larger share for validation takes in what a smaller one left to train on.
+    """
+    theirs = _preset(initial).data
+    if not (isinstance(theirs, ParallelData) and isinstance(data, ParallelData)):
+        return False
+    return data.validation_share > theirs.validation_share
+
+
 def _held_out(data: TextData | ParallelData, sources: Sequence[DataSource]) -> tuple[object, ...]:
     """What decides which part of some texts is not trained on."""
     if isinstance(data, TextData):

@@ -149,6 +149,10 @@ class LanguageModelling:
         layers = self.model.stack.initial_state(1)
         self._state = tuple(tuple(next(parts).to(self._device) for _ in layer) for layer in layers)
 
+    def may_decide(self, epoch: int) -> bool:
+        """See :class:`training.task.Task`; the background may be easier than the text."""
+        return epoch >= self._background_epochs
+
     def validate(self) -> dict[str, float]:
         """Loss and perplexity of the held-out text."""
         if not self._held_out:

@@ -290,9 +290,10 @@ class Trainer:
             )
             loss = figures["loss"]
         else:
-            perplexity = progress.train_perplexity
-            loss = math.log(perplexity) if math.isfinite(perplexity) else math.inf
-        best = loss < progress.best_loss or not math.isfinite(progress.best_loss)
+            loss = self._training_loss()
+        # Between two ends of epochs the training loss is the same: the later weights are better.
+        is_lower = loss < progress.best_loss or (not figures and loss == progress.best_loss)
+        best = is_lower or not math.isfinite(progress.best_loss)
         summary = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         known = math.isfinite(progress.train_perplexity)  # once an epoch is complete
         LOGGER.info(
@@ -308,6 +309,12 @@ class Trainer:
         if best:
             progress.best_loss, progress.best_step = loss, progress.step
             self.save_best(progress)
+
+    def _training_loss(self) -> float:
+        """Of the last complete epoch, in nats a token; infinite where that says nothing."""
+        perplexity, epoch = self.progress.train_perplexity, self.progress.epoch - 1
+        is_known = math.isfinite(perplexity) and self.task.may_decide(epoch)
+        return math.log(perplexity) if is_known else math.inf
 
     def _show_samples(self) -> None:
         samples = self.task.samples()

@@ -19,7 +19,7 @@ from models.config import ModelConfig
 from models.precision import keep_float32_exact
 from training.card import write_card
 from training.distributed import Processes
-from training.evaluation_data import may_know_held_out
+from training.evaluation_data import knows_validation, may_know_held_out
 from training.language_modelling import LanguageModelling
 from training.loop import Progress, Trainer
 from training.optimization import autocast_dtype, precision_name
@@ -197,7 +197,15 @@ def train(
 
 def _may_know_held_out(initial: CheckpointInfo | None, preset: Preset, task: Task) -> bool:
     """Whether the run begins with a model that may know what it is measured on; says so, too."""
-    if initial is None or not may_know_held_out(initial, preset.data, task.sources):
+    if initial is None:
+        return False
+    if not may_know_held_out(initial, preset.data, task.sources):
+        if knows_validation(initial, preset.data):
+            LOGGER.warning(
+                "%s was trained on some of the pairs that are for validation here, for its "
+                "data.validation_share is smaller: what it knows by heart looks best",
+                initial.name,
+            )
         return False
     LOGGER.warning(
         "%s was trained on other data, or with another cut: it may have seen some of what is "

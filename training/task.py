@@ -86,6 +86,10 @@ class Task(Protocol):
         """
         ...
 
+    def may_decide(self, epoch: int) -> bool:
+        """Whether the training loss of an epoch (from 0) may do so: it is of the own text."""
+        ...
+
     def final_metrics(self) -> dict[str, float]:
         """Figures for the model card, measured with the best weights."""
         ...

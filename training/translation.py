@@ -212,6 +212,10 @@ class Translation:
         """Nothing to put back."""
 
     @torch.inference_mode()
+    def may_decide(self, epoch: int) -> bool:
+        """See :class:`training.task.Task`."""
+        return True
+
     def validate(self) -> dict[str, float]:
         """Loss and perplexity of the validation pairs, and BLEU of some by greedy decoding."""
         if not self._validation_pairs:

@@ -70,6 +70,24 @@ def test_without_validation_data_the_training_loss_decides(make_trainer: MakeTra
     assert best[-1].best_loss < 0.5 * math.log(1e9)
 
 
+def test_without_validation_data_the_end_of_a_run_is_kept(make_trainer: MakeTrainer) -> None:
+    best: list[Progress] = []
+    make_trainer(FakeTask(), best=best, steps=9, validate_every_steps=2).run()
+    # The first epoch ends after five steps, the second one never.
+    assert [progress.step for progress in best] == [2, 4, 6, 8, 9]
+
+
+def test_the_loss_of_a_background_chooses_no_weights(make_trainer: MakeTrainer) -> None:
+    task = FakeTask()
+    task.background_epochs = 2
+    # The text itself is harder, and never becomes as easy.
+    task.on_batch = lambda epoch, _: setattr(task, "scale", 1.0 if epoch < 2 else 10.0)
+    best: list[Progress] = []
+    make_trainer(task, best=best, steps=20, validate_every_steps=5, learning_rate=1e-9).run()
+    assert best[-1].step == 20
+    assert best[-1].best_loss == pytest.approx(math.log(best[-1].train_perplexity))
+
+
 def test_a_short_run_without_a_whole_epoch_still_writes_its_model(
     make_trainer: MakeTrainer,
 ) -> None:

@@ -117,6 +117,11 @@ def test_a_run_says_if_its_initial_checkpoint_may_know_what_is_held_out(
     languages = ("data.source_language=fr", "data.target_language=en")
     swapped = pairs_preset(*few, *same_cut, *languages)
     assert not may_know_held_out(read_checkpoint(first), swapped.data, _sources(first))
+    _train(swapped, tmp_path / "swapped", initial_dir=first)
+    assert "trained on some of the pairs that are for validation here" in caplog.text
+    caplog.clear()
+    _train(pairs_preset(*few), tmp_path / "again", initial_dir=first)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
     more = pairs_preset(*few, "data.test_share=0.3")
     second = _train(more, tmp_path / "second", initial_dir=first)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]

@@ -42,6 +42,7 @@ class FakeTask:
         self.seen: list[tuple[int, int]] = []
         self.tokenizers: Any = {}
         self.languages = None
+        self.background_epochs = 0
         self.sources: Any = []
         self.on_batch: Callable[[int, int], None] = lambda epoch, number: None
 
@@ -64,6 +65,9 @@ class FakeTask:
 
     def restore(self, carried: list[Tensor]) -> None:
         (self.state,) = carried
+
+    def may_decide(self, epoch: int) -> bool:
+        return epoch >= self.background_epochs
 
     def validate(self) -> dict[str, float]:
         return {"loss": self.validation.pop(0)} if self.validation else {}
