@@ -157,6 +157,18 @@ def test_requests_in_pieces_and_behind_one_another_are_answered(connection: sock
     assert read_answers(connection, 4).count(b"HTTP/1.1 200 ") == 4
 
 
+def test_each_head_is_measured_for_itself(connection: socket.socket) -> None:
+    padded = GET.replace(b"\r\n\r\n", b"\r\nX-Padding: " + b"x" * 9_000 + b"\r\n\r\n")
+    for _ in range(9):
+        connection.sendall(padded)
+        assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
+    # The next is looked at before it is complete.
+    connection.sendall(padded[:-1])
+    time.sleep(0.1)
+    connection.sendall(padded[-1:])
+    assert read_answers(connection, 1).startswith(b"HTTP/1.1 200 ")
+
+
 def test_an_idle_connection_is_closed(connection: socket.socket) -> None:
     started_at = time.monotonic()
     connection.sendall(GET)

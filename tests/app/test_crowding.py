@@ -30,7 +30,13 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Of a server whose connections count as idle much sooner than its answers are taken."""
-    protocol = crowd_protocol(Settings(send_timeout_seconds=SEND_TIMEOUT_SECONDS))
+    with _serving(Settings(send_timeout_seconds=SEND_TIMEOUT_SECONDS)) as port:
+        yield port
+
+
+@contextmanager
+def _serving(settings: Settings) -> Iterator[int]:
+    protocol = crowd_protocol(settings)
     config = uvicorn.Config(
         _answer, port=0, http=protocol, lifespan="off", ws="none", timeout_keep_alive=1
     )
@@ -39,9 +45,11 @@ def port() -> Iterator[int]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager
@@ -81,3 +89,12 @@ def test_an_answer_that_is_not_taken_is_cut_off(port: int) -> None:
     with _asking(port) as connection:
         time.sleep(6 * SEND_TIMEOUT_SECONDS)
         assert _read(connection, 0.0) < len(BODY)
+
+
+def test_who_comes_into_a_crowd_is_told_and_goes() -> None:
+    with _serving(Settings(max_connections=1)) as port, _asking(port) as first:
+        assert first.recv(12) == b"HTTP/1.1 200"
+        with _asking(port) as late:
+            answer = late.makefile("rb").read()  # to the end: nobody stays in a crowd
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"connection: close" in answer.partition(b"\r\n\r\n")[0].lower()

@@ -71,7 +71,7 @@ def test_every_stored_key_is_compared_in_constant_time(monkeypatch: pytest.Monke
 
 def test_keys_come_from_the_setting_and_from_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text(f"# who\n\n  {ROOTS.entry}  \n")
+    file.write_text(f"# who\n\n  {ROOTS.entry}  \n  # nobody\n")
     keys = read_keys(Settings(api_keys=(ALICES.entry,), api_keys_file=file))
     assert keys.find(ALICE) == ALICES
     assert keys.find(ROOT) == ROOTS
@@ -123,6 +123,7 @@ def test_a_clients_key_is_not_taken_for_protection() -> None:
         f"Alice:user:{ALICES.digest.hex()}",
         f":user:{ALICES.digest.hex()}",
         f"(anonymous):user:{ALICES.digest.hex()}",
+        f"alice smith:user:{ALICES.digest.hex()}",
     ],
 )
 def test_a_wrong_entry_is_refused_by_its_place_and_never_shown(entry: str, tmp_path: Path) -> None:

@@ -191,3 +191,16 @@ def test_a_gate_bias_is_set_in_total() -> None:
     cell.set_gate_bias(2.0)
     total = (cell.bias_ih + cell.bias_hh)[HIDDEN : 2 * HIDDEN]
     assert torch.equal(total, torch.full((HIDDEN,), 2.0))
+
+
+@pytest.mark.parametrize("name", ALL_CELLS)
+def test_a_state_stays_float32_where_products_are_bfloat16(name: CellName) -> None:
+    cell = CELLS[name](INPUT, HIDDEN)
+    inputs, state = torch.randn(ROWS, INPUT), random_state(cell)
+    exact = cell(inputs, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = cell(inputs, state)
+    if name.startswith("gru"):  # what is kept of the state is not rounded
+        assert narrow[0].dtype == torch.float32
+    for part, wanted in zip(narrow, exact, strict=True):
+        torch.testing.assert_close(part.float(), wanted, atol=0.05, rtol=0.05)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from training.batches import PAIRS_TOGETHER, SORTED_POOL_BATCHES, TokenPair, plan_batches
+from training.batches import PAIRS_TOGETHER, SORTED_POOL_BATCHES, Batch, TokenPair, plan_batches
 from training.preset import Optimization
 
 
@@ -40,6 +40,25 @@ def test_batches_keep_to_their_size_and_use_it() -> None:
     sizes = [len(batch) for batch in by_rows]
     assert max(sizes) == 7
     assert sizes.count(7) >= len(sizes) - 3, "only a pool's last batch is smaller"
+
+
+def test_a_batch_may_be_as_large_as_it_is_allowed_to_be() -> None:
+    pairs = [TokenPair((number,), (number,) * 5) for number in range(300)]
+    by_tokens = plan_batches(pairs, _settings(batch_tokens=10), 0)
+    assert [len(batch) for batch in by_tokens] == [2] * 150
+    # A number of rows is as it was asked for, however odd.
+    by_rows = plan_batches(pairs, _settings(batch_rows=100), 0)
+    assert [len(batch) for batch in by_rows] == [100] * 3
+
+
+def test_a_second_pass_has_the_same_targets() -> None:
+    targets = torch.tensor([[5, 6, 2], [7, 2, 0]])
+    lengths = torch.tensor([3, 2])
+    real = torch.tensor([0, 1, 2, 3, 4])
+    twice = Batch(targets, lengths, targets, lengths, real).twice()
+    assert twice.targets.flatten()[twice.real_targets].tolist() == [5, 6, 2, 7, 2] * 2
+    assert twice.sources.tolist() == [*targets.tolist()] * 2
+    assert twice.source_lengths.tolist() == twice.target_lengths.tolist() == [3, 2] * 2
 
 
 def test_large_batches_have_few_shapes() -> None:

@@ -134,3 +134,17 @@ def test_a_server_that_tells_of_it_needs_no_task() -> None:
         assert not waiting
 
     asyncio.run(scenario())
+
+
+def test_only_a_disconnect_ends_the_work() -> None:
+    async def scenario() -> None:
+        messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+
+        async def work() -> int:
+            await asyncio.sleep(0.02)
+            return 3
+
+        assert await while_connected({}, messages.get, work()) == 3
+
+    asyncio.run(scenario())

@@ -156,3 +156,93 @@ def test_what_could_not_be_begun_in_time_is_refused_at_once() -> None:
     # When nobody waits any more, nothing of that is left.
     books.accept([make_request(9_003, timeout_seconds=1.1)])
     assert books.accepted == books.finished + books.cancelled + books.waiting
+
+
+def test_only_finished_requests_tell_how_long_one_takes() -> None:
+    now = 0.0
+    books = Books(40, clock=lambda: now)
+    for request_id, reason in enumerate((EndReason.FINISHED, EndReason.CANCELLED) * 100):
+        books.accept([make_request(request_id)])
+        books.start([request_id])
+        now += 2 if reason is EndReason.FINISHED else 0.01
+        books.end(EndEvent(request_id, reason, 0.0))
+    books.accept([make_request(request_id) for request_id in range(1_000, 1_040)])
+    refusal = books.refusal()
+    assert refusal is not None
+    assert refusal.retry_after_seconds == 60  # of 80 expected
+
+
+def test_a_burst_is_expected_to_run_as_many_together_as_those_before() -> None:
+    now = 0.0
+    books = Books(40, clock=lambda: now)
+    for first in range(0, 400, 4):
+        ids = range(first, first + 4)
+        books.accept([make_request(request_id) for request_id in ids])
+        books.start(ids)
+        now += 2
+        # Each as the next one begins, so that four run at every end.
+        for request_id in ids:
+            books.accept([make_request(10_000 + request_id)])
+            books.end(EndEvent(request_id, EndReason.FINISHED, 0.0))
+            books.start([10_000 + request_id])
+        books.end_all(EndReason.CANCELLED)
+    books.accept([make_request(request_id) for request_id in range(20_000, 20_040)])
+    refusal = books.refusal()
+    assert refusal is not None
+    assert refusal.retry_after_seconds == 20
+
+
+def test_a_request_is_judged_by_few_others_never() -> None:
+    now = 0.0
+    books = Books(100, clock=lambda: now)
+
+    def finish(request_id: int) -> None:
+        nonlocal now
+        books.accept([make_request(request_id)])
+        books.start([request_id])
+        now += 10
+        books.end(EndEvent(request_id, EndReason.FINISHED, 0.0))
+
+    for request_id in range(19):
+        finish(request_id)
+    books.accept([make_request(1_000)])
+    books.accept([make_request(1_001, timeout_seconds=3.0)])
+    books.end_all(EndReason.CANCELLED)
+    finish(19)
+    books.accept([make_request(1_002)])
+    with pytest.raises(QueueFullError, match=r"too long for the 2\.0 seconds"):
+        books.accept([make_request(1_003, timeout_seconds=3.0)])
+
+
+def test_a_request_needs_time_to_run_too_and_the_most_hurried_text_counts() -> None:
+    now = 0.0
+    books = Books(100, clock=lambda: now)
+    for request_id in range(100):
+        books.accept([make_request(request_id)])
+        books.start([request_id])
+        now += 4
+        books.end(EndEvent(request_id, EndReason.FINISHED, 0.0))
+    books.accept([make_request(1_000)])
+    # Four seconds until its turn, and four for itself: more than 0.7 times eleven, not twelve.
+    hurried, patient = (make_request(1_000 + s, timeout_seconds=s + 1.0) for s in (11, 12))
+    with pytest.raises(QueueFullError, match="too long"):
+        books.accept([hurried])
+    with pytest.raises(QueueFullError, match="too long"):
+        books.accept([patient, hurried])
+    books.accept([patient])
+
+
+def test_an_end_without_the_engine_tells_how_long_the_request_waited() -> None:
+    async def scenario() -> None:
+        now = 10.0
+        books = Books(2, clock=lambda: now)
+        stream = books.accept([make_request(1), make_request(2)])
+        now = 13.0
+        books.start([1])
+        now = 20.0
+        books.end_all(EndReason.FAILED)
+        ends = {event.request_id: event for event in await collect(stream)}
+        waited = {key: end.queue_seconds for key, end in ends.items() if isinstance(end, EndEvent)}
+        assert waited == {1: 3.0, 2: 10.0}
+
+    asyncio.run(scenario())

@@ -184,6 +184,20 @@ def test_times_are_told_with_the_end() -> None:
     assert ends[2].first_token_seconds == beam_began_at + 9 * SECONDS_PER_STEP
 
 
+def test_no_more_rows_run_than_there_are() -> None:
+    model = CountingModel()
+    runner = make_runner(model, row_budget=5)
+    runner.submit(counting_request(0, 30))
+    runner.submit(counting_request(1, params=BEAM))  # begins with one row of its four
+    for request_id in range(2, 8):
+        runner.turn()
+        runner.submit(counting_request(request_id, 2 * ADMISSION_INTERVAL_STEPS))
+    ends = ends_of(run_to_end(runner))
+    assert {end.reason for end in ends.values()} == {EndReason.FINISHED}
+    assert len(ends) == 8
+    assert max(model.step_rows) == 5
+
+
 def test_a_request_that_starts_at_time_0_has_not_waited() -> None:
     clock = ManualClock(0.0)
     model = CountingModel(on_step=lambda: setattr(clock, "now", clock.now + SECONDS_PER_STEP))

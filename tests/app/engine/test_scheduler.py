@@ -309,6 +309,21 @@ def test_deadlines_of_requests_that_left_are_forgotten() -> None:
     assert scheduler.expired(100_000.0) == []
 
 
+def test_the_others_deadlines_keep_their_order_when_some_are_forgotten() -> None:
+    scheduler = Scheduler(1)
+    for request_id in range(4_000):
+        timeout_seconds = 1 + request_id * 7919 % 4_000
+        request = make_request(request_id, 1, timeout_seconds=timeout_seconds)
+        scheduler.add(Entry(request, 0.0))
+        if request_id % 8:
+            scheduler.remove(request_id)
+    for now in range(1, 4_001):
+        for entry in scheduler.expired(now):
+            assert entry.deadline_seconds == now
+            scheduler.remove(entry.request.request_id)
+    assert scheduler.waiting == 0
+
+
 def test_the_scheduler_runs_without_torch() -> None:
     script = "import sys, app.engine.scheduler; print('torch' in sys.modules)"
     command = [sys.executable, "-c", script]

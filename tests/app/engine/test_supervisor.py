@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,9 +11,10 @@ from app.engine.link import LinkFactory, LinkListener
 from app.engine.messages import Loaded, ModelRevision, Orders, Turn
 from app.engine.request import EndEvent, EndReason, StepReport, TokensEvent
 from app.engine.supervisor import Backoff, SupervisedEngine
-from app.exceptions import DrainingError, NotReadyError, QueueFullError, StartupError
+from app.exceptions import DrainingError, NotReadyError, QueueFullError, ReloadError, StartupError
 from tests.app.engine.fake_engine import (
     DEVICE,
+    GUARD_SECONDS,
     LOAD_SECONDS,
     PRECISION,
     ROW_BUDGET,
@@ -205,10 +206,73 @@ def test_only_real_steps_are_marks_of_life() -> None:
     asyncio.run(scenario())
 
 
+def test_an_engine_that_starts_again_has_all_of_its_time_to_load() -> None:
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links, hang_seconds=0.05)
+        engine.lost("died")
+        await until(lambda: len(links.made) == 2)
+        await asyncio.sleep(0.2)
+        assert len(links.made) == 2
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_a_model_is_told_that_the_engine_died_or_is_closed() -> None:
+    async def scenario() -> None:
+        links, model = HandLinks(), ModelRevision("new", 0, "path", "fingerprint")
+        engine = await start_by_hand(links)
+        loading = asyncio.create_task(engine.load_model(model))
+        await asyncio.sleep(0)
+        with pytest.raises(ReloadError, match="new is being loaded already"):
+            await engine.load_model(model)
+        engine.lost("died")
+        with pytest.raises(NotReadyError, match="died while it loaded the model"):
+            await asyncio.wait_for(loading, 10)
+        await until(lambda: len(links.made) == 2)
+        engine.received(LOADED)
+        loading = asyncio.create_task(engine.load_model(model))
+        await asyncio.sleep(0)
+        await engine.close()
+        with pytest.raises(DrainingError):
+            await asyncio.wait_for(loading, 10)
+
+    asyncio.run(scenario())
+
+
 def test_pauses_grow_when_it_dies_soon_and_not_otherwise() -> None:
     backoff = Backoff(first_pause_seconds=1, longest_pause_seconds=5, stable_after_seconds=30)
     assert [backoff.pause_seconds(lived) for lived in (0, 1, 29, 2, 0, 0)] == [0, 1, 2, 4, 5, 5]
     assert [backoff.pause_seconds(lived) for lived in (30, 0, 31)] == [0, 1, 0]
+
+
+def test_an_engines_life_is_counted_from_where_it_could_serve() -> None:
+    class Watching(Backoff):
+        lives: ClassVar[list[float]] = []
+
+        def pause_seconds(self, lived_seconds: float) -> float:
+            self.lives.append(lived_seconds)
+            return 0.0
+
+    async def scenario() -> None:
+        links = HandLinks()
+        engine = await start_by_hand(links, backoff=Watching())
+        await asyncio.sleep(0.05)
+        engine.lost("died")
+        await until(lambda: len(links.made) == 2)
+        engine.lost("died while it loaded")
+        await until(lambda: len(links.made) == 3)
+        lived, loading = Watching.lives
+        assert 0.05 <= lived < GUARD_SECONDS
+        assert loading == 0
+        # Nor does the time before count as one without a step.
+        loaded_at = time.monotonic()
+        engine.received(LOADED)
+        assert engine.stats().last_step_age_seconds <= time.monotonic() - loaded_at
+        await engine.close()
+
+    asyncio.run(scenario())
 
 
 def test_the_truth_while_it_is_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -42,3 +42,18 @@ def test_a_process_that_was_stopped_itself_takes_no_one_for_dead() -> None:
         assert not calls
 
     asyncio.run(scenario())
+
+
+def test_after_a_call_it_allows_all_of_the_time_again() -> None:
+    async def scenario() -> None:
+        calls: list[bool] = []
+        watchdog = Watchdog(0.3, lambda: calls.append(True))
+        watchdog.start()
+        await until(lambda: bool(calls))
+        calls.clear()
+        started_at = time.monotonic()
+        watchdog.start()
+        await until(lambda: bool(calls))
+        assert time.monotonic() - started_at >= 0.25
+
+    asyncio.run(scenario())

@@ -1,7 +1,9 @@
 """Deadlines, cancellation and failures, over an engine that does as a test tells it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +16,7 @@ from app.engine.request import (
     TokensEvent,
 )
 from app.exceptions import DeadlineError, DrainingError, EngineFailedError
+from app.logs import gathered_facts
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder
@@ -74,6 +77,59 @@ def test_tokens_pass_through_and_are_counted() -> None:
 def test_outputs_that_come_whole_have_no_time_between_tokens() -> None:
     _, _, metrics = asyncio.run(run(two_tokens, stream=False))
     assert value(metrics, "gatehouse_token_interval_seconds_count") == 0
+
+
+def test_each_token_is_timed_from_the_one_before() -> None:
+    async def script(request: DecodeRequest) -> AsyncIterator[Event]:
+        for _ in range(6):
+            await asyncio.sleep(0.01)
+            yield token(request)
+        yield end(request)
+
+    started_at = time.monotonic()
+    _, _, metrics = asyncio.run(run(script))
+    assert value(metrics, "gatehouse_token_interval_seconds_count") == 5
+    seconds = value(metrics, "gatehouse_token_interval_seconds_sum")
+    assert seconds is not None
+    assert 0.05 <= seconds <= time.monotonic() - started_at
+
+
+def test_the_times_of_an_answer_are_those_of_its_first_text() -> None:
+    async def script(request: DecodeRequest) -> AsyncIterator[Event]:
+        yield token(request)
+        ended = end(request)
+        yield (
+            ended
+            if request.request_id == 2
+            else replace(ended, queue_seconds=0.75, first_token_seconds=1.5)
+        )
+
+    _, _, metrics = asyncio.run(run(script, requests=3))  # run() looks at the timings
+    assert value(metrics, "gatehouse_queue_seconds_sum") == 0.25 + 0.75 + 0.75
+    assert value(metrics, "gatehouse_first_token_seconds_count") == 1
+    assert value(metrics, "gatehouse_first_token_seconds_sum") == 0.5
+
+
+def test_an_answer_without_tokens_took_all_of_its_time_for_the_first() -> None:
+    async def scenario() -> None:
+        decoder = Decoder(ScriptedEngine(two_tokens), Metrics())
+        with decoder.start("m", [], Deadline.after(5)) as decoding:
+            assert [event async for event in decoding] == []
+        timings = decoding.timings()
+        assert timings.queue_seconds == 0
+        assert timings.first_token_seconds == timings.total_seconds > 0
+
+    asyncio.run(scenario())
+
+
+def test_tokens_are_noted_as_they_come_for_a_client_that_goes_away() -> None:
+    async def script(request: DecodeRequest) -> AsyncIterator[Event]:
+        yield TokensEvent(request.request_id, 0, (7, 8, 9), (-1.0,) * 3, FinishReason.LENGTH)
+        yield end(request, EndReason.FAILED)
+
+    with gathered_facts() as facts, pytest.raises(EngineFailedError):
+        asyncio.run(run(script, stream=False))
+    assert facts["output_tokens"] == 3
 
 
 def test_requests_are_submitted_before_anything_is_awaited() -> None:

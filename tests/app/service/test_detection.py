@@ -53,3 +53,14 @@ def test_among_languages_that_are_as_likely_the_order_that_was_given_decides(tex
 def test_a_difference_that_nobody_is_shown_decides_nothing() -> None:
     for languages in (("fr", "en"), ("en", "fr")):
         assert detect("J'ai froid, et il est content.", *languages)[0].language == "fr"
+
+
+def test_nor_does_one_between_two_that_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Identifier:
+        def rank(self, text: str) -> list[tuple[str, float]]:
+            return [("en", 0.40004), ("fr", 0.39996), ("de", 0.2)]
+
+    monkeypatch.setattr(LanguageDetector, "_identifier", Identifier())
+    for languages in (("de", "fr", "en"), ("en", "fr", "de")):
+        found = [each.language for each in detect("any", *languages)]
+        assert found == [*(each for each in languages if each != "de"), "de"]

@@ -205,3 +205,22 @@ def test_limits(text: str, complaint: str) -> None:
     with pytest.raises(InvalidRequestError, match=complaint) as refusal:
         read(text, limits=replace(LIMITS, max_decodings=8))
     assert refusal.value.field == "text"
+
+
+def test_a_name_that_a_model_writes_twice_stands_for_nothing() -> None:
+    text = "He is {{name}}."
+    _, sources = read(text)
+    name = max(sources, key=len).removeprefix("He is ").removesuffix(".")
+    assert name != "{{name}}"
+    answer = translated(text, lambda source: f"{source} {source}")
+    assert answer.count("{{name}}") == 1
+    assert name not in answer
+
+
+def test_a_text_is_as_complete_as_all_of_its_parts() -> None:
+    ended, cut = (
+        Candidate("a", -1.0, 2, reason) for reason in (FinishReason.END, FinishReason.LENGTH)
+    )
+    for parts, reason in (((ended, ended), "end"), ((cut, ended), "length"), ((), "end")):
+        (whole,) = joined([[part] for part in parts])
+        assert whole.finish_reason == reason

@@ -57,3 +57,23 @@ def test_beam_traces_that_would_grow_too_large() -> None:
     with pytest.raises(InvalidRequestError, match=r"101 candidates .* than the 100") as caught:
         LIMITS.check_beam_trace_candidates(101)
     assert caught.value.field == "beam_trace"
+
+
+def test_texts_that_are_taken_apart_share_what_all_may_have() -> None:
+    LIMITS.check_document("text", ["abcdefgh", ""])
+    for texts, reason in (
+        (["abcdefgh", "i"], "9 characters are more than the 2 times 4 allowed"),
+        (["", "", ""], "3 texts are more than the 2 allowed"),
+    ):
+        with pytest.raises(InvalidRequestError, match=reason) as caught:
+            LIMITS.check_document("text", texts)
+        assert caught.value.field == "text"
+
+
+def test_the_sentences_of_a_text_have_limits_of_their_own() -> None:
+    LIMITS.check_sentences("text", 6)
+    LIMITS.check_sentence("text", "abcd")
+    with pytest.raises(InvalidRequestError, match="more than the 6 sentences"):
+        LIMITS.check_sentences("text", 7)
+    with pytest.raises(InvalidRequestError, match="a sentence of 5 characters is longer than"):
+        LIMITS.check_sentence("text", "abcde")

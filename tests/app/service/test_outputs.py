@@ -15,7 +15,7 @@ from app.engine.request import (
 from app.metrics import Metrics
 from app.service.deadline import Deadline
 from app.service.decoding import Decoder
-from app.service.outputs import Output, Outputs
+from app.service.outputs import OpenText, Output, Outputs
 from models.tokenizers import BOS_ID, EOS_ID, CharacterTokenizer, WordTokenizer
 from tests.app.service.scripted_engine import ScriptedEngine, end
 from tests.app.service.test_detokenization import TOKENIZERS, byte_tokens
@@ -43,6 +43,21 @@ def test_an_output_is_cut_before_the_first_stop_string() -> None:
     # Counted up to the token that completed the stop string.
     assert len(output.tokens) == 4
     assert output.logprob == -4.0
+
+
+def test_the_last_token_that_may_come_counts_where_it_completes_a_stop_string() -> None:
+    output = Output(LETTERS, stop=("bc",))
+    tokens = LETTERS.encode("abc")
+    output.add(event(*tokens, reason=FinishReason.LENGTH))
+    assert (output.text, output.finish_reason) == ("a", FinishReason.STOP)
+    assert output.tokens == tokens
+
+
+def test_offsets_count_what_the_text_before_left_open() -> None:
+    end_of_text = OpenText("cd", 0, has_text=True)
+    output = Output(LETTERS, LETTERS.encode("abcd"), offsets=True, open_text=end_of_text)
+    assert output.add(event(*LETTERS.encode("ef"), reason=FinishReason.LENGTH)) == "cdef"
+    assert output.offsets == [2, 3]
 
 
 def test_an_end_that_shows_a_stop_string_is_not_counted() -> None:

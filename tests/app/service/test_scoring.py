@@ -1,6 +1,7 @@
 """Scores, beside those of the ``sacrebleu`` command and those worked out by hand."""
 
 import asyncio
+import gc
 import json
 import math
 import random
@@ -13,6 +14,11 @@ from typing import Any, get_args
 
 import pytest
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
+from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
+from sacrebleu.tokenizers.tokenizer_ter import TercomTokenizer
+from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from app.exceptions import DeadlineError, DrainingError, InvalidRequestError, QueueFullError
 from app.service.deadline import Deadline
@@ -150,9 +156,20 @@ def test_textbook_bleu_is_the_mean_of_the_best_by_hand() -> None:
     assert compute_scores(lowered)["textbook_bleu"].score == 1.0
 
 
-def test_nothing_of_past_requests_is_kept() -> None:
-    compute_scores(ScoringRequest(("remember me",), (("remember me",),)))
-    assert Tokenizer13a.__call__.cache_info().currsize == 0
+@pytest.mark.parametrize(
+    ("fields", "tokenizer"),
+    [
+        ({}, Tokenizer13a),
+        ({}, TokenizerRegexp),
+        ({"tokenize": "char"}, TokenizerChar),
+        ({"tokenize": "intl"}, TokenizerV14International),
+        ({"tokenize": "zh"}, TokenizerZh),
+        ({"metrics": ("ter",)}, TercomTokenizer),
+    ],
+)
+def test_nothing_of_past_requests_is_kept(fields: dict[str, Any], tokenizer: Any) -> None:
+    compute_scores(ScoringRequest(("remember me",), (("remember me",),), **fields))
+    assert tokenizer.__call__.cache_info().currsize == 0
 
 
 def test_every_metric_can_be_asked_for() -> None:
@@ -186,6 +203,30 @@ def test_what_breaks_a_rule_is_named(request_: ScoringRequest, field: str) -> No
         service.check(request_)
     assert caught.value.field == field
     service.close()
+
+
+def test_what_just_keeps_the_rules_is_scored() -> None:
+    service = ScoringService(LIMITS, 8)
+    service.check(ScoringRequest(("a",) * 8, (("a" * 5_000,),) * 8))
+    words = "a " * 200
+    service.check(ScoringRequest((words,), ((words,) * 4,), ("ter",)))
+    service.close()
+
+
+def test_nothing_is_left_of_requests_that_are_over() -> None:
+    def futures() -> int:
+        gc.collect()
+        return sum(issubclass(type(each), asyncio.Future) for each in gc.get_objects())
+
+    async def scenario() -> None:
+        service = ScoringService(LIMITS, 8)
+        before = futures()
+        for _ in range(20):
+            await service.score(ScoringRequest(("a",), (("a",),)), Deadline.after(10))
+        assert futures() < before + 10
+        service.close()
+
+    asyncio.run(scenario())
 
 
 def shuffled(count: int, seed: int) -> str:

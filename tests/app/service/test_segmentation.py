@@ -55,6 +55,13 @@ def test_sentences_of_a_long_line_do_not_depend_on_windows() -> None:
     sentence = "He said that it was so, and went on to say it again and again. "
     assert sentences(sentence * 500) == [sentence] * 500
     assert sentences("word " * 5_000 + "end. Next one.")[-1] == "Next one."
+    for characters in (3_999, 4_000):  # it ends where a window does
+        first = ("word " * 1_000)[: characters - 1] + ". "
+        assert sentences(first + "Next one. Then another.") == [
+            first,
+            "Next one. ",
+            "Then another.",
+        ]
 
 
 @pytest.mark.parametrize("part", ["日本。", "1. ", ".", '"', "a. b", "!"])

@@ -11,6 +11,7 @@ import pytest
 from app.engine.request import DecodeRequest, Event, FinishReason, TokensEvent
 from app.exceptions import DeadlineError, DrainingError, InvalidRequestError
 from app.service.deadline import Deadline
+from app.service.documents import DocumentReader
 from app.service.scoring import ScoringRequest, ScoringService
 from app.service.service import Service
 from app.service.translation import TranslationRequest, TranslationService
@@ -179,6 +180,31 @@ def test_draining_finishes_what_fits_and_cuts_off_the_rest() -> None:
     run(scenario, max_new_tokens_limit=100_000)
 
 
+def test_draining_waits_for_the_last_request_not_for_the_first() -> None:
+    async def scenario(service: Service) -> None:
+        short = asyncio.create_task(service.translate(translation(max_new_tokens=1)))
+        long = asyncio.create_task(service.translate(translation(max_new_tokens=50)))
+        await short
+        assert not long.done()
+        await service.drain(60)
+        assert (await long).usage.output_tokens == 50
+
+    run(scenario)
+
+
+def test_behind_a_shutdown_no_text_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken_apart: list[str] = []
+    monkeypatch.setattr(DocumentReader, "read", lambda _, text: taken_apart.append(text))
+
+    async def scenario(service: Service) -> None:
+        await service.drain(0)
+        with pytest.raises(DrainingError):
+            await service.translate(translation(split=True))
+        assert taken_apart == []
+
+    run(scenario)
+
+
 def test_draining_cuts_off_scoring() -> None:
     async def scenario(service: Service) -> None:
         references = tuple((shuffled(150, i),) for i in range(8))
@@ -211,3 +237,36 @@ def test_hypotheses_that_read_the_same_count_once() -> None:
         assert [h.tokens for h in hypotheses] == [2] * len(tokens)
         assert result.usage.output_tokens == 2 * len(tokens)
     assert [each.params.num_outputs for each in engine.submitted] == [1, 4, 4, 4]
+
+
+def test_weights_that_are_only_welcome_come_as_far_as_the_limit_goes() -> None:
+    engine = ScriptedEngine(answering((5, EOS_ID)))
+    words = TOKENIZERS["word"]
+
+    async def translate() -> None:
+        models = [translator("en-fr", words, words)]
+        # Two source tokens and five that may come: ten weights for each text.
+        service = make_service(engine, models, max_alignment_cells=20)
+        texts, aligned = ("go",) * 4, frozenset({1, 2, 3})
+        await service.translate(
+            TranslationRequest(texts, beam_size=1, max_new_tokens=5, aligned=aligned)
+        )
+
+    asyncio.run(translate())
+    weighed = [request.params.return_attention for request in engine.submitted]
+    assert weighed == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("text", "outputs"), [("the time", 1), ("the time {when} .", 3)])
+def test_where_a_span_must_come_through_other_hypotheses_are_looked_at(
+    text: str, outputs: int
+) -> None:
+    engine = ScriptedEngine(answering((5, EOS_ID), (6, EOS_ID), (7, EOS_ID)))
+    words = TOKENIZERS["word"]
+
+    async def translate() -> None:
+        service = make_service(engine, [translator("en-fr", words, words)])
+        await service.translate(TranslationRequest((text,), beam_size=3, split=True))
+
+    asyncio.run(translate())
+    assert {request.params.num_outputs for request in engine.submitted} == {outputs}

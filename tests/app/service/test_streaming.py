@@ -191,6 +191,22 @@ def test_a_stop_string_ends_its_output_and_no_other() -> None:
     run(scenario, letters.encode("the end"), letters.encode("time"))
 
 
+def test_outputs_that_end_one_by_one_must_all_find_room_in_the_queue() -> None:
+    async def scenario(service: Service, engine: ScriptedEngine) -> None:
+        def request(prompts: int, outputs: int) -> GenerationRequest:
+            params = DecodingParams(max_new_tokens=9, temperature=1, num_outputs=outputs)
+            return GenerationRequest(("the",) * prompts, None, params, stop=("xyz",))
+
+        await service.generate(request(1, 3))
+        assert len(engine.submitted) == 3
+        with pytest.raises(InvalidRequestError, match="are 4 decodings, more than the 3") as caught:
+            await service.generate(request(2, 2))
+        assert caught.value.field == "n"
+        assert len(engine.submitted) == 3
+
+    run(scenario, *[WORDS] * 3, queue_capacity=3, max_texts_per_request=3)
+
+
 def test_what_can_be_refused_is_refused_before_the_first_event() -> None:
     async def scenario(service: Service, engine: ScriptedEngine) -> None:
         with pytest.raises(InvalidRequestError):

@@ -132,3 +132,15 @@ def test_ranking_keeps_the_earlier_of_equals_first() -> None:
     ranked = rank([first, second, best], 2)
     assert ranked[0] is best
     assert ranked[1] is first
+
+
+def test_only_the_hypotheses_that_are_wanted_have_to_be_beaten() -> None:
+    """A search that went on until it beat the worst of all would take longer for nothing."""
+    finished = [finish_at(-1.0), finish_at(-4.0), finish_at(-2.0)]
+    for num_outputs, improves in ((1, False), (2, False), (3, True), (4, True)):
+        params = DecodingParams(10, beam_size=4, num_outputs=num_outputs, length_penalty=0.0)
+        assert can_improve(-3.0, finished, params) is improves
+
+
+def finish_at(score: float) -> Hypothesis:
+    return Hypothesis((GeneratedToken(3, score),), FinishReason.END, score)

@@ -69,6 +69,13 @@ def test_candidates_of_a_large_vocabulary(kind: str, size: int, count: int) -> N
     assert torch.equal(most_probable(scores), order[:, 0])
 
 
+def test_equals_in_two_blocks_keep_their_order_whichever_block_is_better() -> None:
+    scores = torch.zeros(1, 1024)
+    scores[0, [10, 20]] = torch.tensor([4.0, 3.0])
+    scores[0, [690, 700]] = torch.tensor([5.0, 3.0])
+    assert top_candidates(scores, 4)[1].tolist() == [[690, 10, 20, 700]]
+
+
 @pytest.mark.parametrize("count", [1, 5, 128])
 def test_fewer_candidates_are_the_first_of_more(count: int) -> None:
     """A row's candidates do not depend on how many another row of the batch asks for."""

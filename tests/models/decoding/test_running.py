@@ -9,7 +9,14 @@ import pytest
 from models.decoding.beam import LiveBeams, expand
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.draws import uniform_number
-from models.decoding.params import DecodingParams, Emission, FinishReason, GeneratedToken
+from models.decoding.params import (
+    REPETITION_WINDOW,
+    DecodingParams,
+    Emission,
+    FinishReason,
+    GeneratedToken,
+    SavedState,
+)
 from models.decoding.running import DecodingTask, Running
 from models.tokenizers import EOS_ID
 
@@ -109,6 +116,37 @@ def test_attention_behind_the_source_is_cut_off() -> None:
     tell(running, chosen([5], [[0.5, 0.25, 0.25, 0.0, 0.0]]))
     (emission,) = tell(running, chosen([6], [[0.0, 0.0, 1.0, 0.0]]))
     assert [token.attention for token in emission.tokens] == [(0.5, 0.25, 0.25), (0.0, 0.0, 1.0)]
+
+
+def test_a_stream_tells_each_tokens_attention_once() -> None:
+    running = start(DecodingParams(3, return_attention=True), stream=True)
+    for weights in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]):
+        ((_, (token,), _, _),) = tell(running, chosen([5], [weights]))
+        assert token.attention == tuple(weights)
+
+
+def seen_by(running: Running) -> list[int]:
+    """The text that the next token of the request's only row is chosen behind."""
+    kinds = RowKinds()
+    running.describe_rows(kinds)
+    return list(kinds.special[FIRST].seen)
+
+
+def test_a_penalty_looks_at_the_end_of_the_text_only() -> None:
+    prompt = range(1_000, 1_000 + REPETITION_WINDOW)
+    running = Running(DecodingTask(3, prompt, DecodingParams(9, repetition_penalty=1.4)), True)
+    running.place(FIRST)
+    assert seen_by(running) == list(prompt)
+    tell(running, chosen([5]))
+    assert seen_by(running) == [*prompt[1:], 5]
+
+
+def test_a_text_that_goes_on_has_each_token_of_its_window_once() -> None:
+    resume = SavedState(b"", window=(7, 8, 9), position=4)
+    params = DecodingParams(9, repetition_penalty=1.4)
+    running = Running(DecodingTask(3, (9, 5), params, resume=resume), True)
+    running.place(FIRST)
+    assert seen_by(running) == [7, 8, 9, 5]
 
 
 def test_what_is_no_number_ends_the_request() -> None:

@@ -145,6 +145,7 @@ def test_removing_requests_changes_nobody_else(
         for key, emissions in decoder.step().emissions.items():
             emitted.setdefault(key, []).extend(emissions)
     decoder.remove(removed)
+    assert removed.isdisjoint(decoder.keys)
     drain(decoder, emitted)
     for key, (prompt, params) in enumerate(batch):
         if key not in removed:
@@ -259,6 +260,7 @@ def test_numbers_that_are_none_end_the_request_that_has_them(params: DecodingPar
     emitted: dict[int, list[Emission]] = {}
     result = decoder.step()
     assert result.failed == {5: "the model's probabilities are not numbers"}
+    assert result.begun == [4, 6]
     assert 5 not in decoder.keys
     for key, emissions in result.emissions.items():
         emitted.setdefault(key, []).extend(emissions)
