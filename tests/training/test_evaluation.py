@@ -1,6 +1,7 @@
 """What a checkpoint is measured on, and that its figures are those of training."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -317,6 +318,18 @@ def test_who_was_trained_with_the_same_cut_has_not_seen_the_test_sentences(
     assert not may_have_seen(trained(pairs_preset("training.seed=2"), "two"), one)
     assert may_have_seen(trained(pairs_preset("data.test_share=0.05"), "three"), one)
     assert not may_have_seen(trained(pairs_preset("data.validation_share=0.2"), "four"), one)
+    assert may_have_seen(trained(pairs_preset("data.first_pairs=30"), "five"), one)
+
+
+def test_who_began_with_another_model_may_have_seen_what_that_one_had(
+    trained: Trained, pairs_preset: MakePreset
+) -> None:
+    one = trained(pairs_preset(), "one")
+    training = one.training.model_copy(update={"initial_may_know_held_out": True})
+    assert may_have_seen(replace(one, training=training), one)
+    # Of one that was imported nobody knows what it was trained on.
+    imported = replace(one, training=one.training.model_copy(update={"preset": {}}))
+    assert may_have_seen(imported, imported)
 
 
 def test_without_test_sentences_the_validation_cut_decides(
