@@ -21,9 +21,10 @@ from training.card import write_card
 from training.distributed import Processes
 from training.evaluation_data import knows_validation, may_know_held_out
 from training.language_modelling import LanguageModelling
-from training.loop import Progress, Trainer
+from training.loop import Trainer
 from training.optimization import autocast_dtype, precision_name
 from training.preset import TRAINING_ONLY_FIELDS, Card, Preset, preset_record
+from training.progress import Progress
 from training.record import code_commit, gatehouse_version, require_the_same_beginning
 from training.resuming import STATE_FILE, RunError
 from training.run_lock import run_lock

@@ -13,8 +13,9 @@ from models.checkpoint import CheckpointInfo, read_checkpoint
 from tests.training.tiny_runs import FakeTask, MakeTrainer, loop_settings
 from training import curves
 from training.curves import Curves
-from training.loop import Progress, Trainer
+from training.loop import Trainer
 from training.preset import Preset, load_preset
+from training.progress import Progress
 from training.run import train
 
 MakePreset = Callable[..., Preset]

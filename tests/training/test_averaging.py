@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.training.tiny_runs import FakeTask, MakeTrainer, equal
 from training.averaging import AveragedWeights
-from training.loop import Progress
+from training.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

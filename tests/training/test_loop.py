@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.training.tiny_runs import BATCHES, FakeTask, MakeTrainer, history
-from training.loop import Progress
+from training.progress import Progress
 from training.resuming import RunError
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

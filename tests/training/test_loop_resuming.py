@@ -10,7 +10,7 @@ import torch
 
 from tests.training.tiny_runs import FakeTask, MakeTrainer, equal, history
 from training.interruption import InterruptedRunError
-from training.loop import Progress
+from training.progress import Progress
 from training.resuming import RunError, differences
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
