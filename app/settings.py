@@ -106,8 +106,9 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1024,
-        description="Threads of one tensor operation; unset: two fewer than the usable cores (one "
-        "is for HTTP, one for reading prompts), at least 1 and at most 8.",
+        description="Threads that share out a step, at most 8 in int8. Unset: two fewer than the "
+        "usable cores (one is for HTTP, one for reading prompts), at least 1 and at most 8; while "
+        "up to four rows run in int8, at least 2 where there are two cores.",
     )
     checkpoints_dir: Path = Field(
         PROJECT_DIR / "checkpoints",

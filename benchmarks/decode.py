@@ -3,8 +3,9 @@
 All rows are kept busy: as requests end, others join, admitted as the engine admits them. The
 prompts are real sentences, and the texts are as long as the model makes them (translations) or
 as another sentence is. On a processor everything runs on one thread, whose processor time counts:
-what other programs take of the processor meanwhile does not. On a GPU the clock on the wall
-counts, and the steps are CUDA graphs, as in the service.
+what other programs take of the processor meanwhile does not. The clock on the wall counts where
+several threads share out the steps (``--threads``), and on a GPU, where steps are CUDA graphs, as
+in the service.
 
 Beside each step stands its floor: see :mod:`benchmarks.floor`.
 """
@@ -34,9 +35,10 @@ from benchmarks.subjects import Subject, all_subjects
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput
-from models.precision import Precision, keep_float32_exact, set_precision
+from models.precision import Precision, keep_float32_exact, set_precision, use_threads
 from models.seq2seq import Seq2Seq
 from models.state import DecodeState
+from models.team import TEAM
 
 SENTENCES = Path(__file__).parent / "data" / "sentences.txt"
 ROWS = (1, 8, 64, 128, 256)
@@ -58,7 +60,8 @@ Clock = Callable[[], float]
 
 def clock_of(device: torch.device) -> Clock:
     """What measures steps on a device: they end with a transfer, for which the host waits."""
-    return time.thread_time if device.type == "cpu" else time.perf_counter
+    is_alone = device.type == "cpu" and TEAM.threads == 1
+    return time.thread_time if is_alone else time.perf_counter
 
 
 class TimedModel:
@@ -315,6 +318,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"default: {', '.join(PRECISIONS)}; on a GPU {', '.join(GPU_PRECISIONS)}",
     )
     parser.add_argument("--rows", nargs="+", type=int, help=f"default: {ROWS}")
+    parser.add_argument("--threads", type=int, default=1, help="that compute (default: 1)")
     parser.add_argument("--beams", nargs="+", type=int, default=BEAM_SIZES, help="1 is greedy")
     parser.add_argument("--seconds", type=float, default=0.6, help="of one measurement")
     parser.add_argument("--sentences", type=Path, default=SENTENCES, help="a text, one a line")
@@ -327,7 +331,6 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
-    torch.set_num_threads(1)
     try:
         device = resolve_device(arguments.device)
     except StartupError as error:
@@ -347,6 +350,7 @@ def run(arguments: argparse.Namespace) -> int:
     records = []
     for name, precision in itertools.product(names, precisions):
         print(f"measuring {name} in {precision} ...", file=sys.stderr, flush=True)
+        use_threads(arguments.threads, precision)
         bench = Bench(subjects[name], precision, device, has_graphs=not arguments.no_graphs)
         records += [
             bench.measure(beam_size, max(rows, beam_size), seconds)
@@ -354,5 +358,11 @@ def run(arguments: argparse.Namespace) -> int:
             for rows in widths
         ]
     print(markdown_table(HEADER, [record.cells() for record in records]), end="\n\n")
-    finish("decode", {"seconds": seconds, "records": [asdict(record) for record in records]})
+    finish(
+        "decode",
+        {
+            "seconds": seconds,
+            "records": [asdict(record) for record in records],
+        },
+    )
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from models.team import TEAM
 from training.record import code_commit
 
 
@@ -14,7 +15,7 @@ def environment() -> dict[str, str]:
     """The processor, the threads, torch and the commit that were measured."""
     return {
         "processor": _processor(),
-        "threads": str(torch.get_num_threads()),
+        "threads": str(max(torch.get_num_threads(), TEAM.threads)),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": code_commit() or "unknown",

@@ -6,7 +6,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -136,7 +135,7 @@ class LanguageModel(nn.Module):
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """Feed one token a row, ``[N]``: see :class:`StepModel`."""
-        if self.whole_step is not None and torch.get_num_threads() == 1:
+        if self.whole_step is not None:
             return self.whole_step(tokens, state)
         hidden, layers = self.stack.step(self.embed(tokens), state.layers)
         return StepOutput(self.output(hidden).float(), DecodeState(layers=layers))

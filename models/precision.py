@@ -7,6 +7,7 @@ from torch import nn
 
 from models.quantization import quantize
 from models.recurrent import RecurrentStack
+from models.team import TEAM
 from models.whole_step import join_kernels
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -63,6 +64,25 @@ def keep_float32_exact() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     # Setting `fp32_precision` of single operators instead would have `cudnn.flags()` raise.
     torch.backends.cudnn.allow_tf32 = False
+
+
+def use_threads(count: int, precision: Precision, light_count: int | None = None) -> None:
+    """Have a processor compute on so many threads, in this process.
+
+    In int8 these are the kernels' own. PyTorch then has one: its others would keep the processor
+    busy while they wait for work, which is always too small for them.
+
+    Args:
+        count: at least 1.
+        precision: what models compute in.
+        light_count: while few rows run in int8; None: no others.
+    """
+    is_int8 = precision == "int8"
+    torch.set_num_threads(1 if is_int8 else count)
+    if is_int8:
+        TEAM.resize(count, light_count)
+    else:
+        TEAM.resize(1)
 
 
 def set_precision(model: ModelType, precision: Precision) -> ModelType:

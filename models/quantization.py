@@ -35,21 +35,19 @@ from models.kernels.gates import apply_tanh, run_gru, run_lstm, run_rnn, run_tex
 from models.kernels.products import (
     Weight,
     linear,
-    linear_by_threads,
     linear_of,
     pack_weight,
     store_groups,
     store_rows,
 )
+from models.kernels.team import BOARD
 from models.packing import PackedLayout
 from models.recurrent import PIECE_POSITIONS, LayerReading, RecurrentStack
 from models.state import AttentionMemory
+from models.team import TEAM
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-
-_WORTH_SHARING = 2**25
-"""Products of two numbers that take one thread some 0.1 ms, and waking others a third of it."""
 
 KERNELS: dict[type[Cell], Callable[..., None]] = {
     RNNCell: run_rnn,
@@ -113,25 +111,15 @@ class Int8Linear(nn.Module):
 
     def multiply_into(self, products: Tensor, inputs: Tensor) -> None:
         """:meth:`forward` of inputs ``[M, I]`` into a tensor ``[M, O]`` that is there."""
-        rows, target = inputs.contiguous().numpy(), products.numpy()
-        if threads := self._worthwhile_threads(rows.size):
-            linear_by_threads(rows, self.weight, target, threads)
-        else:
-            linear(rows, self.weight, target)
+        TEAM.rouse()
+        linear(inputs.contiguous().numpy(), self.weight, products.numpy())
 
     def multiply_rows(self, inputs: Floats, order: Integers) -> Floats:
         """:meth:`forward` of ``inputs[order]``, which is not made: ``order [M]`` to ``[M, O]``."""
         products = np.empty((len(order), self.outputs), np.float32)
-        if threads := self._worthwhile_threads(len(order) * inputs.shape[1]):
-            linear_by_threads(inputs[order], self.weight, products, threads)
-        else:
-            linear_of(inputs, order, self.weight, products)
+        TEAM.rouse()
+        linear_of(inputs, order, self.weight, products)
         return products
-
-    def _worthwhile_threads(self, numbers: int) -> int:
-        """How many are to share the products of so many inputs; 0 for this one alone."""
-        threads = torch.get_num_threads()
-        return threads if threads > 1 and numbers * self.outputs > _WORTH_SHARING else 0
 
 
 class Int8Cell(Cell):
@@ -197,6 +185,7 @@ class Int8Cell(Cell):
             column: where this direction begins in ``outputs`` and ``state``.
         """
         parts = [part.numpy() for part in state]
+        TEAM.rouse()
         self._kernel(projected, order, active, *parts, *self.weights, outputs, column)
 
 
@@ -335,7 +324,7 @@ class Int8AdditiveAttention(Int8Attention):
         stored = memory.arrays
         attend_additively(
             queries.numpy(), sources, self._vector, stored.keys, stored.key_strides,
-            *stored.of_values, weights.numpy(), contexts.numpy(),
+            *stored.of_values, weights.numpy(), contexts.numpy(), BOARD.address,
         )  # fmt: skip
         return contexts, weights
 
@@ -357,7 +346,7 @@ class Int8DotAttention(Int8Attention):
         stored = memory.arrays
         attend_by_dot(
             queries.numpy(), sources, stored.keys, stored.key_strides, stored.key_scales,
-            *stored.of_values, weights.numpy(), contexts.numpy(),
+            *stored.of_values, weights.numpy(), contexts.numpy(), BOARD.address,
         )  # fmt: skip
         return contexts, weights
 

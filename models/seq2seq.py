@@ -221,7 +221,7 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
 
     def step(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :class:`Decoder`."""
-        if self.whole_step is not None and torch.get_num_threads() == 1:
+        if self.whole_step is not None:
             return self.whole_step(tokens, state)
         memory = cast(AttentionMemory, state.memory)
         hidden, bottom = self.bottom.step(self.embed(tokens), state.layers[:1])

@@ -17,6 +17,7 @@ from models.quantization import Int8Attention, Int8Cell, Int8Linear
 from models.recurrent import RecurrentStack
 from models.seq2seq import ParallelAttentionDecoder
 from models.state import AttentionMemory, DecodeState
+from models.team import TEAM
 
 
 class DecoderStep:
@@ -43,6 +44,7 @@ class DecoderStep:
 
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :meth:`models.encoder_decoder.Decoder.step`."""
+        TEAM.rouse()
         memory = cast(AttentionMemory, state.memory)
         bottom, *above = (layer[0].numpy() for layer in state.layers)
         # Into other arrays: whoever has the state before the step may still need it.
@@ -81,6 +83,7 @@ class LanguageModelStep:
 
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :meth:`models.encoder_decoder.StepModel.step`."""
+        TEAM.rouse()
         before = tuple(tuple(part.numpy() for part in layer) for layer in state.layers)
         after = tuple(tuple(np.empty_like(part) for part in layer) for layer in before)
         logits = np.empty((len(tokens), self._output.outputs), np.float32)

@@ -13,7 +13,13 @@ from tqdm import tqdm
 from models.checkpoint import CheckpointInfo, read_checkpoint
 from models.checkpoint_model import load_model
 from models.checkpoint_schema import Languages
-from models.precision import Precision, choose_precision, keep_float32_exact, set_precision
+from models.precision import (
+    Precision,
+    choose_precision,
+    keep_float32_exact,
+    set_precision,
+    use_threads,
+)
 from models.seq2seq import Seq2Seq
 from training.cli import DEFAULT_CACHE, MISHAPS, choose_device
 from training.command_line import exit_status, positive
@@ -106,6 +112,7 @@ def _make_pairs(arguments: argparse.Namespace) -> list[Pair]:
     device = choose_device(arguments.device)
     keep_float32_exact()
     precision = choose_precision(arguments.precision, device)
+    use_threads(torch.get_num_threads(), precision)
 
     def translator(info: CheckpointInfo) -> Translate:
         model = set_precision(load_model(info, device), precision)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from models.checkpoint import CheckpointInfo
-from models.checkpoint_model import load_model
+from models.checkpoint_model import Model, load_model
 from models.language_model import LanguageModel
-from models.precision import Precision, set_precision
+from models.precision import Precision, set_precision, use_threads
 from models.seq2seq import Seq2Seq
 from training.decoding import translate_texts
 from training.evaluation_data import EvaluationData, EvaluationError, PlainTexts, SentenceData
@@ -98,6 +98,22 @@ def measure(
         EvaluationError: the data are for the other kind of model.
     """
     model = set_precision(load_model(info, device), precision)
+    threads = torch.get_num_threads()
+    use_threads(threads, precision)
+    try:
+        return _measure(info, model, data, precision, settings, advance)
+    finally:
+        use_threads(threads, "float32")
+
+
+def _measure(
+    info: CheckpointInfo,
+    model: Model,
+    data: EvaluationData,
+    precision: Precision,
+    settings: DecodingSettings,
+    advance: Advance,
+) -> Measurement:
     began = time.perf_counter()
     translations: dict[int, list[str]] = {}
     if isinstance(model, LanguageModel):

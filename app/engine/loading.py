@@ -1,12 +1,12 @@
 """Loading weights and building the engine over them."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from loky import cpu_count
 
 from app.damage import damage_as
 from app.engine.device import describe_arithmetic, resolve_device, resolve_precision
@@ -20,9 +20,11 @@ from models.checkpoint import CheckpointInfo, checkpoint_name, read_checkpoint
 from models.checkpoint_model import Model, load_model
 from models.config import LanguageModelConfig
 from models.decoding.arrivals import ReadingThread
-from models.precision import keep_float32_exact, set_precision
+from models.precision import keep_float32_exact, set_precision, use_threads
 from models.vocabulary import BOS_ID, EOS_ID
 
+_LIGHT_THREADS = 2
+"""Where there are two cores, neither HTTP nor reading needs one of its own for a few rows."""
 _MOST_THREADS = 8
 """More of them wait for each other longer than they compute, in steps as small as these."""
 
@@ -149,7 +151,9 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
             damaged.
     """
     loader = ModelLoader(spec)
-    torch.set_num_threads(spec.num_threads or default_threads(available_cores()))
+    cores = available_cores()
+    threads = spec.num_threads or default_threads(cores)
+    use_threads(threads, loader.precision, spec.num_threads or min(cores, _LIGHT_THREADS))
     runners: list[Runner] = []
     load_seconds: dict[str, float] = {}
     for folder in spec.checkpoints:
@@ -170,10 +174,8 @@ def load_engine(spec: EngineSpec) -> LoadedEngine:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: a container or ``taskset`` may leave it a few."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: ``taskset`` or a container's limit may leave it a few."""
+    return int(cpu_count())
 
 
 def default_threads(cores: int) -> int:

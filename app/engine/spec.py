@@ -19,7 +19,7 @@ class EngineSpec:
         checkpoints: folders.
         device: the setting: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: the setting: ``auto`` or a :data:`models.precision.Precision`.
-        num_threads: threads of one tensor operation; None: see :func:`default_threads`.
+        num_threads: threads that share out a step; None: see :func:`default_threads`.
         row_budget: rows of each model that may run at once.
         prefix_cache_bytes: memory for states of prompts that each language model has read.
         revisions: of the models that were reloaded, by name; see

@@ -19,6 +19,7 @@ from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
 from models.decoding.sampling import NEVER_GENERATED, choose_tokens, suppress_special
 from models.kernels import choice as kernels
+from models.kernels.team import BOARD
 from models.placement import on_device
 
 _NEVER_GENERATED = np.array(NEVER_GENERATED)
@@ -109,7 +110,7 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
     tokens, tops = np.empty(count, np.int64), np.empty(count, np.float32)
     sums = np.empty(count, np.float32)
     blocks = np.empty((count, kernels.count_blocks(scores.shape[1])), np.float32)
-    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums, blocks)
+    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums, blocks, BOARD.address)
     if special is not None:
         tokens[list(kinds.special)] = special.numpy()
     chosen = np.empty(count, np.float32)

@@ -39,6 +39,7 @@ from models.state import (
     join_memories,
     stored_size,
 )
+from models.team import TEAM
 
 SHORT_PROMPT = 32
 """Prompts up to this length are all read together: more of them cost less than one by one."""
@@ -203,6 +204,7 @@ class BatchedDecoder:
     @torch.inference_mode()
     def step(self) -> StepResult:
         """Read for a while, then advance every row by one token."""
+        TEAM.suit(len(self._inputs))
         prefixes = self._reader.take_counts()
         result = StepResult(positions_read=self._positions_read, prefixes=prefixes)
         joined = self._read(result)

@@ -9,10 +9,34 @@ distances between sources and between positions: a view of a pool is no whole ar
 """
 
 import numpy as np
+from numba import types
 
 from models.kernels.gates import exponential, hyperbolic_tangent
 from models.kernels.jit import formula, kernel
 from models.kernels.sums import SUMS, dot, fold
+from models.kernels.team import (
+    ADDITIVE_ATTENTION,
+    DOT_ATTENTION,
+    PARTS,
+    WIDTH,
+    Parcel,
+    begin,
+    divide,
+    end,
+    enlist,
+    follow,
+    load,
+)
+
+_NANOSECONDS = 2_000
+"""What a row takes one thread, about."""
+_NUMBERS, _STRIDES = types.int64[::1], types.UniTuple(types.int64, 2)
+_FLOATS, _ROWS, _BYTES = types.float32[::1], types.float32[:, ::1], types.int8[::1]
+_RESULTS = (_BYTES, _STRIDES, _FLOATS, types.boolean[:, ::1], _ROWS, _ROWS)
+_dot = Parcel(types.Tuple((_ROWS, _NUMBERS, _BYTES, _STRIDES, _ROWS, *_RESULTS)))
+_additive_parts = Parcel(types.Tuple((_ROWS, _NUMBERS, _FLOATS, _FLOATS, _STRIDES, *_RESULTS)))
+_pack_dot, _unpack_dot = _dot.pack, _dot.unpack
+_pack_additive, _unpack_additive = _additive_parts.pack, _additive_parts.unpack
 
 _LOWEST = np.float32(-np.inf)
 _ZERO = np.float32(0)
@@ -67,9 +91,37 @@ def _attend(values, first, stride, scale, mask, weights, context):
 
 
 @kernel
+def _attend_by_dot(parts, first_row, last_row):
+    (
+        queries,
+        sources,
+        keys,
+        key_strides,
+        key_scales,
+        values,
+        value_strides,
+        value_scales,
+        mask,
+        weights,
+        contexts,
+    ) = parts
+    for n in range(first_row, last_row):
+        b = sources[n]
+        end = _end_of(mask[b])
+        for s in range(end):
+            if mask[b, s]:
+                place = b * key_strides[0] + s * key_strides[1]
+                key = keys[place : place + queries.shape[1]]
+                weights[n, s] = dot(queries[n], key) * key_scales[b, s]
+        first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
+        _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
+        weights[n, end:] = _ZERO
+
+
+@kernel
 def attend_by_dot(
     queries, sources, keys, key_strides, key_scales, values, value_strides, value_scales, mask,
-    weights, contexts,
+    weights, contexts, board,
 ):  # fmt: skip
     """:class:`models.attention.DotAttention`.
 
@@ -85,31 +137,56 @@ def attend_by_dot(
         mask: ``[B, S]`` bool, True at real positions.
         weights: ``[N, S]``, where the weights go.
         contexts: ``[N, E]``, where the context vectors go.
+        board: address of where threads are told to help.
     """
-    for n in range(queries.shape[0]):
-        b = sources[n]
-        end = _end_of(mask[b])
-        for s in range(end):
-            if mask[b, s]:
-                place = b * key_strides[0] + s * key_strides[1]
-                key = keys[place : place + queries.shape[1]]
-                weights[n, s] = dot(queries[n], key) * key_scales[b, s]
-        first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
-        _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
-        weights[n, end:] = _ZERO
+    parts = (
+        queries,
+        sources,
+        keys,
+        key_strides,
+        key_scales,
+        values,
+        value_strides,
+        value_scales,
+        mask,
+        weights,
+        contexts,
+    )
+    rows = queries.shape[0]
+    threads = enlist(board, _NANOSECONDS * rows)
+    width = max(divide(rows, threads), 1)
+    shares = divide(rows, width)
+    share = begin(board, threads, DOT_ATTENTION, _pack_dot(parts), width, shares)
+    while share >= 0:
+        _attend_by_dot(parts, share * width, min((share + 1) * width, rows))
+        share = follow(board, threads)
+    end(board, threads, shares, parts)
 
 
 @kernel
-def attend_additively(
-    queries, sources, vector, keys, key_strides, values, value_strides, value_scales, mask,
-    weights, contexts,
-):  # fmt: skip
-    """:class:`models.attention.AdditiveAttention`: see :func:`attend_by_dot`.
+def attend_by_dot_share(board, share):
+    """One share of :func:`attend_by_dot`, for another thread."""
+    parts, width = _unpack_dot(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
+    _attend_by_dot(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
 
-    ``vector [A]`` makes a score of what tanh gives; keys are float32, without scales.
-    """
+
+@kernel
+def _attend_additively(parts, first_row, last_row):
+    (
+        queries,
+        sources,
+        vector,
+        keys,
+        key_strides,
+        values,
+        value_strides,
+        value_scales,
+        mask,
+        weights,
+        contexts,
+    ) = parts
     sums = np.empty(SUMS, np.float32)
-    for n in range(queries.shape[0]):
+    for n in range(first_row, last_row):
         b = sources[n]
         end = _end_of(mask[b])
         for s in range(end):
@@ -120,3 +197,43 @@ def attend_additively(
         first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
         _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
         weights[n, end:] = _ZERO
+
+
+@kernel
+def attend_additively(
+    queries, sources, vector, keys, key_strides, values, value_strides, value_scales, mask,
+    weights, contexts, board,
+):  # fmt: skip
+    """:class:`models.attention.AdditiveAttention`: see :func:`attend_by_dot`.
+
+    ``vector [A]`` makes a score of what tanh gives; keys are float32, without scales.
+    """
+    parts = (
+        queries,
+        sources,
+        vector,
+        keys,
+        key_strides,
+        values,
+        value_strides,
+        value_scales,
+        mask,
+        weights,
+        contexts,
+    )
+    rows = queries.shape[0]
+    threads = enlist(board, _NANOSECONDS * rows)
+    width = max(divide(rows, threads), 1)
+    shares = divide(rows, width)
+    share = begin(board, threads, ADDITIVE_ATTENTION, _pack_additive(parts), width, shares)
+    while share >= 0:
+        _attend_additively(parts, share * width, min((share + 1) * width, rows))
+        share = follow(board, threads)
+    end(board, threads, shares, parts)
+
+
+@kernel
+def attend_additively_share(board, share):
+    """One share of :func:`attend_additively`, for another thread."""
+    parts, width = _unpack_additive(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
+    _attend_additively(parts, share * width, min((share + 1) * width, parts[0].shape[0]))

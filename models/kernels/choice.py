@@ -5,14 +5,31 @@ Shape legend: ``N`` rows, ``R`` rows of beams, ``V`` vocabulary size, ``K`` cand
 """
 
 import numpy as np
+from numba import types
 
 from models.kernels.blocks import bits_of, number_of
 from models.kernels.gates import exponential
 from models.kernels.jit import formula, kernel
 from models.kernels.sums import SUMS, fold
+from models.kernels.team import (
+    CHOICE,
+    PARTS,
+    WIDTH,
+    Parcel,
+    begin,
+    divide,
+    end,
+    enlist,
+    follow,
+    load,
+)
 
 BLOCK = 64
 """Tokens of which the highest logit is known, so that most are looked at once."""
+_NUMBERS = types.int64[::1]
+_FLOATS, _ROWS = types.float32[::1], types.float32[:, ::1]
+_choice = Parcel(types.Tuple((_ROWS, _NUMBERS, _NUMBERS, _FLOATS, _FLOATS, _ROWS)))
+_pack_choice, _unpack_choice = _choice.pack, _choice.unpack
 _LOWEST, _ZERO = np.float32(-np.inf), np.float32(0)
 _LOWEST_KEY, _ALL_BUT_SIGN, _SIGN_PLACE = np.int32(-(2**31)), np.int32(0x7FFFFFFF), np.int32(31)
 
@@ -66,20 +83,11 @@ def _mass(logits, top, partial):
 
 
 @kernel
-def most_probable(logits, never, tokens, tops, sums, blocks):
-    """The most probable token of each row, and what makes a log-probability of a logit.
-
-    Args:
-        logits: ``[N, V]``; those of the tokens in ``never`` become minus infinity.
-        never: int64, tokens that are not chosen, though they have their share of probability.
-        tokens: ``[N]`` int64, where the tokens go, the lowest of equals.
-        tops: ``[N]``, where each row's highest logit goes.
-        sums: ``[N]``, where the logarithms of the sums of e^(logit - highest) go.
-        blocks: ``[N, C]``, where the highest logit of each 64 goes that may be chosen.
-    """
+def _choose(parts, first_row, last_row):
+    logits, never, tokens, tops, sums, blocks = parts
     partial = np.empty(SUMS, np.float32)
     spared = np.empty(never.shape[0], np.float32)
-    for n in range(logits.shape[0]):
+    for n in range(first_row, last_row):
         row = logits[n]
         for i in range(never.shape[0]):
             spared[i] = row[never[i]]
@@ -93,6 +101,37 @@ def most_probable(logits, never, tokens, tops, sums, blocks):
         tops[n], sums[n] = top, np.log(_mass(row, top, partial))
         for i in range(never.shape[0]):
             row[never[i]] = _LOWEST
+
+
+@kernel
+def most_probable(logits, never, tokens, tops, sums, blocks, board):
+    """The most probable token of each row, and what makes a log-probability of a logit.
+
+    Args:
+        logits: ``[N, V]``; those of the tokens in ``never`` become minus infinity.
+        never: int64, tokens that are not chosen, though they have their share of probability.
+        tokens: ``[N]`` int64, where the tokens go, the lowest of equals.
+        tops: ``[N]``, where each row's highest logit goes.
+        sums: ``[N]``, where the logarithms of the sums of e^(logit - highest) go.
+        blocks: ``[N, C]``, where the highest logit of each 64 goes that may be chosen.
+        board: address of where threads are told to help.
+    """
+    parts, rows = (logits, never, tokens, tops, sums, blocks), logits.shape[0]
+    threads = enlist(board, logits.size // 3)
+    width = max(divide(rows, threads), 1)
+    shares = divide(rows, width)
+    share = begin(board, threads, CHOICE, _pack_choice(parts), width, shares)
+    while share >= 0:
+        _choose(parts, share * width, min((share + 1) * width, rows))
+        share = follow(board, threads)
+    end(board, threads, shares, parts)
+
+
+@kernel
+def choose_share(board, share):
+    """One share of :func:`most_probable`, for another thread."""
+    parts, width = _unpack_choice(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
+    _choose(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
 
 
 @kernel

@@ -8,11 +8,29 @@ directions, ``G`` gates.
 """
 
 import numpy as np
+from numba import types
 
 from models.kernels.blocks import ROUNDING, ROUNDING_BITS, bits_of, number_of
 from models.kernels.jit import formula, kernel
-from models.kernels.products import make_values, multiply, round_row
+from models.kernels.products import make_values, multiply_all, round_row, round_rows
+from models.kernels.team import (
+    GRU_GATES,
+    LSTM_GATES,
+    PARTS,
+    WIDTH,
+    Parcel,
+    begin,
+    divide,
+    end,
+    enlist,
+    follow,
+    load,
+)
 
+_ROWS = types.float32[:, ::1]
+_gru, _lstm = Parcel(types.UniTuple(_ROWS, 4)), Parcel(types.UniTuple(_ROWS, 5))
+_pack_gru, _unpack_gru = _gru.pack, _gru.unpack
+_pack_lstm, _unpack_lstm = _lstm.pack, _lstm.unpack
 _ONE, _TWO = np.float32(1), np.float32(2)
 _LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.3)
 """Where e^x leaves the normal numbers of float32."""
@@ -72,7 +90,7 @@ def _recur(hidden, column, size, rows, weight, space, recurrent):
     values, scales = space
     for n in range(rows):
         scales[n] = round_row(hidden[n][column : column + size], values[n, :size])
-    multiply(values, scales, weight, recurrent[:rows], 0, weight.packed.shape[0])
+    multiply_all(values, scales, weight, recurrent[:rows])
 
 
 @kernel
@@ -139,13 +157,36 @@ def _apply_gru(x, u, before, after):
 
 
 @kernel
+def _apply_gru_to(parts, first, last):
+    projected, recurrent, before, after = parts
+    for n in range(first, last):
+        _apply_gru(projected[n], recurrent[n], before[n], after[n])
+
+
+@kernel
 def step_gru(projected, before, weight, after):
     """One position of :func:`run_gru`, from hidden states ``[N, H]`` to other ones."""
     rows, size = before.shape
     recurrent = np.empty((rows, 3 * size), np.float32)
-    _recur(before, 0, size, rows, weight, _scratch(rows, weight), recurrent)
-    for n in range(rows):
-        _apply_gru(projected[n], recurrent[n], before[n], after[n])
+    values, scales = _scratch(rows, weight)
+    round_rows(before, values, scales)
+    multiply_all(values, scales, weight, recurrent)
+    threads = enlist(weight.board, 2 * before.size)
+    width = max(divide(rows, threads), 1)
+    shares = divide(rows, width)
+    parts = (projected, recurrent, before, after)
+    share = begin(weight.board, threads, GRU_GATES, _pack_gru(parts), width, shares)
+    while share >= 0:
+        _apply_gru_to(parts, share * width, min((share + 1) * width, rows))
+        share = follow(weight.board, threads)
+    end(weight.board, threads, shares, parts)
+
+
+@kernel
+def apply_gru_share(board, share):
+    """One share of the gates of :func:`step_gru`, for another thread."""
+    parts, width = _unpack_gru(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
+    _apply_gru_to(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
 
 
 @kernel
@@ -212,11 +253,34 @@ def _apply_lstm(x, u, before, memory, hidden):
 
 
 @kernel
+def _apply_lstm_to(parts, first, last):
+    projected, recurrent, before, memory, hidden = parts
+    for n in range(first, last):
+        _apply_lstm(projected[n], recurrent[n], before[n], memory[n], hidden[n])
+
+
+@kernel
 def step_lstm(projected, before, weight, after):
     """One position of :func:`run_lstm`, from hidden states and memories ``[N, H]`` to others."""
     hidden, memory = before
     rows, size = hidden.shape
     recurrent = np.empty((rows, 4 * size), np.float32)
-    _recur(hidden, 0, size, rows, weight, _scratch(rows, weight), recurrent)
-    for n in range(rows):
-        _apply_lstm(projected[n], recurrent[n], memory[n], after[1][n], after[0][n])
+    values, scales = _scratch(rows, weight)
+    round_rows(hidden, values, scales)
+    multiply_all(values, scales, weight, recurrent)
+    threads = enlist(weight.board, 3 * hidden.size)
+    width = max(divide(rows, threads), 1)
+    shares = divide(rows, width)
+    parts = (projected, recurrent, memory, after[1], after[0])
+    share = begin(weight.board, threads, LSTM_GATES, _pack_lstm(parts), width, shares)
+    while share >= 0:
+        _apply_lstm_to(parts, share * width, min((share + 1) * width, rows))
+        share = follow(weight.board, threads)
+    end(weight.board, threads, shares, parts)
+
+
+@kernel
+def apply_lstm_share(board, share):
+    """One share of the gates of :func:`step_lstm`, for another thread."""
+    parts, width = _unpack_lstm(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
+    _apply_lstm_to(parts, share * width, min((share + 1) * width, parts[0].shape[0]))

@@ -3,10 +3,10 @@
 Shape legend: ``M`` rows, ``I`` inputs, ``O`` outputs.
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from models.kernels.blocks import (
@@ -21,6 +21,19 @@ from models.kernels.blocks import (
     number_of,
 )
 from models.kernels.jit import kernel
+from models.kernels.team import (
+    BOARD,
+    PARTS,
+    PRODUCTS,
+    WIDTH,
+    Parcel,
+    begin,
+    divide,
+    end,
+    enlist,
+    follow,
+    load,
+)
 from models.kernels.tiles import (
     CONFIGURATION,
     HAS_TILES,
@@ -31,7 +44,6 @@ from models.kernels.tiles import (
     may_use_tiles,
     set_up_tiles,
 )
-from models.threads import run_shares
 
 LEVELS = 127
 """Values are stored as integers from -127 to 127."""
@@ -69,6 +81,7 @@ class Weight(NamedTuple):
         scales: ``[O]`` float32, of the sums.
         biases: ``[O]`` float32.
         in_tiles: whether the processor may multiply tiles.
+        board: address of where threads are told to help: see :mod:`models.kernels.team`.
     """
 
     packed: NDArray[np.int8]
@@ -76,6 +89,7 @@ class Weight(NamedTuple):
     scales: NDArray[np.float32]
     biases: NDArray[np.float32]
     in_tiles: bool
+    board: int
 
 
 def pack_weight(
@@ -106,6 +120,7 @@ def pack_weight(
         np.pad(scales, (0, missing)),
         np.pad(biases, (0, missing)),
         may_use_tiles() if in_tiles is None else in_tiles,
+        BOARD.address,
     )
 
 
@@ -322,13 +337,48 @@ def multiply(values, row_scales, weight, outputs, begin, end):
             m += count
 
 
+_FLOATS, _ROWS = types.float32[::1], types.float32[:, ::1]
+_WEIGHT = types.NamedTuple(
+    (types.int8[:, :, :, ::1], types.int32[::1], _FLOATS, _FLOATS, types.boolean, types.int64),
+    Weight,
+)
+_parcel = Parcel(types.Tuple((types.uint8[:, ::1], _FLOATS, _WEIGHT, _ROWS)))
+_pack_products, _unpack_products = _parcel.pack, _parcel.unpack
+
+
+@kernel
+def multiply_all(values, row_scales, weight, outputs):
+    """:func:`multiply` of all outputs, by all threads that help where there is much to do."""
+    vectors, rows = weight.packed.shape[0], outputs.shape[0]
+    # A byte of the weights comes in 1/31 ns, and is multiplied with eight rows in as long.
+    threads = enlist(weight.board, weight.packed.size * (rows + 8) // 256)
+    width = divide(divide(vectors, threads), _WIDE) * _WIDE
+    shares = divide(vectors, width)
+    parts = (values, row_scales, weight, outputs)
+    share = begin(weight.board, threads, PRODUCTS, _pack_products(parts), width, shares)
+    while share >= 0:
+        last = min((share + 1) * width, vectors)
+        multiply(values, row_scales, weight, outputs, share * width, last)
+        share = follow(weight.board, threads)
+    end(weight.board, threads, shares, parts)
+
+
+@kernel
+def multiply_share(board, share):
+    """One share of :func:`multiply_all`, for another thread."""
+    values, row_scales, weight, outputs = _unpack_products(load(board + 8 * PARTS))
+    width = load(board + 8 * WIDTH)
+    last = min((share + 1) * width, weight.packed.shape[0])
+    multiply(values, row_scales, weight, outputs, share * width, last)
+
+
 @kernel
 def linear(rows, weight, outputs):
     """Rows ``[M, I]`` float32 through a linear layer, into ``[M, O]`` float32."""
     values = make_values(rows.shape[0], weight)
     scales = np.empty(rows.shape[0], np.float32)
     round_rows(rows, values, scales)
-    multiply(values, scales, weight, outputs, 0, weight.packed.shape[0])
+    multiply_all(values, scales, weight, outputs)
 
 
 @kernel
@@ -339,17 +389,4 @@ def linear_of(rows, order, weight, outputs):
     for m in range(order.shape[0]):
         row = rows[order[m]]
         scales[m] = round_row(row, values[m, : row.shape[0]])
-    multiply(values, scales, weight, outputs, 0, weight.packed.shape[0])
-
-
-def linear_by_threads(
-    rows: NDArray[np.float32], weight: Weight, outputs: NDArray[np.float32], threads: int
-) -> None:
-    """What :func:`linear` computes, shared out among threads by outputs."""
-    vectors = weight.packed.shape[0]
-    values = make_values(len(rows), weight)
-    scales = np.empty(len(rows), np.float32)
-    round_rows(rows, values, scales)
-    share = -(-vectors // threads // _WIDE) * _WIDE
-    work = functools.partial(multiply, values, scales, weight, outputs)
-    run_shares(work, [(n, min(n + share, vectors)) for n in range(0, vectors, share)])
+    multiply_all(values, scales, weight, outputs)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models import quantization
 from models.attention import ATTENTIONS, Attention
 from models.cells import CELLS, CellState
 from models.config import CellName
@@ -23,6 +22,7 @@ from models.quantization import Int8Cell, Int8CellPair, Int8Linear, Tanh, quanti
 from models.recurrent import LayerReading
 from models.state import AttentionMemory, RowLayout
 from tests.models.decoding.toy_models import FORMS, make_model
+from tests.models.teams import team_of
 
 SIZES = [(1, 1), (30, 29), (15, 90), (31, 64), (64, 100), (1040, 7), (1041, 33), (3125, 31)]
 
@@ -34,10 +34,8 @@ def _seed() -> None:
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+    with team_of(request.param):
+        yield
 
 
 def random_rows(count: int, size: int) -> Tensor:
@@ -228,10 +226,7 @@ def result_of(reading: LayerReading) -> tuple[Tensor, CellState]:
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("positions", [5, 70])
 @pytest.mark.parametrize("name", CELLS)
-def test_both_directions_are_the_same_as_each_by_itself(
-    name: CellName, positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantization, "_WORTH_SHARING", 1)
+def test_both_directions_are_the_same_as_each_by_itself(name: CellName, positions: int) -> None:
     one, other = cells = [Int8Cell(CELLS[name](7, 30)) for _ in range(2)]
     layout = PackedLayout([positions, positions, 4, 3, 1])
     inputs = torch.randn(layout.size, 7)

@@ -15,7 +15,7 @@ from models.language_model import LanguageModel
 from models.precision import set_precision
 from models.quantization import quantize
 from models.seq2seq import ParallelAttentionDecoder, Seq2Seq
-from models.state import DecodeState
+from tests.models.teams import team_of
 
 PROMPTS = [
     [5, 6, 7, 2],
@@ -32,12 +32,10 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(params=[1, 3], ids=["1 thread", "3 threads"], autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    with team_of(request.param):
+        yield
 
 
 def make_model(form: dict[str, Any]) -> Seq2Seq:
@@ -131,7 +129,7 @@ def test_a_step_leaves_the_state_before_it_alone() -> None:
 
 @torch.inference_mode()
 def test_who_makes_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoders of GRU cells with attention between them, on one thread."""
+    """Decoders of GRU cells with attention between them."""
 
     def refuse(*_: object) -> StepOutput:
         raise AssertionError
@@ -144,9 +142,6 @@ def test_who_makes_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, state = read_at_once(whole, PROMPTS)
     with pytest.raises(AssertionError):
         whole.step(tokens, state)
-    # Several threads share the products of the modules.
-    torch.set_num_threads(2)
-    assert isinstance(whole.step(tokens, state).state, DecodeState)
     for form in ({"cell": "lstm"}, {"cell": "gru_textbook", "implementation": "equations"}):
         other = both(form)[1].decoder
         assert isinstance(other, ParallelAttentionDecoder)
@@ -155,17 +150,13 @@ def test_who_makes_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.inference_mode()
 def test_which_language_models_make_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of GRU and LSTM cells that generate text, on one thread."""
+    """Those of GRU and LSTM cells that generate text."""
     for cell in ("gru", "lstm"):
         _, whole = both_language_models(cell)
         tokens, state = read_at_once(whole, [[1, 5], [1]])
         expected = whole.step(tokens, state).logits
         monkeypatch.setattr(whole.stack, "step", None)
         assert torch.equal(whole.step(tokens, state).logits, expected)
-        torch.set_num_threads(2)
-        with pytest.raises(TypeError):
-            whole.step(tokens, state)
-        torch.set_num_threads(1)
     for cell, settings in (("rnn", {}), ("gru_textbook", {}), ("gru", {"bidirectional": True})):
         assert (
             both_language_models(cell, implementation="equations", **settings)[1].whole_step is None

@@ -21,6 +21,7 @@ from models.checkpoint import read_checkpoint
 from models.checkpoint_model import load_model
 from models.decoding.reference import decode_reference
 from models.precision import Precision, set_precision
+from models.team import LIGHT_ROWS, TEAM
 from models.vocabulary import BOS_ID, EOS_ID
 from tests.app.engine.scripted_models import ends_of, tokens_of
 
@@ -54,6 +55,7 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+    TEAM.resize(1)
 
 
 @pytest.mark.parametrize("precision", ["int8", "float32", "bfloat16"])
@@ -158,10 +160,25 @@ def test_what_the_device_cannot_do_is_refused_before_anything_is_read(tmp_path: 
 
 @pytest.mark.usefixtures("_threads_as_before")
 def test_threads_are_as_many_as_asked_for() -> None:
-    load_engine(EngineSpec((), "cpu", "auto", 3, 16))
+    load_engine(EngineSpec((), "cpu", "float32", 3, 16))
     assert torch.get_num_threads() == 3
-    load_engine(EngineSpec((), "cpu", "auto", None, 16))
+    load_engine(EngineSpec((), "cpu", "float32", None, 16))
     assert torch.get_num_threads() == default_threads(available_cores())
+
+
+@pytest.mark.usefixtures("_threads_as_before")
+def test_in_int8_the_threads_are_the_kernels_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_engine(EngineSpec((), "cpu", "auto", 3, 16))
+    assert (TEAM.threads, torch.get_num_threads()) == (3, 1)
+    TEAM.suit(rows=1)
+    assert TEAM.threads == 3
+    monkeypatch.setattr(loading, "available_cores", lambda: 2)
+    load_engine(EngineSpec((), "cpu", "auto", None, 16))
+    assert (TEAM.threads, torch.get_num_threads()) == (1, 1)
+    TEAM.suit(LIGHT_ROWS)
+    assert TEAM.threads == 2, "while few rows run, HTTP leaves its core"
+    TEAM.suit(LIGHT_ROWS + 1)
+    assert TEAM.threads == 1
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 2), (64, 8)])
@@ -176,6 +193,12 @@ def test_cores_that_are_not_ours_do_not_count() -> None:
         assert available_cores() == 1
     finally:
         os.sched_setaffinity(0, mine)
+
+
+def test_what_a_container_may_not_use_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux says it, of whose files loky reads one."""
+    monkeypatch.setattr("loky.backend.context._cpu_count_cgroup", lambda _: 1)
+    assert available_cores() == 1
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ from tests.models.decoding.test_same_answer import (
     random_visits,
     run,
     served_model,
-    threads,
 )
 from tests.models.decoding.toy_models import FORMS, make_model, random_table
+from tests.models.teams import team_of
 
 LANGUAGE_MODELS = [form for form in FORMS if "decoder" not in FORMS[form]]
 KEY = 1_000
@@ -153,7 +153,7 @@ def test_a_cut_anywhere_changes_no_bit(cut: dict[str, Any]) -> None:
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(cut=cuts())
 def test_a_cut_anywhere_changes_no_bit_with_two_threads(cut: dict[str, Any]) -> None:
-    with threads(2):
+    with team_of(2):
         assert_cut_changes_nothing(**cut)
 
 

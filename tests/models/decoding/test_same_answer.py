@@ -8,8 +8,7 @@ whose logits are moved by a hundred times the rounding chooses the same.
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +29,7 @@ from models.precision import Precision, set_precision
 from models.state import DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
 from tests.models.decoding.toy_models import FORMS, make_model
+from tests.models.teams import team_of
 
 CELL_NAMES: list[CellName] = ["gru", "gru_textbook", "lstm", "rnn"]
 
@@ -46,16 +46,6 @@ def served_model(
 ) -> StepModel:
     model = make_model(form, cell, vocabulary_size, hidden_size=hidden_size, sharpness=sharpness)
     return set_precision(model, precision)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------- requests that come and go
@@ -257,7 +247,7 @@ def test_no_company_changes_a_bit(crowd: tuple[StepModel, list[Visit]]) -> None:
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(crowd=crowds())
 def test_no_company_changes_a_bit_with_two_threads(crowd: tuple[StepModel, list[Visit]]) -> None:
-    with threads(2):
+    with team_of(2):
         assert_undisturbed(*crowd)
 
 
@@ -276,7 +266,7 @@ def test_a_request_among_64_others(form: str, thread_count: int) -> None:
     """So many rows that threads share out every tensor."""
     model = served_model(form, "gru", 8003, sharpness=1.5)
     visits = random_visits(form, seed=7, count=65)
-    with threads(thread_count), ReadingThread() as executor:
+    with team_of(thread_count), ReadingThread() as executor:
         emitted = run(model, visits, executor if thread_count == 1 else None)
     # Alone on one thread, whatever the number of threads was.
     staying = [visit for visit in visits if visit.leaves is None]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.kernels.choice import best_candidates, count_blocks, log_softmax, most_probable
+from models.kernels.team import BOARD
 
 SIZES = st.sampled_from([1, 2, 5, 63, 64, 65, 128, 200, 1003])
 
@@ -32,7 +33,7 @@ def test_the_best_tokens_by_the_rule(
     tokens, tops, sums = np.empty(rows, np.int64), np.empty(rows, np.float32), np.empty(rows, "f4")
     scores = logits.copy()
     blocks = np.empty((rows, count_blocks(size)), np.float32)
-    most_probable(scores, spared, tokens, tops, sums, blocks)
+    most_probable(scores, spared, tokens, tops, sums, blocks, BOARD.address)
     assert np.isneginf(scores[:, spared]).all()
     count = min(width, size)
     ids, logprobs = np.empty((rows, count), np.int64), np.empty((rows, count), np.float32)

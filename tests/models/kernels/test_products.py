@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from models.kernels.products import (
     LEVELS,
     linear,
-    linear_by_threads,
     make_values,
     pack_weight,
     round_rows,
@@ -108,15 +107,6 @@ def test_nothing_is_written_beside_the_outputs() -> None:
     around = np.full((9, 29), 7, np.float32)
     linear(left, pack_weight(values, scales, biases), around[1:8])
     assert (around[[0, 8]] == 7).all()
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
-def test_threads_change_no_bit(inputs: int, outputs: int, threads: int) -> None:
-    left, values, scales, biases = random_case(13, inputs, outputs)
-    found = np.empty((13, outputs), np.float32)
-    linear_by_threads(left, pack_weight(values, scales, biases), found, threads)
-    np.testing.assert_array_equal(found, multiply(13, inputs, outputs))
 
 
 def digest() -> str:

@@ -1,0 +1,175 @@
+"""Work shared out among threads: each share is done once, and who does not come is not awaited."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.kernels.products import linear, pack_weight
+from models.kernels.team import (
+    BOARD,
+    LEAST_NANOSECONDS,
+    MAX_THREADS,
+    Board,
+    begin,
+    claim,
+    end,
+    enlist,
+    follow,
+    wait_for_work,
+)
+from models.kernels.work import work_along
+from tests.models.kernels.test_products import SIZES, multiply, random_case
+from tests.models.teams import team_of
+
+
+@pytest.fixture
+def board() -> Board:
+    board = Board()
+    board.set_threads(4)
+    board.set_least(0)
+    return board
+
+
+def take_all(board: Board, own: int) -> list[int]:
+    """Shares in the order in which a thread of this number gets them."""
+    shares = []
+    while (share := claim(board.address, own)) >= 0:
+        shares.append(share)
+    return shares
+
+
+def test_a_thread_takes_its_own_share_first_and_then_what_is_left(board: Board) -> None:
+    assert begin(board.address, 4, 0, 0, 1, 4) == 0
+    assert take_all(board, own=2) == [2, 1, 3]
+    for _ in range(4):
+        follow(board.address, 4)
+    end(board.address, 4, 4, ())
+
+
+def test_nothing_is_there_to_take_before_and_after(board: Board) -> None:
+    assert claim(board.address, 0) == -1
+    assert not wait_for_work(board.address)
+    first = begin(board.address, 4, 0, 0, 1, 2)
+    assert wait_for_work(board.address)
+    second = follow(board.address, 4)
+    assert (first, second) == (0, 1)
+    assert follow(board.address, 4) == -1
+    end(board.address, 4, 2, ())
+    assert claim(board.address, 1) == -1
+
+
+def test_only_one_kernel_has_the_board_at_a_time(board: Board) -> None:
+    assert enlist(board.address, 100) == 4
+    assert enlist(board.address, 100) == 1, "it is in use"
+    assert begin(board.address, 4, 0, 0, 1, 1) == 0
+    assert follow(board.address, 4) == -1
+    end(board.address, 4, 1, ())
+    assert enlist(board.address, 100) == 4
+
+
+def test_what_is_soon_done_is_not_shared(board: Board) -> None:
+    board.set_least(500)
+    assert enlist(board.address, 499) == 1
+    assert enlist(board.address, 500) == 4
+
+
+def test_nobody_helps_one_thread(board: Board) -> None:
+    board.set_threads(1)
+    assert enlist(board.address, 10**9) == 1
+
+
+@given(st.integers(1, MAX_THREADS), st.integers(2, 6))
+def test_each_share_is_taken_once(shares: int, threads: int) -> None:
+    board = Board()
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            first = begin(board.address, 4, 0, 0, 1, shares)
+            found = pool.map(take_all, [board] * threads, range(threads))
+            taken = [share for each in found for share in each]
+            assert sorted([first, *taken]) == list(range(shares))
+            for _ in range(shares):
+                follow(board.address, 4)
+            end(board.address, 4, shares, ())
+
+
+@pytest.mark.parametrize("threads", [2, 3, MAX_THREADS])
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_no_number_of_threads_changes_a_bit(inputs: int, outputs: int, threads: int) -> None:
+    expected = {rows: multiply(rows, inputs, outputs) for rows in (1, 13, 40)}
+    with team_of(threads):
+        for _ in range(10):
+            for rows, products in expected.items():
+                np.testing.assert_array_equal(multiply(rows, inputs, outputs), products)
+
+
+def product(rows: int) -> tuple[Any, Any, Any]:
+    """Inputs, a layer that is large enough to share, and space for its outputs."""
+    left, values, scales, biases = random_case(rows, 512, 1024)
+    return left, pack_weight(values, scales, biases), np.empty((rows, 1024), np.float32)
+
+
+def test_kernels_of_several_threads_do_not_disturb_each_other() -> None:
+    """One has the board, and the others do their work alone."""
+    cases = [product(rows) for rows in (1, 3, 16, 33)]
+    for case in cases:
+        linear(*case)
+    expected = [outputs.copy() for *_, outputs in cases]
+
+    def repeat(case: tuple[Any, Any, Any]) -> None:
+        for _ in range(50):
+            case[2][:] = 0
+            linear(*case)
+
+    with team_of(3), ThreadPoolExecutor(len(cases)) as pool:
+        list(pool.map(repeat, cases))
+    for (*_, outputs), products in zip(cases, expected, strict=True):
+        np.testing.assert_array_equal(outputs, products)
+
+
+def test_who_does_not_come_is_not_waited_for() -> None:
+    """A board that says that eight share, and of whom there is one."""
+    left, weight, outputs = product(5)
+    linear(left, weight, outputs)
+    alone, before = outputs.copy(), BOARD.taken
+    board = Board()
+    board.set_threads(MAX_THREADS)
+    linear(left, weight._replace(board=board.address), outputs)
+    np.testing.assert_array_equal(outputs, alone)
+    assert (board.taken, BOARD.taken) == (0, before)
+
+
+def test_others_take_shares_where_they_can() -> None:
+    left, weight, outputs = product(5)
+    linear(left, weight, outputs)
+    alone = outputs.copy()
+    board = Board()
+    board.set_threads(2)
+    is_over = threading.Event()
+
+    def help_out() -> None:
+        while not is_over.is_set():
+            work_along(board.address, 1)
+
+    helper = threading.Thread(target=help_out)
+    helper.start()
+    deadline = time.monotonic() + 60
+    while board.taken < 20 and time.monotonic() < deadline:
+        outputs[:] = 0
+        linear(left, weight._replace(board=board.address), outputs)
+        np.testing.assert_array_equal(outputs, alone)
+    is_over.set()
+    helper.join()
+    assert board.taken >= 20
+
+
+def test_the_least_work_is_what_it_says() -> None:
+    board = Board()
+    board.set_threads(2)
+    assert enlist(board.address, LEAST_NANOSECONDS - 1) == 1
+    assert enlist(board.address, LEAST_NANOSECONDS) == 2
