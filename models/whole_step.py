@@ -46,7 +46,7 @@ class DecoderStep:
         """See :meth:`models.encoder_decoder.Decoder.step`."""
         TEAM.rouse()
         memory = cast(AttentionMemory, state.memory)
-        bottom, *above = (layer[0].numpy() for layer in state.layers)
+        bottom, *above = (layer[0].contiguous().numpy() for layer in state.layers)
         # Into other arrays: whoever has the state before the step may still need it.
         hidden, *after = (np.empty_like(bottom) for _ in state.layers)
         queries = np.empty((len(hidden), self._query.outputs), np.float32)
@@ -84,7 +84,7 @@ class LanguageModelStep:
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
         """See :meth:`models.encoder_decoder.StepModel.step`."""
         TEAM.rouse()
-        before = tuple(tuple(part.numpy() for part in layer) for layer in state.layers)
+        before = tuple(tuple(part.contiguous().numpy() for part in layer) for layer in state.layers)
         after = tuple(tuple(np.empty_like(part) for part in layer) for layer in before)
         logits = np.empty((len(tokens), self._output.outputs), np.float32)
         self._kernel(

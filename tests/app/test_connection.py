@@ -1,15 +1,20 @@
 """A request's way in over a real socket: bounded heads, and bounded time for heads and bodies."""
 
+import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from app.connection import MAX_HEAD_BYTES, LimitedProtocol
+from app.api.scope import WATCH_SCOPE_KEY
+from app.connection import MAX_HEAD_BYTES, LimitedProtocol, limited_protocol
 from app.crowding import CrowdProtocol
 from tests.app.conftest import ENDLESS, NO_TOKEN_LIMIT, TIMEOUT_SECONDS, Server, message
 
@@ -186,6 +191,34 @@ def test_addresses_have_the_prefix_that_a_proxy_takes_off(server: Server) -> Non
     description = server.client.get("/openapi.json").json()
     assert description["servers"] == [{"url": PREFIX}]
     assert "/generate" in description["paths"]
+
+
+def test_whoever_works_for_a_client_is_told_when_it_goes() -> None:
+    begun, told = threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[WATCH_SCOPE_KEY](told.set)
+        begun.set()
+        await asyncio.get_running_loop().run_in_executor(None, told.wait, TIMEOUT_SECONDS)
+
+    protocol = limited_protocol(TIMEOUT_SECONDS)
+    config = uvicorn.Config(app, port=0, http=protocol, lifespan="off", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with closing(socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)) as connection:
+            connection.sendall(GET)
+            assert begun.wait(TIMEOUT_SECONDS)
+            assert not told.is_set()
+        assert told.wait(TIMEOUT_SECONDS)
+    finally:
+        told.set()
+        server.should_exit = True
+        thread.join()
 
 
 def test_the_protocols_that_the_server_joins_replace_nothing_of_each_other() -> None:

@@ -98,3 +98,14 @@ def test_who_comes_into_a_crowd_is_told_and_goes() -> None:
             answer = late.makefile("rb").read()  # to the end: nobody stays in a crowd
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"connection: close" in answer.partition(b"\r\n\r\n")[0].lower()
+
+
+def test_as_many_as_may_come_are_no_crowd() -> None:
+    with (
+        _serving(Settings(max_connections=2)) as port,
+        _asking(port) as one,
+        _asking(port) as other,
+    ):
+        assert one.recv(12) == other.recv(12) == b"HTTP/1.1 200"
+        with _asking(port) as late:
+            assert late.recv(12) == b"HTTP/1.1 503"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.service.detection import DetectedLanguage, LanguageDetector
+from app.service.detection import MAX_CHARACTERS_READ, DetectedLanguage, LanguageDetector
 
 
 def detect(text: str, *languages: str) -> list[DetectedLanguage]:
@@ -27,6 +27,13 @@ def test_sentences(text: str, language: str) -> None:
     assert sum(each.confidence for each in found) == pytest.approx(1, abs=1e-5)
     shown = [round(each.confidence, 3) for each in found]
     assert shown == sorted(shown, reverse=True)
+
+
+def test_the_beginning_of_a_long_text_decides() -> None:
+    beginning = ("J'ai froid, et il est content. " * 100)[:MAX_CHARACTERS_READ]
+    rest = "I am cold, and he is happy. " * 1_000
+    assert detect(beginning + rest, "en", "fr") == detect(beginning, "en", "fr")
+    assert detect(rest, "en", "fr")[0].language == "en"
 
 
 def test_only_languages_that_are_served_are_detected() -> None:
