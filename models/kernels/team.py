@@ -35,11 +35,12 @@ PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE = ran
 LEAST_NANOSECONDS = 4_000
 """Work that is worth sharing: to tell others of it takes 1,000."""
 _LINE_BYTES = 64
-_LOOKS_TO_A_PAUSE = 64
-_IDLE_LOOKS = 1 << 20
+_LOOKS_TO_A_PAUSE = 8
+"""A pause leaves the core to its other hyperthread, and makes the next look come later."""
+_IDLE_LOOKS = 1 << 18
 """How often a thread looks at a board without work before it goes to sleep: for most of a
 millisecond, which is longer than what Python does between two steps. To wake it takes a tenth of
-that. Hypervisors take the processor from whoever pauses all the time."""
+that."""
 
 _I64 = ir.IntType(64)
 _PAUSES = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}
