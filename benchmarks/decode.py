@@ -60,7 +60,7 @@ Clock = Callable[[], float]
 
 def clock_of(device: torch.device) -> Clock:
     """What measures steps on a device: they end with a transfer, for which the host waits."""
-    is_alone = device.type == "cpu" and TEAM.threads == 1
+    is_alone = device.type == "cpu" and torch.get_num_threads() == TEAM.threads == 1
     return time.thread_time if is_alone else time.perf_counter
 
 
@@ -358,11 +358,5 @@ def run(arguments: argparse.Namespace) -> int:
             for rows in widths
         ]
     print(markdown_table(HEADER, [record.cells() for record in records]), end="\n\n")
-    finish(
-        "decode",
-        {
-            "seconds": seconds,
-            "records": [asdict(record) for record in records],
-        },
-    )
+    finish("decode", {"seconds": seconds, "records": [asdict(record) for record in records]})
     return 0

@@ -17,15 +17,13 @@ from models.kernels.sums import SUMS, dot, fold
 from models.kernels.team import (
     ADDITIVE_ATTENTION,
     DOT_ATTENTION,
-    PARTS,
-    WIDTH,
     Parcel,
     begin,
-    divide,
+    bounds,
     end,
-    enlist,
     follow,
-    load,
+    handed_on,
+    plan,
 )
 
 _NANOSECONDS = 2_000
@@ -93,18 +91,9 @@ def _attend(values, first, stride, scale, mask, weights, context):
 @kernel
 def _attend_by_dot(parts, first_row, last_row):
     (
-        queries,
-        sources,
-        keys,
-        key_strides,
-        key_scales,
-        values,
-        value_strides,
-        value_scales,
-        mask,
-        weights,
-        contexts,
-    ) = parts
+        queries, sources, keys, key_strides, key_scales, values, value_strides, value_scales, mask,
+        weights, contexts,
+    ) = parts  # fmt: skip
     for n in range(first_row, last_row):
         b = sources[n]
         end = _end_of(mask[b])
@@ -140,25 +129,15 @@ def attend_by_dot(
         board: address of where threads are told to help.
     """
     parts = (
-        queries,
-        sources,
-        keys,
-        key_strides,
-        key_scales,
-        values,
-        value_strides,
-        value_scales,
-        mask,
-        weights,
-        contexts,
-    )
+        queries, sources, keys, key_strides, key_scales, values, value_strides, value_scales, mask,
+        weights, contexts,
+    )  # fmt: skip
     rows = queries.shape[0]
-    threads = enlist(board, _NANOSECONDS * rows)
-    width = max(divide(rows, threads), 1)
-    shares = divide(rows, width)
+    threads, width, shares = plan(board, _NANOSECONDS * rows, rows, 1)
     share = begin(board, threads, DOT_ATTENTION, _pack_dot(parts), width, shares)
     while share >= 0:
-        _attend_by_dot(parts, share * width, min((share + 1) * width, rows))
+        first, last = bounds(share, width, rows)
+        _attend_by_dot(parts, first, last)
         share = follow(board, threads)
     end(board, threads, shares, parts)
 
@@ -166,25 +145,18 @@ def attend_by_dot(
 @kernel
 def attend_by_dot_share(board, share):
     """One share of :func:`attend_by_dot`, for another thread."""
-    parts, width = _unpack_dot(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
-    _attend_by_dot(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
+    address, width = handed_on(board)
+    parts = _unpack_dot(address)
+    first, last = bounds(share, width, parts[0].shape[0])
+    _attend_by_dot(parts, first, last)
 
 
 @kernel
 def _attend_additively(parts, first_row, last_row):
     (
-        queries,
-        sources,
-        vector,
-        keys,
-        key_strides,
-        values,
-        value_strides,
-        value_scales,
-        mask,
-        weights,
-        contexts,
-    ) = parts
+        queries, sources, vector, keys, key_strides, values, value_strides, value_scales, mask,
+        weights, contexts,
+    ) = parts  # fmt: skip
     sums = np.empty(SUMS, np.float32)
     for n in range(first_row, last_row):
         b = sources[n]
@@ -209,25 +181,15 @@ def attend_additively(
     ``vector [A]`` makes a score of what tanh gives; keys are float32, without scales.
     """
     parts = (
-        queries,
-        sources,
-        vector,
-        keys,
-        key_strides,
-        values,
-        value_strides,
-        value_scales,
-        mask,
-        weights,
-        contexts,
-    )
+        queries, sources, vector, keys, key_strides, values, value_strides, value_scales, mask,
+        weights, contexts,
+    )  # fmt: skip
     rows = queries.shape[0]
-    threads = enlist(board, _NANOSECONDS * rows)
-    width = max(divide(rows, threads), 1)
-    shares = divide(rows, width)
+    threads, width, shares = plan(board, _NANOSECONDS * rows, rows, 1)
     share = begin(board, threads, ADDITIVE_ATTENTION, _pack_additive(parts), width, shares)
     while share >= 0:
-        _attend_additively(parts, share * width, min((share + 1) * width, rows))
+        first, last = bounds(share, width, rows)
+        _attend_additively(parts, first, last)
         share = follow(board, threads)
     end(board, threads, shares, parts)
 
@@ -235,5 +197,7 @@ def attend_additively(
 @kernel
 def attend_additively_share(board, share):
     """One share of :func:`attend_additively`, for another thread."""
-    parts, width = _unpack_additive(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
-    _attend_additively(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
+    address, width = handed_on(board)
+    parts = _unpack_additive(address)
+    first, last = bounds(share, width, parts[0].shape[0])
+    _attend_additively(parts, first, last)

@@ -13,15 +13,13 @@ from models.kernels.jit import formula, kernel
 from models.kernels.sums import SUMS, fold
 from models.kernels.team import (
     CHOICE,
-    PARTS,
-    WIDTH,
     Parcel,
     begin,
-    divide,
+    bounds,
     end,
-    enlist,
     follow,
-    load,
+    handed_on,
+    plan,
 )
 
 BLOCK = 64
@@ -117,12 +115,11 @@ def most_probable(logits, never, tokens, tops, sums, blocks, board):
         board: address of where threads are told to help.
     """
     parts, rows = (logits, never, tokens, tops, sums, blocks), logits.shape[0]
-    threads = enlist(board, logits.size // 3)
-    width = max(divide(rows, threads), 1)
-    shares = divide(rows, width)
+    threads, width, shares = plan(board, logits.size // 3, rows, 1)
     share = begin(board, threads, CHOICE, _pack_choice(parts), width, shares)
     while share >= 0:
-        _choose(parts, share * width, min((share + 1) * width, rows))
+        first, last = bounds(share, width, rows)
+        _choose(parts, first, last)
         share = follow(board, threads)
     end(board, threads, shares, parts)
 
@@ -130,8 +127,10 @@ def most_probable(logits, never, tokens, tops, sums, blocks, board):
 @kernel
 def choose_share(board, share):
     """One share of :func:`most_probable`, for another thread."""
-    parts, width = _unpack_choice(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
-    _choose(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
+    address, width = handed_on(board)
+    parts = _unpack_choice(address)
+    first, last = bounds(share, width, parts[0].shape[0])
+    _choose(parts, first, last)
 
 
 @kernel

@@ -16,15 +16,13 @@ from models.kernels.products import make_values, multiply_all, round_row, round_
 from models.kernels.team import (
     GRU_GATES,
     LSTM_GATES,
-    PARTS,
-    WIDTH,
     Parcel,
     begin,
-    divide,
+    bounds,
     end,
-    enlist,
     follow,
-    load,
+    handed_on,
+    plan,
 )
 
 _ROWS = types.float32[:, ::1]
@@ -171,13 +169,12 @@ def step_gru(projected, before, weight, after):
     values, scales = _scratch(rows, weight)
     round_rows(before, values, scales)
     multiply_all(values, scales, weight, recurrent)
-    threads = enlist(weight.board, 2 * before.size)
-    width = max(divide(rows, threads), 1)
-    shares = divide(rows, width)
+    threads, width, shares = plan(weight.board, 2 * before.size, rows, 1)
     parts = (projected, recurrent, before, after)
     share = begin(weight.board, threads, GRU_GATES, _pack_gru(parts), width, shares)
     while share >= 0:
-        _apply_gru_to(parts, share * width, min((share + 1) * width, rows))
+        first, last = bounds(share, width, rows)
+        _apply_gru_to(parts, first, last)
         share = follow(weight.board, threads)
     end(weight.board, threads, shares, parts)
 
@@ -185,8 +182,10 @@ def step_gru(projected, before, weight, after):
 @kernel
 def apply_gru_share(board, share):
     """One share of the gates of :func:`step_gru`, for another thread."""
-    parts, width = _unpack_gru(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
-    _apply_gru_to(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
+    address, width = handed_on(board)
+    parts = _unpack_gru(address)
+    first, last = bounds(share, width, parts[0].shape[0])
+    _apply_gru_to(parts, first, last)
 
 
 @kernel
@@ -268,13 +267,12 @@ def step_lstm(projected, before, weight, after):
     values, scales = _scratch(rows, weight)
     round_rows(hidden, values, scales)
     multiply_all(values, scales, weight, recurrent)
-    threads = enlist(weight.board, 3 * hidden.size)
-    width = max(divide(rows, threads), 1)
-    shares = divide(rows, width)
+    threads, width, shares = plan(weight.board, 3 * hidden.size, rows, 1)
     parts = (projected, recurrent, memory, after[1], after[0])
     share = begin(weight.board, threads, LSTM_GATES, _pack_lstm(parts), width, shares)
     while share >= 0:
-        _apply_lstm_to(parts, share * width, min((share + 1) * width, rows))
+        first, last = bounds(share, width, rows)
+        _apply_lstm_to(parts, first, last)
         share = follow(weight.board, threads)
     end(weight.board, threads, shares, parts)
 
@@ -282,5 +280,7 @@ def step_lstm(projected, before, weight, after):
 @kernel
 def apply_lstm_share(board, share):
     """One share of the gates of :func:`step_lstm`, for another thread."""
-    parts, width = _unpack_lstm(load(board + 8 * PARTS)), load(board + 8 * WIDTH)
-    _apply_lstm_to(parts, share * width, min((share + 1) * width, parts[0].shape[0]))
+    address, width = handed_on(board)
+    parts = _unpack_lstm(address)
+    first, last = bounds(share, width, parts[0].shape[0])
+    _apply_lstm_to(parts, first, last)

@@ -23,16 +23,14 @@ from models.kernels.blocks import (
 from models.kernels.jit import kernel
 from models.kernels.team import (
     BOARD,
-    PARTS,
     PRODUCTS,
-    WIDTH,
     Parcel,
     begin,
-    divide,
+    bounds,
     end,
-    enlist,
     follow,
-    load,
+    handed_on,
+    plan,
 )
 from models.kernels.tiles import (
     CONFIGURATION,
@@ -351,14 +349,13 @@ def multiply_all(values, row_scales, weight, outputs):
     """:func:`multiply` of all outputs, by all threads that help where there is much to do."""
     vectors, rows = weight.packed.shape[0], outputs.shape[0]
     # A byte of the weights comes in 1/31 ns, and is multiplied with eight rows in as long.
-    threads = enlist(weight.board, weight.packed.size * (rows + 8) // 256)
-    width = divide(divide(vectors, threads), _WIDE) * _WIDE
-    shares = divide(vectors, width)
+    nanoseconds = weight.packed.size * (rows + 8) // 256
+    threads, width, shares = plan(weight.board, nanoseconds, vectors, _WIDE)
     parts = (values, row_scales, weight, outputs)
     share = begin(weight.board, threads, PRODUCTS, _pack_products(parts), width, shares)
     while share >= 0:
-        last = min((share + 1) * width, vectors)
-        multiply(values, row_scales, weight, outputs, share * width, last)
+        first, last = bounds(share, width, vectors)
+        multiply(values, row_scales, weight, outputs, first, last)
         share = follow(weight.board, threads)
     end(weight.board, threads, shares, parts)
 
@@ -366,10 +363,10 @@ def multiply_all(values, row_scales, weight, outputs):
 @kernel
 def multiply_share(board, share):
     """One share of :func:`multiply_all`, for another thread."""
-    values, row_scales, weight, outputs = _unpack_products(load(board + 8 * PARTS))
-    width = load(board + 8 * WIDTH)
-    last = min((share + 1) * width, weight.packed.shape[0])
-    multiply(values, row_scales, weight, outputs, share * width, last)
+    address, width = handed_on(board)
+    values, row_scales, weight, outputs = _unpack_products(address)
+    first, last = bounds(share, width, weight.packed.shape[0])
+    multiply(values, row_scales, weight, outputs, first, last)
 
 
 @kernel

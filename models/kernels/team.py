@@ -198,6 +198,37 @@ def enlist(board, nanoseconds):
 
 
 @kernel
+def _divide(count, shares):
+    """Rounded up."""
+    return (count + shares - 1) // shares
+
+
+@kernel
+def plan(board, nanoseconds, count, multiple):
+    """How to share out so many things, which take one thread about so long.
+
+    Returns:
+        What :func:`enlist` says; how many things are a share, a multiple of the last argument;
+        and how many shares there are.
+    """
+    threads = enlist(board, nanoseconds)
+    width = max(_divide(_divide(count, threads), multiple) * multiple, multiple)
+    return threads, width, _divide(count, width)
+
+
+@kernel
+def bounds(share, width, count):
+    """Where a share of so many things begins and ends."""
+    return share * width, min((share + 1) * width, count)
+
+
+@kernel
+def handed_on(board):
+    """What others than the caller's thread are told: the address of the parts, and the width."""
+    return load(board + 8 * PARTS), load(board + 8 * WIDTH)
+
+
+@kernel
 def claim(board, own):
     """Take a share that nobody has: one's own if possible. Returns -1 if there is none."""
     while True:
@@ -236,12 +267,6 @@ def begin(board, threads, kind, parts, width, shares):
     number = load(board + 8 * WORK) >> _SHARE_BITS
     store(board + 8 * WORK, ((number + _ONE) << _SHARE_BITS) | ((_ONE << shares) - _ONE))
     return claim(board, 0)
-
-
-@kernel
-def divide(count, shares):
-    """How many of so many things are a share."""
-    return (count + shares - 1) // shares
 
 
 @kernel
