@@ -2,8 +2,7 @@
 
 import threading
 
-from models.kernels.team import BOARD, MAX_THREADS
-from models.kernels.work import work_along
+from models.kernels.team import BOARD, MAX_THREADS, work_along
 
 LIGHT_ROWS = 4
 """Up to so many rows a step is light: others have little to do, and leave a core."""

@@ -12,19 +12,10 @@ import numpy as np
 from numba import types
 
 from models.kernels.gates import exponential, hyperbolic_tangent
+from models.kernels.instructions import Parcel, keep
 from models.kernels.jit import formula, kernel
 from models.kernels.sums import SUMS, dot, fold
-from models.kernels.team import (
-    ADDITIVE_ATTENTION,
-    DOT_ATTENTION,
-    Parcel,
-    begin,
-    bounds,
-    end,
-    follow,
-    handed_on,
-    plan,
-)
+from models.kernels.team import ADDITIVE_ATTENTION, DOT_ATTENTION, operation, share_out
 
 _NANOSECONDS = 2_000
 """What a row takes one thread, about."""
@@ -88,12 +79,12 @@ def _attend(values, first, stride, scale, mask, weights, context):
             _add(context, weights[s] * scale, values[place : place + context.shape[0]])
 
 
-@kernel
-def _attend_by_dot(parts, first_row, last_row):
+@operation(DOT_ATTENTION)
+def _attend_by_dot(address, first_row, last_row):
     (
         queries, sources, keys, key_strides, key_scales, values, value_strides, value_scales, mask,
         weights, contexts,
-    ) = parts  # fmt: skip
+    ) = _unpack_dot(address)  # fmt: skip
     for n in range(first_row, last_row):
         b = sources[n]
         end = _end_of(mask[b])
@@ -133,30 +124,16 @@ def attend_by_dot(
         weights, contexts,
     )  # fmt: skip
     rows = queries.shape[0]
-    threads, width, shares = plan(board, _NANOSECONDS * rows, rows, 1)
-    share = begin(board, threads, DOT_ATTENTION, _pack_dot(parts), width, shares)
-    while share >= 0:
-        first, last = bounds(share, width, rows)
-        _attend_by_dot(parts, first, last)
-        share = follow(board, threads)
-    end(board, threads, shares, parts)
+    share_out(board, DOT_ATTENTION, _pack_dot(parts), _NANOSECONDS * rows, rows, 1)
+    keep(parts)
 
 
-@kernel
-def attend_by_dot_share(board, share):
-    """One share of :func:`attend_by_dot`, for another thread."""
-    address, width = handed_on(board)
-    parts = _unpack_dot(address)
-    first, last = bounds(share, width, parts[0].shape[0])
-    _attend_by_dot(parts, first, last)
-
-
-@kernel
-def _attend_additively(parts, first_row, last_row):
+@operation(ADDITIVE_ATTENTION)
+def _attend_additively(address, first_row, last_row):
     (
         queries, sources, vector, keys, key_strides, values, value_strides, value_scales, mask,
         weights, contexts,
-    ) = parts  # fmt: skip
+    ) = _unpack_additive(address)  # fmt: skip
     sums = np.empty(SUMS, np.float32)
     for n in range(first_row, last_row):
         b = sources[n]
@@ -185,19 +162,5 @@ def attend_additively(
         weights, contexts,
     )  # fmt: skip
     rows = queries.shape[0]
-    threads, width, shares = plan(board, _NANOSECONDS * rows, rows, 1)
-    share = begin(board, threads, ADDITIVE_ATTENTION, _pack_additive(parts), width, shares)
-    while share >= 0:
-        first, last = bounds(share, width, rows)
-        _attend_additively(parts, first, last)
-        share = follow(board, threads)
-    end(board, threads, shares, parts)
-
-
-@kernel
-def attend_additively_share(board, share):
-    """One share of :func:`attend_additively`, for another thread."""
-    address, width = handed_on(board)
-    parts = _unpack_additive(address)
-    first, last = bounds(share, width, parts[0].shape[0])
-    _attend_additively(parts, first, last)
+    share_out(board, ADDITIVE_ATTENTION, _pack_additive(parts), _NANOSECONDS * rows, rows, 1)
+    keep(parts)

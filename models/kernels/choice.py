@@ -9,18 +9,10 @@ from numba import types
 
 from models.kernels.blocks import bits_of, number_of
 from models.kernels.gates import exponential
+from models.kernels.instructions import Parcel, keep
 from models.kernels.jit import formula, kernel
 from models.kernels.sums import SUMS, fold
-from models.kernels.team import (
-    CHOICE,
-    Parcel,
-    begin,
-    bounds,
-    end,
-    follow,
-    handed_on,
-    plan,
-)
+from models.kernels.team import CHOICE, operation, share_out
 
 BLOCK = 64
 """Tokens of which the highest logit is known, so that most are looked at once."""
@@ -80,9 +72,9 @@ def _mass(logits, top, partial):
     return total
 
 
-@kernel
-def _choose(parts, first_row, last_row):
-    logits, never, tokens, tops, sums, blocks = parts
+@operation(CHOICE)
+def _choose(address, first_row, last_row):
+    logits, never, tokens, tops, sums, blocks = _unpack_choice(address)
     partial = np.empty(SUMS, np.float32)
     spared = np.empty(never.shape[0], np.float32)
     for n in range(first_row, last_row):
@@ -115,22 +107,8 @@ def most_probable(logits, never, tokens, tops, sums, blocks, board):
         board: address of where threads are told to help.
     """
     parts, rows = (logits, never, tokens, tops, sums, blocks), logits.shape[0]
-    threads, width, shares = plan(board, logits.size // 3, rows, 1)
-    share = begin(board, threads, CHOICE, _pack_choice(parts), width, shares)
-    while share >= 0:
-        first, last = bounds(share, width, rows)
-        _choose(parts, first, last)
-        share = follow(board, threads)
-    end(board, threads, shares, parts)
-
-
-@kernel
-def choose_share(board, share):
-    """One share of :func:`most_probable`, for another thread."""
-    address, width = handed_on(board)
-    parts = _unpack_choice(address)
-    first, last = bounds(share, width, parts[0].shape[0])
-    _choose(parts, first, last)
+    share_out(board, CHOICE, _pack_choice(parts), logits.size // 3, rows, 1)
+    keep(parts)
 
 
 @kernel

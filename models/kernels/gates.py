@@ -11,19 +11,10 @@ import numpy as np
 from numba import types
 
 from models.kernels.blocks import ROUNDING, ROUNDING_BITS, bits_of, number_of
+from models.kernels.instructions import Parcel, keep
 from models.kernels.jit import formula, kernel
 from models.kernels.products import make_values, multiply_all, round_row, round_rows
-from models.kernels.team import (
-    GRU_GATES,
-    LSTM_GATES,
-    Parcel,
-    begin,
-    bounds,
-    end,
-    follow,
-    handed_on,
-    plan,
-)
+from models.kernels.team import GRU_GATES, LSTM_GATES, operation, share_out
 
 _ROWS = types.float32[:, ::1]
 _gru, _lstm = Parcel(types.UniTuple(_ROWS, 4)), Parcel(types.UniTuple(_ROWS, 5))
@@ -154,9 +145,9 @@ def _apply_gru(x, u, before, after):
         after[j] = candidate + sigmoid(xz[j] + uz[j]) * (before[j] - candidate)
 
 
-@kernel
-def _apply_gru_to(parts, first, last):
-    projected, recurrent, before, after = parts
+@operation(GRU_GATES)
+def _apply_gru_to(address, first, last):
+    projected, recurrent, before, after = _unpack_gru(address)
     for n in range(first, last):
         _apply_gru(projected[n], recurrent[n], before[n], after[n])
 
@@ -169,23 +160,9 @@ def step_gru(projected, before, weight, after):
     values, scales = _scratch(rows, weight)
     round_rows(before, values, scales)
     multiply_all(values, scales, weight, recurrent)
-    threads, width, shares = plan(weight.board, 2 * before.size, rows, 1)
     parts = (projected, recurrent, before, after)
-    share = begin(weight.board, threads, GRU_GATES, _pack_gru(parts), width, shares)
-    while share >= 0:
-        first, last = bounds(share, width, rows)
-        _apply_gru_to(parts, first, last)
-        share = follow(weight.board, threads)
-    end(weight.board, threads, shares, parts)
-
-
-@kernel
-def apply_gru_share(board, share):
-    """One share of the gates of :func:`step_gru`, for another thread."""
-    address, width = handed_on(board)
-    parts = _unpack_gru(address)
-    first, last = bounds(share, width, parts[0].shape[0])
-    _apply_gru_to(parts, first, last)
+    share_out(weight.board, GRU_GATES, _pack_gru(parts), 2 * before.size, rows, 1)
+    keep(parts)
 
 
 @kernel
@@ -251,9 +228,9 @@ def _apply_lstm(x, u, before, memory, hidden):
         hidden[j] = sigmoid(xo[j] + uo[j]) * hyperbolic_tangent(memory[j])
 
 
-@kernel
-def _apply_lstm_to(parts, first, last):
-    projected, recurrent, before, memory, hidden = parts
+@operation(LSTM_GATES)
+def _apply_lstm_to(address, first, last):
+    projected, recurrent, before, memory, hidden = _unpack_lstm(address)
     for n in range(first, last):
         _apply_lstm(projected[n], recurrent[n], before[n], memory[n], hidden[n])
 
@@ -267,20 +244,6 @@ def step_lstm(projected, before, weight, after):
     values, scales = _scratch(rows, weight)
     round_rows(hidden, values, scales)
     multiply_all(values, scales, weight, recurrent)
-    threads, width, shares = plan(weight.board, 3 * hidden.size, rows, 1)
     parts = (projected, recurrent, memory, after[1], after[0])
-    share = begin(weight.board, threads, LSTM_GATES, _pack_lstm(parts), width, shares)
-    while share >= 0:
-        first, last = bounds(share, width, rows)
-        _apply_lstm_to(parts, first, last)
-        share = follow(weight.board, threads)
-    end(weight.board, threads, shares, parts)
-
-
-@kernel
-def apply_lstm_share(board, share):
-    """One share of the gates of :func:`step_lstm`, for another thread."""
-    address, width = handed_on(board)
-    parts = _unpack_lstm(address)
-    first, last = bounds(share, width, parts[0].shape[0])
-    _apply_lstm_to(parts, first, last)
+    share_out(weight.board, LSTM_GATES, _pack_lstm(parts), 3 * hidden.size, rows, 1)
+    keep(parts)

@@ -112,6 +112,21 @@ def reduction(function: Function) -> Function:
     return _compile(function, {"contract", "reassoc", "nsz"})
 
 
+def compile_callable(function: Function) -> int:
+    """The address of a function of three int64, compiled as a :func:`kernel` is.
+
+    Whoever calls it by its address has no copy of it to compile.
+    """
+    compile_ = numba.cfunc("void(int64, int64, int64)", cache=_IS_KEPT, error_model="numpy")
+    compiled = compile_(function)
+    _CALLABLES.append(compiled)
+    return int(compiled.address)
+
+
+_CALLABLES: list[Any] = []
+"""They are there as long as somebody holds them."""
+
+
 def _compile(function: Function, fastmath: set[str]) -> Function:
     options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     return cast(Function, numba.njit(cache=_IS_KEPT, **options)(function))

@@ -20,18 +20,9 @@ from models.kernels.blocks import (
     make_scaling,
     number_of,
 )
+from models.kernels.instructions import Parcel, keep
 from models.kernels.jit import kernel
-from models.kernels.team import (
-    BOARD,
-    PRODUCTS,
-    Parcel,
-    begin,
-    bounds,
-    end,
-    follow,
-    handed_on,
-    plan,
-)
+from models.kernels.team import BOARD, PRODUCTS, operation, share_out
 from models.kernels.tiles import (
     CONFIGURATION,
     HAS_TILES,
@@ -344,29 +335,21 @@ _parcel = Parcel(types.Tuple((types.uint8[:, ::1], _FLOATS, _WEIGHT, _ROWS)))
 _pack_products, _unpack_products = _parcel.pack, _parcel.unpack
 
 
+@operation(PRODUCTS)
+def _multiply_share(address, first, last):
+    values, row_scales, weight, outputs = _unpack_products(address)
+    multiply(values, row_scales, weight, outputs, first, last)
+
+
 @kernel
 def multiply_all(values, row_scales, weight, outputs):
     """:func:`multiply` of all outputs, by all threads that help where there is much to do."""
     vectors, rows = weight.packed.shape[0], outputs.shape[0]
     # A byte of the weights comes in 1/31 ns, and is multiplied with eight rows in as long.
     nanoseconds = weight.packed.size * (rows + 8) // 256
-    threads, width, shares = plan(weight.board, nanoseconds, vectors, _WIDE)
     parts = (values, row_scales, weight, outputs)
-    share = begin(weight.board, threads, PRODUCTS, _pack_products(parts), width, shares)
-    while share >= 0:
-        first, last = bounds(share, width, vectors)
-        multiply(values, row_scales, weight, outputs, first, last)
-        share = follow(weight.board, threads)
-    end(weight.board, threads, shares, parts)
-
-
-@kernel
-def multiply_share(board, share):
-    """One share of :func:`multiply_all`, for another thread."""
-    address, width = handed_on(board)
-    values, row_scales, weight, outputs = _unpack_products(address)
-    first, last = bounds(share, width, weight.packed.shape[0])
-    multiply(values, row_scales, weight, outputs, first, last)
+    share_out(weight.board, PRODUCTS, _pack_products(parts), nanoseconds, vectors, _WIDE)
+    keep(parts)
 
 
 @kernel

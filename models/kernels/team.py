@@ -1,37 +1,36 @@
-"""How threads share out the work of a kernel: what they tell each other, and when.
+"""How threads share out the work of kernels: what they tell each other, and when.
 
-A kernel that has much to do writes on the *board* what it is, divided into shares. The threads of
-:mod:`models.team`, which watch the board, take one each. So does the kernel's own thread: first
-its share, and then whatever nobody has taken, so that it never waits for a thread that does not
-run. Whoever takes a share, its bits are the same.
+A kernel that has much to do writes on the *board* which *operation* does it, divided into shares.
+The threads of :mod:`models.team`, which watch the board, take one each. So does the kernel's own
+thread: first its share, and then whatever nobody has taken, so that it never waits for a thread
+that does not run. Whoever takes a share, its bits are the same.
 
 A thread keeps its number, and takes the share of that number if it can: where the weights are
 shared out, they may then stay in its cache from step to step.
 
-A *board* is known by its address.
+A *board* is known by its address. An operation is compiled once and called by its address: each
+kernel that uses it would otherwise have a copy of it, and take as long to compile.
 """
 
-import platform
-from typing import Any
+import threading
+from collections.abc import Callable
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
-from models.kernels.jit import instruction, kernel
+from models.kernels.instructions import add, invoke, load, pause, replace, store
+from models.kernels.jit import Function, compile_callable, kernel
 
 MAX_THREADS = 8
 """Most shares of a piece of work, one for each thread."""
 BOARD_NUMBERS = 40
-WORK, DONE, OWNER, THREADS, LEAST, TAKEN = 0, 8, 16, 24, 25, 26
+WORK, DONE, OWNER, THREADS, LEAST, TAKEN, TABLE = 0, 8, 16, 24, 25, 26, 27
 """Where on the board, most a line of memory apart: the shares that nobody has taken, how many are
-done, whether a kernel uses the board; how many threads there are, the least work to share, and how
-many shares others than the caller's thread have taken."""
-KIND, PARTS, WIDTH = 32, 33, 34
+done, whether a kernel uses the board; how many threads there are, the least work to share, how
+many shares others than the caller's thread have taken, and where the operations' addresses are."""
+OPERATION, PARTS, WIDTH, COUNT = 32, 33, 34, 35
 """And what the work is: see :func:`begin`."""
 PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE = range(6)
-"""Kinds of work."""
+"""Operations."""
 LEAST_NANOSECONDS = 4_000
 """Work that is worth sharing: to tell others of it takes 1,000."""
 _LINE_BYTES = 64
@@ -42,107 +41,52 @@ _IDLE_LOOKS = 1 << 18
 millisecond, which is longer than what Python does between two steps. To wake it takes a tenth of
 that."""
 
-_I64 = ir.IntType(64)
-_PAUSES = {"x86_64": "llvm.x86.sse2.pause", "AMD64": "llvm.x86.sse2.pause"}
-_PAUSE = _PAUSES.get(platform.machine())
 _SHARE_BITS = np.int64(16)
 _SHARES = np.int64((1 << 16) - 1)
 _ONE = np.int64(1)
 
 
-def _place(builder: Any, address: Any) -> Any:
-    return builder.inttoptr(address, _I64.as_pointer())
+class Operations:
+    """What kernels have done in shares, by number.
 
+    Compiled when the first kernel is about to run: nobody waits for what is only imported.
 
-@instruction
-def load(typing_context: Any, address: Any) -> Any:
-    """The int64 at an address, and whatever was written before it was."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.load_atomic(_place(builder, arguments[0]), "acquire", 8)
-
-    return types.int64(types.int64), generate
-
-
-@instruction
-def store(typing_context: Any, address: Any, value: Any) -> Any:
-    """Write an int64 to an address, after all that was written before."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        builder.store_atomic(arguments[1], _place(builder, arguments[0]), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-@instruction
-def add(typing_context: Any, address: Any, value: Any) -> Any:
-    """Add to the int64 at an address, whoever else does; returns what it was."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        place = _place(builder, arguments[0])
-        return builder.atomic_rmw("add", place, arguments[1], "acq_rel")
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@instruction
-def replace(typing_context: Any, address: Any, expected: Any, value: Any) -> Any:
-    """Write an int64 to an address unless another than expected is there: 1 if it was, else 0."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        place, *values = arguments
-        both = builder.cmpxchg(_place(builder, place), *values, "acq_rel", "acquire")
-        return builder.zext(builder.extract_value(both, 1), _I64)
-
-    return types.int64(types.int64, types.int64, types.int64), generate
-
-
-@instruction
-def pause(typing_context: Any) -> Any:
-    """Let the processor do something else for a moment."""
-
-    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        if _PAUSE:
-            known = builder.module.globals.get(_PAUSE)
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(known or ir.Function(builder.module, kind, _PAUSE), [])
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
-class Parcel:
-    """What a piece of work is done with, as one kernel hands it to those of other threads.
-
-    Args:
-        contents: Numba's type of a tuple.
+    Attributes:
+        addresses: of the operations, 0 where there is none.
     """
 
-    def __init__(self, contents: types.BaseTuple) -> None:
-        @instruction
-        def pack(typing_context: Any, parts: Any) -> Any:
-            """The address of the parts, which stay where they are while their kernel runs."""
+    def __init__(self) -> None:
+        self.addresses = np.zeros(CHOICE + 1, np.int64)
+        self._pending: dict[int, Function] = {}
+        self._are_needed = False
+        self._lock = threading.Lock()
 
-            def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-                slot = cgutils.alloca_once_value(builder, arguments[0])
-                return builder.ptrtoint(slot, _I64)
+    def add(self, number: int, function: Function) -> None:
+        """Have a function of its parts' address and of where a share begins and ends."""
+        self._pending[number] = function
+        if self._are_needed:
+            self.compile()
 
-            return types.int64(contents), generate
+    def compile(self) -> None:
+        """Have all of them, and those that come later at once."""
+        with self._lock:
+            self._are_needed = True
+            while self._pending:
+                number, function = self._pending.popitem()
+                self.addresses[number] = compile_callable(function)
 
-        @instruction
-        def unpack(typing_context: Any, address: Any) -> Any:
-            """The parts at an address."""
 
-            def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-                kind = context.get_value_type(contents).as_pointer()
-                parts = builder.load(builder.inttoptr(arguments[0], kind))
-                context.nrt.incref(builder, contents, parts)
-                return parts
+OPERATIONS = Operations()
 
-            return contents(types.int64), generate
 
-        self.pack, self.unpack = pack, unpack
+def operation(number: int) -> Callable[[Function], Function]:
+    """Make a function the operation of this number."""
+
+    def register(function: Function) -> Function:
+        OPERATIONS.add(number, function)
+        return function
+
+    return register
 
 
 @kernel
@@ -152,23 +96,25 @@ def _store_number(address, value):
 
 
 class Board:
-    """Where kernels and helpers of a process meet.
-
-    Attributes:
-        address: of it, as kernels take it.
-    """
+    """Where kernels and helpers of a process meet."""
 
     def __init__(self) -> None:
         space = np.zeros(BOARD_NUMBERS + _LINE_BYTES // 8, np.int64)
         offset = -space.ctypes.data % _LINE_BYTES // 8
         self._numbers = space[offset : offset + BOARD_NUMBERS]
-        self.address = self._numbers.ctypes.data
-
+        self._address = self._numbers.ctypes.data
+        self._numbers[TABLE] = OPERATIONS.addresses.ctypes.data
         self.set_least(LEAST_NANOSECONDS)
+
+    @property
+    def address(self) -> int:
+        """Of it, as kernels take it, who may call operations then."""
+        OPERATIONS.compile()
+        return self._address
 
     def set_threads(self, count: int) -> None:
         """Have so many threads share out what comes, the caller among them."""
-        _store_number(self.address + 8 * THREADS, count)
+        _store_number(self._address + 8 * THREADS, count)
 
     @property
     def taken(self) -> int:
@@ -177,7 +123,7 @@ class Board:
 
     def set_least(self, nanoseconds: int) -> None:
         """Have work shared that takes one thread at least so long."""
-        _store_number(self.address + 8 * LEAST, nanoseconds)
+        _store_number(self._address + 8 * LEAST, nanoseconds)
 
 
 BOARD = Board()
@@ -195,37 +141,6 @@ def enlist(board, nanoseconds):
     if threads < 2 or nanoseconds < load(board + 8 * LEAST):
         return np.int64(1)
     return threads if replace(board + 8 * OWNER, 0, 1) else np.int64(1)
-
-
-@kernel
-def _divide(count, shares):
-    """Rounded up."""
-    return (count + shares - 1) // shares
-
-
-@kernel
-def plan(board, nanoseconds, count, multiple):
-    """How to share out so many things, which take one thread about so long.
-
-    Returns:
-        What :func:`enlist` says; how many things are a share, a multiple of the last argument;
-        and how many shares there are.
-    """
-    threads = enlist(board, nanoseconds)
-    width = max(_divide(_divide(count, threads), multiple) * multiple, multiple)
-    return threads, width, _divide(count, width)
-
-
-@kernel
-def bounds(share, width, count):
-    """Where a share of so many things begins and ends."""
-    return share * width, min((share + 1) * width, count)
-
-
-@kernel
-def handed_on(board):
-    """What others than the caller's thread are told: the address of the parts, and the width."""
-    return load(board + 8 * PARTS), load(board + 8 * WIDTH)
 
 
 @kernel
@@ -247,57 +162,87 @@ def claim(board, own):
 
 
 @kernel
-def begin(board, threads, kind, parts, width, shares):
-    """Share out work; returns the first share of the kernel that does.
+def _divide(count, shares):
+    """Rounded up."""
+    return (count + shares - 1) // shares
+
+
+@kernel
+def begin(board, threads, operation, parts, count, multiple):
+    """Divide work among threads, one share for each at most.
 
     Args:
         board: its address.
-        threads: what :func:`enlist` said; one does all of it, as its only share.
-        kind: which work it is, for other threads.
+        threads: what :func:`enlist` said.
+        operation: address of the function that does it.
         parts: address of what it is done with.
-        width: how much of it is a share.
-        shares: how many there are.
+        count: how many things there are to do.
+        multiple: how many of them cannot be divided.
+
+    Returns:
+        How many shares there are.
     """
-    if threads == 1:
-        return np.int64(0)
-    store(board + 8 * KIND, kind)
+    width = max(_divide(_divide(count, threads), multiple) * multiple, multiple)
+    shares = _divide(count, width)
+    store(board + 8 * OPERATION, operation)
     store(board + 8 * PARTS, parts)
     store(board + 8 * WIDTH, width)
+    store(board + 8 * COUNT, count)
     store(board + 8 * DONE, 0)
     number = load(board + 8 * WORK) >> _SHARE_BITS
     store(board + 8 * WORK, ((number + _ONE) << _SHARE_BITS) | ((_ONE << shares) - _ONE))
-    return claim(board, 0)
+    return shares
 
 
 @kernel
-def finish(board, number):
-    """A share is done: the next one of a thread, or -1."""
-    add(board + 8 * DONE, 1)
-    return claim(board, number)
+def do_shares(board, number):
+    """Take shares and do them until none is left; returns how many there were."""
+    done = np.int64(0)
+    share = claim(board, number)
+    while share >= 0:
+        width, count = load(board + 8 * WIDTH), load(board + 8 * COUNT)
+        first, last = share * width, min((share + _ONE) * width, count)
+        invoke(load(board + 8 * OPERATION), load(board + 8 * PARTS), first, last)
+        add(board + 8 * DONE, 1)
+        done += _ONE
+        share = claim(board, number)
+    return done
 
 
 @kernel
-def follow(board, threads):
-    """The same for the kernel that shared out the work."""
-    return np.int64(-1) if threads == 1 else finish(board, 0)
-
-
-@kernel
-def end(board, threads, shares, parts):
-    """Wait until all shares are done, and give up the board.
-
-    It is given the parts for these to be there until then: a kernel lets go of its arrays when it
-    names them for the last time.
-    """
-    if threads == 1:
-        return
+def end(board, shares):
+    """Wait until all shares are done, and give up the board."""
     while load(board + 8 * DONE) < shares:
         pause()
     store(board + 8 * OWNER, 0)
 
 
 @kernel
-def wait_for_work(board):
+def share_out(board, operation, parts, nanoseconds, count, multiple):
+    """Do so many things, by all threads that help where there is much to do.
+
+    Whoever calls it is to :func:`keep` the parts.
+
+    Args:
+        board: its address.
+        operation: its number.
+        parts: address of what it is done with.
+        nanoseconds: that it takes one thread, about.
+        count: how many things there are to do.
+        multiple: how many of them cannot be divided.
+    """
+    function = load(load(board + 8 * TABLE) + 8 * operation)
+    threads = enlist(board, nanoseconds)
+    if threads == 1:
+        invoke(function, parts, 0, count)
+        return
+    shares = begin(board, threads, function, parts, count, multiple)
+    do_shares(board, 0)
+    end(board, shares)
+
+
+@kernel
+def _wait_for_work(board):
     """Look at the board until there is a share to take, or for long enough: whether there is."""
     for look in range(_IDLE_LOOKS):
         if load(board + 8 * WORK) & _SHARES:
@@ -305,3 +250,15 @@ def wait_for_work(board):
         if look % _LOOKS_TO_A_PAUSE == 0:
             pause()
     return False
+
+
+@kernel
+def work_along(board, number):
+    """Take shares of whatever comes, until nothing has come for a while.
+
+    Args:
+        board: its address.
+        number: of this thread among those that share, from 1.
+    """
+    while _wait_for_work(board):
+        add(board + 8 * TAKEN, do_shares(board, number))

@@ -10,20 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.kernels.instructions import add
+from models.kernels.jit import kernel
 from models.kernels.products import linear, pack_weight
 from models.kernels.team import (
     BOARD,
+    CHOICE,
+    DONE,
     LEAST_NANOSECONDS,
     MAX_THREADS,
     Board,
+    Operations,
     begin,
     claim,
+    do_shares,
     end,
     enlist,
-    follow,
-    wait_for_work,
+    work_along,
 )
-from models.kernels.work import work_along
 from tests.models.kernels.test_products import SIZES, multiply, random_case
 from tests.models.teams import team_of
 
@@ -44,33 +48,63 @@ def take_all(board: Board, own: int) -> list[int]:
     return shares
 
 
+def finish(board: Board, shares: int) -> None:
+    """As who took these shares does."""
+    add_to(board.address + 8 * DONE, shares)
+    end(board.address, shares)
+
+
+@kernel
+def add_to(address: int, value: int) -> None:
+    add(address, value)
+
+
 def test_a_thread_takes_its_own_share_first_and_then_what_is_left(board: Board) -> None:
-    assert begin(board.address, 4, 0, 0, 1, 4) == 0
-    assert take_all(board, own=2) == [2, 1, 3]
-    for _ in range(4):
-        follow(board.address, 4)
-    end(board.address, 4, 4, ())
+    assert begin(board.address, 4, 0, 0, 4, 1) == 4
+    assert take_all(board, own=2) == [2, 0, 1, 3]
+    finish(board, 4)
 
 
 def test_nothing_is_there_to_take_before_and_after(board: Board) -> None:
     assert claim(board.address, 0) == -1
-    assert not wait_for_work(board.address)
-    first = begin(board.address, 4, 0, 0, 1, 2)
-    assert wait_for_work(board.address)
-    second = follow(board.address, 4)
-    assert (first, second) == (0, 1)
-    assert follow(board.address, 4) == -1
-    end(board.address, 4, 2, ())
+    assert begin(board.address, 4, 0, 0, 2, 1) == 2
+    assert take_all(board, own=0) == [0, 1]
+    finish(board, 2)
     assert claim(board.address, 1) == -1
+    assert do_shares(board.address, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "multiple", "threads", "shares"),
+    [(8, 1, 4, 4), (3, 1, 4, 3), (9, 1, 4, 3), (17, 4, 2, 2), (17, 4, 4, 3), (3, 4, 4, 1)],
+)
+def test_nothing_is_divided_smaller_than_it_may_be(
+    board: Board, count: int, multiple: int, threads: int, shares: int
+) -> None:
+    assert begin(board.address, threads, 0, 0, count, multiple) == shares
 
 
 def test_only_one_kernel_has_the_board_at_a_time(board: Board) -> None:
     assert enlist(board.address, 100) == 4
     assert enlist(board.address, 100) == 1, "it is in use"
-    assert begin(board.address, 4, 0, 0, 1, 1) == 0
-    assert follow(board.address, 4) == -1
-    end(board.address, 4, 1, ())
+    assert begin(board.address, 4, 0, 0, 1, 1) == 1
+    assert take_all(board, own=0) == [0]
+    finish(board, 1)
     assert enlist(board.address, 100) == 4
+
+
+def test_operations_are_compiled_when_they_are_needed() -> None:
+    operations = Operations()
+    operations.add(CHOICE, _nothing)
+    assert not operations.addresses.any()
+    operations.compile()
+    assert operations.addresses[CHOICE]
+    operations.add(0, _nothing)
+    assert operations.addresses[0], "kernels may run already"
+
+
+def _nothing(address: int, first: int, last: int) -> None:
+    pass
 
 
 def test_what_is_soon_done_is_not_shared(board: Board) -> None:
@@ -89,13 +123,11 @@ def test_each_share_is_taken_once(shares: int, threads: int) -> None:
     board = Board()
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(5):
-            first = begin(board.address, 4, 0, 0, 1, shares)
+            begin(board.address, shares, 0, 0, shares, 1)
             found = pool.map(take_all, [board] * threads, range(threads))
             taken = [share for each in found for share in each]
-            assert sorted([first, *taken]) == list(range(shares))
-            for _ in range(shares):
-                follow(board.address, 4)
-            end(board.address, 4, shares, ())
+            assert sorted(taken) == list(range(shares))
+            finish(board, shares)
 
 
 @pytest.mark.parametrize("threads", [2, 3, MAX_THREADS])
