@@ -33,8 +33,8 @@ from benchmarks.floor import floor_seconds, step_weights
 from benchmarks.report import finish, markdown_table
 from benchmarks.subjects import Subject, all_subjects
 from models.decoding.running import DecodingTask
-from models.decoding.step import BatchedDecoder
-from models.encoder_decoder import Reading, StepModel, StepOutput
+from models.decoding.step import BatchedDecoder, steps_at_once
+from models.encoder_decoder import Reading, StepModel, StepOutput, whole_step_of
 from models.precision import Precision, keep_float32_exact, set_precision, use_threads
 from models.seq2seq import Seq2Seq
 from models.state import DecodeState
@@ -81,6 +81,7 @@ class TimedModel:
         self.vocabulary_size = model.vocabulary_size
         self.prompt_vocabulary_size = model.prompt_vocabulary_size
         self.continues_prompt = model.continues_prompt
+        self.whole_step = whole_step_of(model)
         self.reading_seconds = 0.0
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
@@ -147,7 +148,7 @@ class Drive:
         self._lengths: dict[int, int] = {}
         self._running: set[int] = set()
         self._completed = 0
-        self._steps = 0
+        self._steps = 0  # since requests were admitted
 
     @property
     def reading_seconds(self) -> float:
@@ -158,13 +159,15 @@ class Drive:
         """Admit when it is time, make a step, and note it."""
         joining: list[DecodingTask] = []
         began = self._clock()
-        if self._steps % ADMISSION_INTERVAL_STEPS == 0 or not self._decoder.rows:
+        if self._steps >= ADMISSION_INTERVAL_STEPS or not self._decoder.rows:
+            self._steps = 0
             room = (self._rows - self._decoder.rows) // self._width
             joining = list(itertools.islice(self._tasks, room))
-        self._steps += 1
         read_before = self.reading_seconds
         self._decoder.admit(joining)
-        result = self._decoder.step()
+        left = ADMISSION_INTERVAL_STEPS - self._steps
+        result = self._decoder.step(min(steps_at_once(self._decoder.rows), left))
+        self._steps += max(len(result.rows), 1)
         seconds = self._clock() - began
         self._lengths.update((task.key, len(task.prompt)) for task in joining)
         self._running.update(result.begun)
@@ -172,9 +175,12 @@ class Drive:
         for emissions in result.emissions.values():
             tally.tokens += sum(len(emission.tokens) for emission in emissions)
         if result.rows:
-            tally.step_seconds.append(seconds - (self.reading_seconds - read_before))
-            tally.rows.append(result.rows)
-            tally.positions.append(sum(self._lengths[key] for key in self._running))
+            steps = len(result.rows)
+            share = (seconds - (self.reading_seconds - read_before)) / steps
+            tally.step_seconds += [share] * steps
+            tally.rows += result.rows
+            positions = sum(self._lengths[key] for key in self._running)
+            tally.positions += [positions * rows // result.rows[0] for rows in result.rows]
         self._running.difference_update(result.complete)
         self._completed += len(result.complete)
 

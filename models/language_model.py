@@ -4,14 +4,14 @@
 ``V`` vocabulary size. Token ids are int64.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import LanguageModelConfig
 from models.dropout import dropout
-from models.encoder_decoder import Reading, StepOutput, longest_first
+from models.encoder_decoder import Reading, StepOutput, WholeStep, longest_first
 from models.packing import PackedLayout
 from models.placement import on_device, send
 from models.recurrent import RecurrentStack, StackState
@@ -54,7 +54,7 @@ class LanguageModel(nn.Module):
         )
         self.output = nn.Linear(self.stack.output_size, config.vocabulary_size)
         # Takes the place of the modules in a step of one thread: see models.whole_step.
-        self.whole_step: Callable[[Tensor, DecodeState], StepOutput] | None = None
+        self.whole_step: WholeStep | None = None
         if config.initializer == "normal":
             for name, parameter in self.named_parameters():
                 if "bias" in name:

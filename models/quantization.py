@@ -292,10 +292,7 @@ class Int8Attention(Attention):
         return context.view(count, width, -1), weights.view(count, width, -1)
 
     def _attend(self, projected: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
-        layout = memory.layout
-        cells = np.arange(memory.rows) if layout.cells is None else layout.cells.numpy()
-        sources = cells if layout.width == 1 else cells // layout.width
-        return self.look(projected, sources, memory)
+        return self.look(projected, memory.sources, memory)
 
 
 def _results(queries: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:

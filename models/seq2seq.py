@@ -23,7 +23,9 @@ from models.encoder_decoder import (
     EncoderDecoder,
     Reading,
     StepOutput,
+    WholeStep,
     longest_first,
+    whole_step_of,
 )
 from models.packing import PackedLayout, sequence_mask
 from models.placement import on_device, send
@@ -204,7 +206,7 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
         self.combine = nn.Linear(2 * size, size)
         self.tanh: nn.Module = nn.Tanh()
         # Takes the place of the modules in a step of one thread: see models.whole_step.
-        self.whole_step: Callable[[Tensor, DecodeState], StepOutput] | None = None
+        self.whole_step: WholeStep | None = None
 
     def start(self, encoded: EncodedSource) -> DecodeState:
         """See :class:`Decoder`."""
@@ -311,6 +313,11 @@ class Seq2Seq(EncoderDecoder):
             nn.init.normal_(encoder.embedding.weight, std=config.embedding_size**-0.5)
             decoder.embedding.weight = encoder.embedding.weight
             decoder.output_layer.weight = encoder.embedding.weight
+
+    @property
+    def whole_step(self) -> WholeStep | None:
+        """See :func:`models.encoder_decoder.whole_step_of`."""
+        return whole_step_of(self.decoder)
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         """Encode source sentences (token ids with ``<eos>`` behind): see :class:`StepModel`.

@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -128,6 +129,13 @@ class AttentionMemory:
         """N, of those that attend to these sources and not to the rest."""
         cells = self.layout.cells
         return len(self.mask) * self.layout.width if cells is None else cells.shape[0]
+
+    @cached_property
+    def sources(self) -> NDArray[np.int64]:
+        """``[N]``, each row's: on the CPU."""
+        cells = self.layout.cells
+        places = np.arange(self.rows) if cells is None else cells.numpy()
+        return places if self.layout.width == 1 else places // self.layout.width
 
     @cached_property
     def arrays(self) -> MemoryArrays:

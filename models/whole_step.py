@@ -1,23 +1,71 @@
-"""Steps in int8 as few kernels: the same bits as the modules give, in less time.
+"""Steps in int8 as few kernels, and several of them as one: the same bits as the modules give.
 
-Shape legend: ``N`` rows, ``V`` vocabulary size, ``A`` attention size.
+Shape legend: ``N`` rows, ``K`` steps, ``V`` vocabulary size, ``A`` attention size.
 """
 
 from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.config import LanguageModelConfig
-from models.encoder_decoder import StepOutput
+from models.encoder_decoder import GreedyRules, SeveralSteps, StepOutput
 from models.kernels.decoders import begin_step, finish_step, step_gru_model, step_lstm_model
+from models.kernels.multi_step import (
+    decode_by_gru_decoder,
+    decode_by_gru_model,
+    decode_by_lstm_model,
+)
+from models.kernels.products import Weight
+from models.kernels.team import BOARD
 from models.language_model import LanguageModel
-from models.quantization import Int8Attention, Int8Cell, Int8Linear
-from models.recurrent import RecurrentStack
+from models.quantization import Int8Attention, Int8Cell, Int8DotAttention, Int8Linear
+from models.recurrent import RecurrentStack, StackState
 from models.seq2seq import ParallelAttentionDecoder
 from models.state import AttentionMemory, DecodeState
 from models.team import TEAM
+
+
+class _Space:
+    """What several steps need besides their model and its state.
+
+    Args:
+        state: before them.
+        steps: K.
+        size: V.
+    """
+
+    def __init__(self, state: DecodeState, steps: int, size: int) -> None:
+        rows = state.rows
+        self.before = _arrays(state)
+        self.spare = (_like(self.before), _like(self.before))
+        self.logits = np.empty((rows, size), np.float32)
+        tokens, logprobs = np.empty((steps, rows), np.int64), np.empty((steps, rows), np.float32)
+        self.outcome = (tokens, logprobs, np.zeros(rows, np.int64))
+        self.after = _like(self.before)
+
+    def result(self) -> SeveralSteps:
+        """After the kernel."""
+        return SeveralSteps(*self.outcome, DecodeState(_tensors(self.after)))
+
+
+Layers = tuple[tuple[NDArray[np.float32], ...], ...]
+"""Of a state, as kernels take it."""
+
+
+def _arrays(state: DecodeState) -> Layers:
+    return tuple(tuple(part.contiguous().numpy() for part in layer) for layer in state.layers)
+
+
+def _like(layers: Layers) -> Layers:
+    """Others: whoever has the state before a step may still need it."""
+    return tuple(tuple(np.empty_like(part) for part in layer) for layer in layers)
+
+
+def _tensors(layers: Layers) -> StackState:
+    return tuple(tuple(torch.from_numpy(part) for part in layer) for layer in layers)
 
 
 class DecoderStep:
@@ -32,36 +80,57 @@ class DecoderStep:
         attention, bottleneck = decoder.attention, decoder.bottleneck
         assert isinstance(attention, Int8Attention)
         self._attention = attention
-        self._embedding = decoder.embedding.weight.detach().numpy()
-        self._bottom = _weights_of(bottom)
-        self._query = _linear(attention.query_projection)
-        self._above = tuple(_weights_of(cell) for cell in _cells(decoder.top))
-        self._combine = _linear(decoder.combine)
-        self._output = _linear(decoder.output_layer)
-        narrow = self._output if bottleneck is None else _linear(bottleneck)
+        query, output = _linear(attention.query_projection), _linear(decoder.output_layer)
+        self._query_size, self._size = query.outputs, output.outputs
+        embedding = decoder.embedding.weight.detach().numpy()
+        self._first = (embedding, *_weights_of(bottom), query.weight)
+        narrow = output if bottleneck is None else _linear(bottleneck)
         narrow_size = 0 if bottleneck is None else narrow.outputs
-        self._end = (narrow.weight, narrow_size, self._output.weight)
+        self._second = (
+            tuple(_weights_of(cell) for cell in _cells(decoder.top)),
+            *(_linear(decoder.combine).weight, narrow.weight, narrow_size, output.weight),
+        )
 
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
-        """See :meth:`models.encoder_decoder.Decoder.step`."""
+        """See :class:`models.encoder_decoder.WholeStep`."""
         TEAM.rouse()
         memory = cast(AttentionMemory, state.memory)
-        bottom, *above = (layer[0].contiguous().numpy() for layer in state.layers)
-        # Into other arrays: whoever has the state before the step may still need it.
-        hidden, *after = (np.empty_like(bottom) for _ in state.layers)
-        queries = np.empty((len(hidden), self._query.outputs), np.float32)
-        begin_step(
-            tokens.numpy(), self._embedding, bottom, *self._bottom, self._query.weight,
-            hidden, queries,
-        )  # fmt: skip
+        before = _arrays(state)
+        after = _like(before)
+        hidden = after[0][0]
+        queries = np.empty((len(hidden), self._query_size), np.float32)
+        begin_step(tokens.numpy(), before[0][0], *self._first, hidden, queries)
         contexts, weights = self._attention.answer(torch.from_numpy(queries), memory)
-        logits = np.empty((len(hidden), self._output.outputs), np.float32)
-        finish_step(
-            hidden, contexts.numpy(), tuple(above), self._above, self._combine.weight, *self._end,
-            tuple(after), logits,
+        logits = np.empty((len(hidden), self._size), np.float32)
+        finish_step(hidden, contexts.numpy(), before[1:], *self._second, after[1:], logits)
+        return StepOutput(
+            torch.from_numpy(logits), DecodeState(_tensors(after), memory=memory), weights
+        )
+
+    def decode(
+        self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
+    ) -> SeveralSteps | None:
+        """See :class:`models.encoder_decoder.WholeStep`.
+
+        With dot attention, to sources that stand in one pool.
+        """
+        memory = cast(AttentionMemory, state.memory)
+        if memory.rest is not None or not isinstance(self._attention, Int8DotAttention):
+            return None
+        TEAM.rouse()
+        stored, rows = memory.arrays, state.rows
+        spaces = tuple(
+            np.empty((rows, size), np.float32)
+            for size in (self._query_size, memory.values.shape[2], memory.mask.shape[1])
+        )
+        space = _Space(state, steps, self._size)
+        decode_by_gru_decoder(
+            tokens.numpy(), memory.sources, (self._first, self._second),
+            (stored.keys, stored.key_strides, stored.key_scales, *stored.of_values), spaces,
+            space.before, space.spare, rules, steps, stop, BOARD.address, space.logits,
+            space.outcome, space.after,
         )  # fmt: skip
-        layers = tuple((torch.from_numpy(part),) for part in (hidden, *after))
-        return StepOutput(torch.from_numpy(logits), DecodeState(layers, memory=memory), weights)
+        return space.result()
 
 
 class LanguageModelStep:
@@ -73,26 +142,37 @@ class LanguageModelStep:
 
     def __init__(self, model: LanguageModel) -> None:
         cells = _cells(model.stack)
-        self._kernel = step_lstm_model if cells[0].num_states == 2 else step_gru_model
+        has_memory = cells[0].num_states == 2
+        self._step = step_lstm_model if has_memory else step_gru_model
+        self._decode = decode_by_lstm_model if has_memory else decode_by_gru_model
         if model.embedding is None:
-            self._embedding = np.eye(model.vocabulary_size, dtype=np.float32)
+            embedding = np.eye(model.vocabulary_size, dtype=np.float32)
         else:
-            self._embedding = model.embedding.weight.detach().numpy()
-        self._cells = tuple(_weights_of(cell) for cell in cells)
-        self._output = _linear(model.output)
+            embedding = model.embedding.weight.detach().numpy()
+        output = _linear(model.output)
+        self._weights = (embedding, tuple(_weights_of(cell) for cell in cells), output.weight)
+        self._size = output.outputs
 
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
-        """See :meth:`models.encoder_decoder.StepModel.step`."""
+        """See :class:`models.encoder_decoder.WholeStep`."""
         TEAM.rouse()
-        before = tuple(tuple(part.contiguous().numpy() for part in layer) for layer in state.layers)
-        after = tuple(tuple(np.empty_like(part) for part in layer) for layer in before)
-        logits = np.empty((len(tokens), self._output.outputs), np.float32)
-        self._kernel(
-            tokens.numpy(), self._embedding, before, self._cells, self._output.weight,
-            after, logits,
+        before = _arrays(state)
+        after = _like(before)
+        logits = np.empty((len(tokens), self._size), np.float32)
+        self._step(tokens.numpy(), before, *self._weights, after, logits)
+        return StepOutput(torch.from_numpy(logits), DecodeState(_tensors(after)))
+
+    def decode(
+        self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
+    ) -> SeveralSteps | None:
+        """See :class:`models.encoder_decoder.WholeStep`."""
+        TEAM.rouse()
+        space = _Space(state, steps, self._size)
+        self._decode(
+            tokens.numpy(), self._weights, space.before, space.spare, rules, steps, stop,
+            BOARD.address, space.logits, space.outcome, space.after,
         )  # fmt: skip
-        layers = tuple(tuple(torch.from_numpy(part) for part in layer) for layer in after)
-        return StepOutput(torch.from_numpy(logits), DecodeState(layers))
+        return space.result()
 
 
 def _cells(stack: RecurrentStack) -> list[Int8Cell]:
@@ -104,7 +184,7 @@ def _linear(module: torch.nn.Module) -> Int8Linear:
     return module
 
 
-def _weights_of(cell: Int8Cell) -> tuple[object, object]:
+def _weights_of(cell: Int8Cell) -> tuple[Weight, Weight]:
     (recurrent,) = cell.weights
     return cell.projection.weight, recurrent
 

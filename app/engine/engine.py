@@ -13,7 +13,7 @@ class Engine:
     """All models of one device.
 
     Models take turns: each that has work makes one step in every turn of the engine, whatever
-    the others have to do.
+    the others have to do. Only one that is alone may make several.
 
     Args:
         runners: one for each model.
@@ -56,7 +56,8 @@ class Engine:
 
     def step(self) -> Progress:
         """One turn of every model that has work."""
-        turns = [runner.turn() for runner in self._runners.values() if not runner.is_idle]
+        busy = [runner for runner in self._runners.values() if not runner.is_idle]
+        turns = [runner.turn(is_alone=len(busy) == 1) for runner in busy]
         events = self._refused + [event for turn in turns for event in turn.events]
         self._refused = []
         rows_running = dict.fromkeys((name for name, _ in self._runners), 0)
@@ -66,7 +67,7 @@ class Engine:
         return Progress(
             started=tuple(number for turn in turns for number in turn.started),
             events=tuple(events),
-            steps=tuple(turn.report for turn in turns if turn.report is not None),
+            steps=tuple(report for turn in turns for report in turn.reports),
             rows_running=rows_running,
         )
 

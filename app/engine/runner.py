@@ -1,5 +1,6 @@
 """One model on one device: its queue, its batch of rows, and what its steps bring."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -26,7 +27,7 @@ from app.engine.scheduler import (
 from models.decoding.arrivals import ReadingThread
 from models.decoding.params import Emission
 from models.decoding.running import DecodingTask
-from models.decoding.step import BatchedDecoder, StepResult
+from models.decoding.step import MOST_STEPS, BatchedDecoder, StepResult, steps_at_once
 from models.encoder_decoder import StepModel, read_at_once
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ class Turn:
     Attributes:
         started: ids of the requests that got their rows.
         events: what is to be told.
-        report: of its step, or None where it made none.
+        reports: of its steps, in order.
     """
 
     started: list[int] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    report: StepReport | None = None
+    reports: list[StepReport] = field(default_factory=list)
 
 
 class Runner:
@@ -90,6 +91,7 @@ class Runner:
         self._executor = executor
         self._decoder = self._new_decoder()
         self._leaving: list[Event] = []
+        self._steps_made = 0
 
     @property
     def is_idle(self) -> bool:
@@ -115,8 +117,11 @@ class Runner:
         """Drop those of the requests that are here."""
         self._drop(request_ids, EndReason.CANCELLED)
 
-    def turn(self) -> Turn:
-        """Drop what has run out of time, admit what fits, make one step.
+    def turn(self, *, is_alone: bool = True) -> Turn:
+        """Drop what has run out of time, admit what fits, make one step, or several at once.
+
+        Args:
+            is_alone: whether no other model waits for its turn.
 
         Raises:
             Exception: a request failed, and then the model at its heartbeat, too: the fault is
@@ -126,10 +131,14 @@ class Runner:
         expired = self._scheduler.expired(self._clock())
         self._drop([entry.request.request_id for entry in expired], EndReason.EXPIRED)
         started_at = self._clock()
-        admitted = self._scheduler.admit(self._decoder.rows, started_at)
+        rows = self._decoder.rows
+        admitted = self._scheduler.admit(rows, started_at, self._steps_made)
+        self._steps_made = 0
         turn.started = [entry.request.request_id for entry in admitted]
         if self._scheduler.running:
-            turn.report = self._step(admitted, turn.events, started_at)
+            max_steps = self._max_steps(rows) if is_alone else 1
+            turn.reports = self._step(admitted, turn.events, started_at, max_steps)
+            self._steps_made = len(turn.reports)
         turn.events += self._leaving
         self._leaving = []
         return turn
@@ -147,18 +156,24 @@ class Runner:
             Exception: the model cannot read, or take a step.
         """
         decoder = BatchedDecoder(self._model, single_lane=self._single_lane)
-        for count in _WARM_UP_REQUESTS:
-            # A beam too: kernels are compiled when they are first called.
-            kinds = [DecodingParams(2, beam_size=2), *[DecodingParams(2)] * (count - 1)]
+        # All that is done in another way: kernels are compiled when they are first called.
+        greedy, beam = DecodingParams(2), DecodingParams(2, beam_size=2)
+        for count, first in itertools.product(_WARM_UP_REQUESTS, (beam, greedy)):
+            kinds = [first, *[greedy] * (count - 1)]
             tasks = [
                 DecodingTask(key, self._heartbeat_prompt, params)
                 for key, params in enumerate(kinds)
             ]
             decoder.admit(tasks)
             while decoder.rows:
-                decoder.step()
+                decoder.step(MOST_STEPS)
         # What a request of the decoder fails of is told to the request, and nobody waits for these.
         self.beat()
+
+    def _max_steps(self, rows: int) -> int:
+        """How many steps to make at once, with so many rows."""
+        steps = steps_at_once(rows)
+        return min(steps, self._scheduler.steps_to_admission) if self._scheduler.waiting else steps
 
     def _new_decoder(self) -> BatchedDecoder:
         return BatchedDecoder(
@@ -169,11 +184,11 @@ class Runner:
         )
 
     def _step(
-        self, admitted: Sequence[Entry], events: list[Event], started_at: float
-    ) -> StepReport:
+        self, admitted: Sequence[Entry], events: list[Event], started_at: float, max_steps: int
+    ) -> list[StepReport]:
         try:
             self._decoder.admit([_task_of(entry.request) for entry in admitted])
-            result = self._decoder.step()
+            result = self._decoder.step(max_steps)
         except Exception as error:
             # Whose fault it was cannot be known: the rows are computed together.
             logger.exception("model %s failed at a step", self.name)
@@ -198,10 +213,15 @@ class Runner:
             self._leave(request_id, EndReason.FAILED, message)
         if result.failed:
             self.beat()
-        return StepReport(
+        return self._reports_of(result, now - started_at)
+
+    def _reports_of(self, result: StepResult, seconds: float) -> list[StepReport]:
+        first, *others = result.rows or [0]
+        share = seconds / (1 + len(others))
+        report = StepReport(
             self.name,
-            result.rows,
-            now - started_at,
+            first,
+            share,
             result.positions_read,
             result.positions_attended,
             result.padding_attended,
@@ -209,6 +229,7 @@ class Runner:
             result.prefixes.misses,
             result.prefixes.positions,
         )
+        return [report, *(StepReport(self.name, rows, share) for rows in others)]
 
     def _drop(self, request_ids: Collection[int], reason: EndReason, message: str = "") -> None:
         here = [number for number in request_ids if self._scheduler.get(number) is not None]

@@ -102,14 +102,20 @@ class Scheduler:
             heapq.heappush(self._deadlines, (entry.deadline_seconds, request.request_id))
             self._forget_old_deadlines()
 
-    def admit(self, rows_in_use: int, now_seconds: float) -> list[Entry]:
-        """Requests that begin to run with this step. To be called once a step.
+    @property
+    def steps_to_admission(self) -> int:
+        """After how many steps the next admission is due, 1 at least."""
+        return max(self._interval_steps - self._steps_since_admission, 1)
+
+    def admit(self, rows_in_use: int, now_seconds: float, steps: int = 1) -> list[Entry]:
+        """Requests that begin to run with the next step. To be called before it.
 
         Args:
             rows_in_use: rows that the running requests have or may still come to have.
             now_seconds: the engine's clock.
+            steps: how many were made since the last call.
         """
-        self._steps_since_admission += 1
+        self._steps_since_admission += steps
         if not self._waiting:
             return []
         if self._running and self._steps_since_admission < self._interval_steps:

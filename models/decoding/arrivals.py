@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.decoding.running import DecodingTask
@@ -84,8 +86,14 @@ class Arrivals:
     """
 
     executor: ReadingThread | None = None
+    _news: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     _here: deque[_Arrival] = field(default_factory=deque)
     _elsewhere: list[_Arrival] = field(default_factory=list)
+
+    @property
+    def news(self) -> int:
+        """Address of an int64 that is not 0 once the other thread has read something."""
+        return self._news.ctypes.data
 
     def tasks(self) -> Iterator[DecodingTask]:
         """Of all of them."""
@@ -145,6 +153,7 @@ class Arrivals:
                 self._here.append(arrival)
 
     def _arrived(self, wait_seconds: float) -> Iterator[Arrived]:
+        self._news[0] = 0
         outcomes = [arrival.outcome for arrival in self._elsewhere if arrival.outcome]
         if outcomes and self.executor and time.monotonic() - self.executor.heard_at > HANG_SECONDS:
             wait(outcomes, return_when=FIRST_COMPLETED)
@@ -178,4 +187,6 @@ class Arrivals:
             arrival.outcome.set_result(stop.value)
         except BaseException as error:  # or the requests would wait for ever
             arrival.outcome.set_exception(error)
+        if arrival.outcome.done():
+            self._news[0] = 1
         self.executor.heard_at = time.monotonic()

@@ -22,7 +22,8 @@ from models.kernels import choice as kernels
 from models.kernels.team import BOARD
 from models.placement import on_device
 
-_NEVER_GENERATED = np.array(NEVER_GENERATED)
+NEVER_CHOSEN = np.array(NEVER_GENERATED)
+"""Tokens, as kernels take them."""
 
 
 class RowNeeds(NamedTuple):
@@ -110,7 +111,7 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
     tokens, tops = np.empty(count, np.int64), np.empty(count, np.float32)
     sums = np.empty(count, np.float32)
     blocks = np.empty((count, kernels.count_blocks(scores.shape[1])), np.float32)
-    kernels.most_probable(scores, _NEVER_GENERATED, tokens, tops, sums, blocks, BOARD.address)
+    kernels.most_probable(scores, NEVER_CHOSEN, tokens, tops, sums, blocks, BOARD.address)
     if special is not None:
         tokens[list(kinds.special)] = special.numpy()
     chosen = np.empty(count, np.float32)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.running import History, Running
+from models.encoder_decoder import SeveralSteps
 from models.tokenizers import EOS_ID
 
 _NEVER = sys.maxsize
@@ -43,6 +44,10 @@ class Roster:
             self._watched.append(running)
         if running.is_search:
             self.searches.append(running)
+
+    def are_plain(self, requests: int) -> bool:
+        """Whether all rows are greedy, each of another of so many requests, and nobody watches."""
+        return not self._described and not self._watched and len(self._owners) == requests
 
     def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:
         """Number the rows anew; requests without rows have left.
@@ -91,3 +96,16 @@ class Roster:
             ended = [self._owners[row] for row, token in enumerate(tokens) if token == EOS_ID]
             due = [*self._watched, *ended]
         return [*dict.fromkeys(due)]
+
+    def note_several(self, several: SeveralSteps) -> Sequence[Running]:
+        """The same of several steps at once, of rows that :meth:`are_plain`."""
+        tokens, logprobs = several.tokens.T.tolist(), several.logprobs.T.tolist()
+        counts = several.counts.tolist()
+        ended = []
+        rows = zip(self._owners, self._histories, tokens, logprobs, counts, strict=True)
+        for owner, history, chosen, theirs, count in rows:
+            history.extend(zip(chosen[:count], theirs[:count], strict=True))
+            if chosen[count - 1] == EOS_ID or not owner.steps_left or math.isnan(theirs[count - 1]):
+                ended.append(owner)
+        self._step += max(counts)
+        return ended

@@ -13,13 +13,33 @@ from numba import types
 from models.kernels.blocks import ROUNDING, ROUNDING_BITS, bits_of, number_of
 from models.kernels.instructions import Parcel, keep
 from models.kernels.jit import formula, kernel
-from models.kernels.products import make_values, multiply_all, round_row, round_rows
-from models.kernels.team import GRU_GATES, LSTM_GATES, operation, share_out
+from models.kernels.products import (
+    WEIGHT,
+    copy_row,
+    make_values,
+    multiply_all,
+    round_row,
+    round_rows,
+)
+from models.kernels.team import (
+    GRU_GATES,
+    GRU_STEP,
+    LSTM_GATES,
+    LSTM_STEP,
+    call,
+    operation,
+    share_out,
+)
 
 _ROWS = types.float32[:, ::1]
 _gru, _lstm = Parcel(types.UniTuple(_ROWS, 4)), Parcel(types.UniTuple(_ROWS, 5))
 _pack_gru, _unpack_gru = _gru.pack, _gru.unpack
 _pack_lstm, _unpack_lstm = _lstm.pack, _lstm.unpack
+_PAIR = types.UniTuple(_ROWS, 2)
+_gru_step = Parcel(types.Tuple((_ROWS, _ROWS, WEIGHT, _ROWS)))
+_lstm_step = Parcel(types.Tuple((_ROWS, _PAIR, WEIGHT, _PAIR)))
+_pack_gru_step, _unpack_gru_step = _gru_step.pack, _gru_step.unpack
+_pack_lstm_step, _unpack_lstm_step = _lstm_step.pack, _lstm_step.unpack
 _ONE, _TWO = np.float32(1), np.float32(2)
 _LOWEST, _HIGHEST = np.float32(-87.3), np.float32(88.3)
 """Where e^x leaves the normal numbers of float32."""
@@ -113,7 +133,7 @@ def run_rnn(projected, order, active, hidden, weight, outputs, column):
             after = out[column : column + size]
             for j in range(size):
                 after[j] = hyperbolic_tangent(x[j] + u[j])
-            hidden[n][column : column + size] = after
+            copy_row(after, hidden[n][column : column + size])
         place += rows
 
 
@@ -130,7 +150,7 @@ def run_gru(projected, order, active, hidden, weight, outputs, column):
             before = hidden[n][column : column + size]
             after = outputs[order[place + n]][column : column + size]
             _apply_gru(projected[place + n], recurrent[n], before, after)
-            before[:] = after
+            copy_row(after, before)
         place += rows
 
 
@@ -152,9 +172,9 @@ def _apply_gru_to(address, first, last):
         _apply_gru(projected[n], recurrent[n], before[n], after[n])
 
 
-@kernel
-def step_gru(projected, before, weight, after):
-    """One position of :func:`run_gru`, from hidden states ``[N, H]`` to other ones."""
+@operation(GRU_STEP)
+def _step_gru(address, _first, _last):
+    projected, before, weight, after = _unpack_gru_step(address)
     rows, size = before.shape
     recurrent = np.empty((rows, 3 * size), np.float32)
     values, scales = _scratch(rows, weight)
@@ -162,6 +182,14 @@ def step_gru(projected, before, weight, after):
     multiply_all(values, scales, weight, recurrent)
     parts = (projected, recurrent, before, after)
     share_out(weight.board, GRU_GATES, _pack_gru(parts), 2 * before.size, rows, 1)
+    keep(parts)
+
+
+@kernel
+def step_gru(projected, before, weight, after):
+    """One position of :func:`run_gru`, from hidden states ``[N, H]`` to other ones."""
+    parts = (projected, before, weight, after)
+    call(weight.board, GRU_STEP, _pack_gru_step(parts))
     keep(parts)
 
 
@@ -190,7 +218,7 @@ def run_textbook_gru(
             for j in range(size):
                 candidate = hyperbolic_tangent(xn[j] + candidates[n, j])
                 after[j] = candidate + sigmoid(xz[j] + uz[j]) * (h[j] - candidate)
-            h[:] = after
+            copy_row(after, h)
         place += rows
 
 
@@ -209,10 +237,10 @@ def run_lstm(projected, order, active, hidden, memory, weight, outputs, column):
         _recur(hidden, column, size, rows, weight, space, recurrent)
         for n in range(rows):
             kept = memory[n][column : column + size]
-            before[:] = kept
+            copy_row(kept, before)
             after = outputs[order[place + n]][column : column + size]
             _apply_lstm(projected[place + n], recurrent[n], before, kept, after)
-            hidden[n][column : column + size] = after
+            copy_row(after, hidden[n][column : column + size])
         place += rows
 
 
@@ -235,10 +263,9 @@ def _apply_lstm_to(address, first, last):
         _apply_lstm(projected[n], recurrent[n], before[n], memory[n], hidden[n])
 
 
-@kernel
-def step_lstm(projected, before, weight, after):
-    """One position of :func:`run_lstm`, from hidden states and memories ``[N, H]`` to others."""
-    hidden, memory = before
+@operation(LSTM_STEP)
+def _step_lstm(address, _first, _last):
+    projected, (hidden, memory), weight, after = _unpack_lstm_step(address)
     rows, size = hidden.shape
     recurrent = np.empty((rows, 4 * size), np.float32)
     values, scales = _scratch(rows, weight)
@@ -246,4 +273,12 @@ def step_lstm(projected, before, weight, after):
     multiply_all(values, scales, weight, recurrent)
     parts = (projected, recurrent, memory, after[1], after[0])
     share_out(weight.board, LSTM_GATES, _pack_lstm(parts), 3 * hidden.size, rows, 1)
+    keep(parts)
+
+
+@kernel
+def step_lstm(projected, before, weight, after):
+    """One position of :func:`run_lstm`, from hidden states and memories ``[N, H]`` to others."""
+    parts = (projected, before, weight, after)
+    call(weight.board, LSTM_STEP, _pack_lstm_step(parts))
     keep(parts)

@@ -22,7 +22,7 @@ from models.kernels.blocks import (
 )
 from models.kernels.instructions import Parcel, keep
 from models.kernels.jit import kernel
-from models.kernels.team import BOARD, PRODUCTS, operation, share_out
+from models.kernels.team import BOARD, LINEAR, PRODUCTS, call, operation, share_out
 from models.kernels.tiles import (
     CONFIGURATION,
     HAS_TILES,
@@ -180,6 +180,13 @@ def round_row(row, values):
 
 
 @kernel
+def copy_row(row, target):
+    """Numbers ``[I]`` to another array: Numba takes a second to compile ``target[:] = row``."""
+    for i in range(row.shape[0]):
+        target[i] = row[i]
+
+
+@kernel
 def make_space(size):
     """So many bytes from the beginning of one of the processor's lines of memory."""
     space = np.empty(size + _LINE_BYTES, np.uint8)
@@ -327,12 +334,15 @@ def multiply(values, row_scales, weight, outputs, begin, end):
 
 
 _FLOATS, _ROWS = types.float32[::1], types.float32[:, ::1]
-_WEIGHT = types.NamedTuple(
+WEIGHT = types.NamedTuple(
     (types.int8[:, :, :, ::1], types.int32[::1], _FLOATS, _FLOATS, types.boolean, types.int64),
     Weight,
 )
-_parcel = Parcel(types.Tuple((types.uint8[:, ::1], _FLOATS, _WEIGHT, _ROWS)))
+"""Numba's type of a :class:`Weight`."""
+_parcel = Parcel(types.Tuple((types.uint8[:, ::1], _FLOATS, WEIGHT, _ROWS)))
 _pack_products, _unpack_products = _parcel.pack, _parcel.unpack
+_linear_parcel = Parcel(types.Tuple((_ROWS, WEIGHT, _ROWS)))
+_pack_linear, _unpack_linear = _linear_parcel.pack, _linear_parcel.unpack
 
 
 @operation(PRODUCTS)
@@ -352,13 +362,21 @@ def multiply_all(values, row_scales, weight, outputs):
     keep(parts)
 
 
-@kernel
-def linear(rows, weight, outputs):
-    """Rows ``[M, I]`` float32 through a linear layer, into ``[M, O]`` float32."""
+@operation(LINEAR)
+def _linear(address, _first, _last):
+    rows, weight, outputs = _unpack_linear(address)
     values = make_values(rows.shape[0], weight)
     scales = np.empty(rows.shape[0], np.float32)
     round_rows(rows, values, scales)
     multiply_all(values, scales, weight, outputs)
+
+
+@kernel
+def linear(rows, weight, outputs):
+    """Rows ``[M, I]`` float32 through a linear layer, into ``[M, O]`` float32."""
+    parts = (rows, weight, outputs)
+    call(weight.board, LINEAR, _pack_linear(parts))
+    keep(parts)
 
 
 @kernel

@@ -30,7 +30,9 @@ many shares others than the caller's thread have taken, and where the operations
 OPERATION, PARTS, WIDTH, COUNT = 32, 33, 34, 35
 """And what the work is: see :func:`begin`."""
 PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE = range(6)
-"""Operations."""
+"""Operations that are shared out."""
+LINEAR, GRU_STEP, LSTM_STEP = range(6, 9)
+"""Operations that are done as a whole, and share out what they are made of."""
 LEAST_NANOSECONDS = 4_000
 """Work that is worth sharing: to tell others of it takes 1,000."""
 _LINE_BYTES = 64
@@ -56,7 +58,7 @@ class Operations:
     """
 
     def __init__(self) -> None:
-        self.addresses = np.zeros(CHOICE + 1, np.int64)
+        self.addresses = np.zeros(LSTM_STEP + 1, np.int64)
         self._pending: dict[int, Function] = {}
         self._are_needed = False
         self._lock = threading.Lock()
@@ -239,6 +241,12 @@ def share_out(board, operation, parts, nanoseconds, count, multiple):
     shares = begin(board, threads, function, parts, count, multiple)
     do_shares(board, 0)
     end(board, shares)
+
+
+@kernel
+def call(board, operation, parts):
+    """Have an operation done as a whole. Whoever calls it is to :func:`keep` the parts."""
+    invoke(load(load(board + 8 * TABLE) + 8 * operation), parts, 0, 0)
 
 
 @kernel

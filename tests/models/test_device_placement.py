@@ -198,7 +198,7 @@ def test_the_host_waits_once_a_step(form: str, single_lane: bool) -> None:
                 decoder.remove([1, 23])
             result = decoder.step()
             assert not result.failed
-            steps += result.rows > 0
+            steps += bool(result.rows)
             ended += len(result.complete)
             assert traffic.brought == steps
     assert ended == 8

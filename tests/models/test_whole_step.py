@@ -1,20 +1,33 @@
 """A step in few kernels has the bits of the step of the modules."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
+from models.decoding.choice import NEVER_CHOSEN, RowKinds, choose
 from models.decoding.params import DecodingParams
 from models.decoding.step import decode_corpus
-from models.encoder_decoder import StepModel, StepOutput, read_at_once
+from models.encoder_decoder import (
+    GreedyRules,
+    SeveralSteps,
+    StepModel,
+    StepOutput,
+    read_at_once,
+    whole_step_of,
+)
 from models.language_model import LanguageModel
 from models.precision import set_precision
 from models.quantization import quantize
 from models.seq2seq import ParallelAttentionDecoder, Seq2Seq
+from models.state import DecodeState, join_memories
+from models.tokenizers import EOS_ID
 from tests.models.teams import team_of
 
 PROMPTS = [
@@ -125,6 +138,146 @@ def test_a_step_leaves_the_state_before_it_alone() -> None:
     whole.step(tokens, state)
     parts = (part for layer in state.layers for part in layer)
     assert all(torch.equal(part, before) for part, before in zip(parts, kept, strict=True))
+
+
+# ---------------------------------------------------------------- several steps at once
+
+STOPS, GOES_ON = np.ones(1, np.int64), np.zeros(1, np.int64)
+
+
+@torch.inference_mode()
+def decode_several(
+    model: StepModel, limits: Sequence[int], steps: int, stop: NDArray[np.int64] = GOES_ON
+) -> SeveralSteps:
+    tokens, state = read_at_once(model, PROMPTS[: len(limits)])
+    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.array(limits))
+    whole_step = whole_step_of(model)
+    assert whole_step is not None
+    several = whole_step.decode(tokens, state, rules, steps, stop.ctypes.data)
+    assert several is not None
+    return several
+
+
+@torch.inference_mode()
+def decode_by_steps(
+    model: StepModel, limits: Sequence[int], steps: int
+) -> tuple[list[list[tuple[int, float]]], DecodeState]:
+    """What each row chooses, and the state after all steps, in which rows stay that have ended."""
+    tokens, state = read_at_once(model, PROMPTS[: len(limits)])
+    chosen: list[list[tuple[int, float]]] = [[] for _ in limits]
+    for _ in range(steps):
+        output = model.step(tokens, state)
+        choices = choose(output.logits, None, RowKinds())
+        for row, pair in enumerate(zip(choices.tokens, choices.logprobs, strict=True)):
+            last = chosen[row][-1:]
+            if len(chosen[row]) < limits[row] and not (last and last[0][0] == EOS_ID):
+                chosen[row].append(pair)
+        tokens, state = torch.tensor(choices.tokens), output.state
+    return chosen, state
+
+
+def rows_of(several: SeveralSteps) -> list[list[tuple[int, float]]]:
+    columns = zip(several.tokens.T.tolist(), several.logprobs.T.tolist(), strict=True)
+    pairs = zip(columns, several.counts.tolist(), strict=True)
+    return [list(zip(*column, strict=True))[:count] for column, count in pairs]
+
+
+SEVERAL: list[Callable[[], tuple[StepModel, StepModel]]] = [
+    partial(both, {}),
+    partial(both, {"decoder_layers": 3}),
+    partial(both, {"bidirectional_encoder": False, "tie_embeddings": True, "hidden_size": 26}),
+    partial(both_language_models, "gru"),
+    partial(both_language_models, "lstm", num_layers=3),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("make_both", SEVERAL)
+@torch.inference_mode()
+def test_several_steps_have_the_bits_of_each(
+    make_both: Callable[[], tuple[StepModel, StepModel]], steps: int
+) -> None:
+    """Rows at their limit and rows that choose the last token leave, and disturb nobody."""
+    _, whole = make_both()
+    limits = [(5 * row) % 9 + 1 for row in range(len(PROMPTS))]
+    expected, state = decode_by_steps(whole, limits, steps)
+    several = decode_several(whole, limits, steps)
+    assert rows_of(several) == expected
+    going_on = [
+        row
+        for row, chosen in enumerate(expected)
+        if len(chosen) < limits[row] and chosen[-1][0] != EOS_ID
+    ]
+    for layer, before in zip(several.state.layers, state.layers, strict=True):
+        for part, wanted in zip(layer, before, strict=True):
+            assert torch.equal(part[going_on], wanted[going_on])
+
+
+def test_several_steps_end_with_the_last_row() -> None:
+    _, whole = both({})
+    several = decode_several(whole, [2, 3], 40)
+    assert max(several.counts) <= 3
+    assert all(1 <= count <= limit for count, limit in zip(several.counts, [2, 3], strict=True))
+
+
+def test_several_steps_end_when_there_are_news() -> None:
+    _, whole = both_language_models("gru")
+    assert decode_several(whole, [9, 9], 5, STOPS).counts.tolist() == [1, 1]
+
+
+@torch.inference_mode()
+def test_a_row_of_no_numbers_ends_and_others_do_not_notice() -> None:
+    _, whole = both_language_models("gru")
+    tokens, state = read_at_once(whole, PROMPTS)
+    expected = decode_by_steps(whole, [5] * len(PROMPTS), 5)[0]
+    state.layers[0][0][3] = float("nan")
+    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
+    whole_step = whole_step_of(whole)
+    assert whole_step is not None
+    several = whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data)
+    assert several is not None
+    found = rows_of(several)
+    assert len(found[3]) == 1
+    assert math.isnan(found[3][0][1])
+    assert found[:3] + found[4:] == expected[:3] + expected[4:]
+
+
+@torch.inference_mode()
+def test_several_steps_leave_the_state_before_them_alone() -> None:
+    for whole in (both({})[1], both_language_models("lstm")[1]):
+        tokens, state = read_at_once(whole, PROMPTS)
+        kept = [part.clone() for layer in state.layers for part in layer]
+        rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
+        whole_step = whole_step_of(whole)
+        assert whole_step is not None
+        whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data)
+        parts = (part for layer in state.layers for part in layer)
+        assert all(torch.equal(part, before) for part, before in zip(parts, kept, strict=True))
+        assert tokens.tolist() == read_at_once(whole, PROMPTS)[0].tolist()
+
+
+@torch.inference_mode()
+def test_who_makes_no_several_steps() -> None:
+    """Additive attention, sources of several sizes, and whatever has no whole step."""
+    _, additive = both({"attention": "additive"})
+    tokens, state = read_at_once(additive, PROMPTS)
+    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
+    whole_step = whole_step_of(additive)
+    assert whole_step is not None
+    assert whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data) is None
+    _, dot = both({})
+    tokens, state = read_at_once(dot, PROMPTS[:1])
+    assert state.memory is not None
+    memory = join_memories([state.memory, state.memory])
+    state = DecodeState(tuple((torch.cat([a, a]),) for (a,) in state.layers), None, memory)
+    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(2, 5))
+    whole_step = whole_step_of(dot)
+    assert whole_step is not None
+    assert whole_step.decode(torch.cat([tokens] * 2), state, rules, 5, 0) is None
+    assert whole_step_of(both({"cell": "lstm"})[1]) is None
+
+
+# ---------------------------------------------------------------- who does
 
 
 @torch.inference_mode()

@@ -121,7 +121,9 @@ def ends_of(events: Sequence[Event]) -> dict[int, EndEvent]:
     return {end.request_id: end for end in ends}
 
 
-def make_runner(model: StepModel, row_budget: int = 16, clock: ManualClock | None = None) -> Runner:
+def make_runner(
+    model: StepModel, row_budget: int = 16, clock: Callable[[], float] | None = None
+) -> Runner:
     return Runner(
         "model",
         model,

@@ -1,9 +1,11 @@
 """One model's queue, batch and events, over models that do as they are told."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import Tensor
 
 from app.engine.request import (
@@ -15,13 +17,16 @@ from app.engine.request import (
     StepReport,
     TokensEvent,
 )
+from app.engine.runner import Runner
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.params import Emission
 from models.decoding.reference import decode_reference
+from models.decoding.step import steps_at_once
 from models.encoder_decoder import StepOutput
+from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
 from models.state import DecodeState
-from models.vocabulary import EOS_ID
+from models.vocabulary import BOS_ID, EOS_ID
 from tests.app.engine.scripted_models import (
     FIRST,
     LAST,
@@ -129,14 +134,61 @@ def test_a_turn_reports_its_step() -> None:
     clock = ManualClock()
     model = CountingModel(on_step=lambda: setattr(clock, "now", clock.now + SECONDS_PER_STEP))
     runner = make_runner(model, clock=clock)
-    assert runner.turn().report is None
+    assert runner.turn().reports == []
     for request_id in range(2):
         runner.submit(counting_request(request_id))
     runner.submit(counting_request(2, params=SAMPLED))
     turn = runner.turn()
     assert turn.started == [0, 1, 2]
-    assert turn.report == StepReport("model", 5, SECONDS_PER_STEP, positions_read=3)
-    assert runner.turn().report == StepReport("model", 5, SECONDS_PER_STEP)
+    assert turn.reports == [StepReport("model", 5, SECONDS_PER_STEP, positions_read=3)]
+    assert runner.turn().reports == [StepReport("model", 5, SECONDS_PER_STEP)]
+
+
+def greedy_runner(
+    requests: int,
+    max_new_tokens: int,
+    row_budget: int = 16,
+    clock: Callable[[], float] | None = None,
+) -> Runner:
+    """A runner of which several steps may be made at once, with requests that wait."""
+    model = make_model("embedded", "gru", 29)
+    assert isinstance(model, LanguageModel)
+    with torch.no_grad():
+        model.output.bias[EOS_ID] = -1e3
+    runner = make_runner(set_precision(model, "int8"), row_budget, clock)
+    for request_id in range(requests):
+        params = DecodingParams(max_new_tokens)
+        runner.submit(DecodeRequest(request_id, "model", (BOS_ID, 5 + request_id), params))
+    return runner
+
+
+def test_a_turn_of_several_steps_reports_each() -> None:
+    seconds = iter(range(100))
+    runner = greedy_runner(2, 3, clock=lambda: float(next(seconds)))
+    turn = runner.turn()
+    steps = len(turn.reports)
+    assert steps == 3
+    assert [report.positions_read for report in turn.reports] == [4] + [0] * (steps - 1)
+    assert [report.rows for report in turn.reports] == [2] * steps
+    assert len({report.seconds for report in turn.reports}) == 1, "they share the turn's time"
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 8), (16, 8), (17, 7), (32, 4), (64, 2), (999, 2)])
+def test_the_more_rows_the_fewer_steps_are_made_at_once(rows: int, steps: int) -> None:
+    assert steps_at_once(rows) == steps
+
+
+def test_several_steps_are_made_at_once_by_who_is_alone() -> None:
+    runner = greedy_runner(1, 20)
+    assert len(runner.turn(is_alone=False).reports) == 1
+    assert len(runner.turn(is_alone=True).reports) == 8
+
+
+def test_who_waits_is_admitted_as_soon_as_without_steps_that_are_made_at_once() -> None:
+    """After so many steps, neither sooner nor later."""
+    runner = greedy_runner(3, 40, row_budget=2)
+    steps = [len(runner.turn().reports) for _ in range(3)]
+    assert steps == [8, ADMISSION_INTERVAL_STEPS - 8, 8]
 
 
 @pytest.mark.parametrize(
@@ -151,9 +203,9 @@ def test_a_turn_reports_the_padding_that_attention_looks_at(
     for request_id, length in enumerate((5, 20, 3)):
         source = (7,) * (length - 1) + (EOS_ID,)
         runner.submit(DecodeRequest(request_id, "model", source, DecodingParams(9, beam_size=2)))
-    report = None
-    while report is None or not report.rows:
-        report = runner.turn().report
+    report = StepReport("", 0, 0.0)
+    while not report.rows:
+        (report,) = runner.turn().reports
     assert report.positions_attended == attended
     assert report.padding_attended == padding
 

@@ -1,5 +1,6 @@
 """Reading by another thread, beside the rows that run."""
 
+import ctypes
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from models.decoding import arrivals
-from models.decoding.arrivals import PIECES_PER_STEP, ReadingThread
+from models.decoding.arrivals import PIECES_PER_STEP, Arrivals, ReadingThread
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
@@ -83,6 +84,22 @@ def test_rows_go_on_while_another_thread_reads(executor: ReadingThread) -> None:
     assert _tokens(decoder, 2) == _alone(_task(2, 3))
     assert model.readers == ["reading_0"]
     assert decoder.rows == 0
+
+
+def test_there_are_news_when_another_thread_has_read(executor: ReadingThread) -> None:
+    arrivals = Arrivals(executor)
+    news = (ctypes.c_int64).from_address(arrivals.news)
+    model = HeldUp(MODEL)
+    arrivals.add([_task(1, 3)], model.read([(1, 4, 5)]), rows_run=True)
+    time.sleep(0.05)
+    assert news.value == 0
+    model.may_read.set()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not news.value and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert news.value == 1
+    assert len(list(arrivals.proceed(rows_run=True))) == 1
+    assert news.value == 0
 
 
 def test_a_step_without_rows_waits_rather_than_spins(executor: ReadingThread) -> None:

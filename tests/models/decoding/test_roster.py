@@ -3,13 +3,18 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from models.decoding.choice import Choices
 from models.decoding.params import DecodingParams, StateReturn
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
+from models.encoder_decoder import SeveralSteps
+from models.state import DecodeState
 from models.tokenizers import EOS_ID
+
+NO_STATE = DecodeState(())
 
 
 def roster_of(running: Sequence[Running]) -> Roster:
@@ -65,6 +70,52 @@ def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool
     roster = roster_of([quiet, watched])
     assert list(roster.note(choices([5, 6]))) == [watched]
     assert list(roster.note(choices([EOS_ID, 6]))) == [watched, quiet]
+
+
+@pytest.mark.parametrize(
+    ("other", "stream", "are_plain"),
+    [
+        (DecodingParams(9), False, True),
+        (DecodingParams(9, temperature=1.0, seed=1), False, False),
+        (DecodingParams(9, num_outputs=2), False, False),
+        (DecodingParams(9), True, False),
+        (DecodingParams(9, beam_size=2), False, False),
+        (DecodingParams(9, return_attention=True), False, False),
+        (DecodingParams(9, return_beam_trace=True), False, False),
+        (DecodingParams(9, repetition_penalty=1.5), False, False),
+        (DecodingParams(9, return_state=StateReturn.AT_END), False, False),
+    ],
+)
+def test_several_steps_are_for_greedy_rows_that_nobody_watches(
+    other: DecodingParams, stream: bool, are_plain: bool
+) -> None:
+    roster = roster_of([running(DecodingParams(9)), running(other, stream=stream)])
+    assert roster.are_plain(2) == are_plain
+
+
+def test_of_several_steps_those_are_told_who_ended() -> None:
+    every = [running(DecodingParams(limit)) for limit in (9, 9, 2, 9)]
+    roster = roster_of(every)
+    tokens = np.array([[5, 6, 7, 8], [5, EOS_ID, 7, 8], [5, 0, 0, 0]])
+    logprobs = np.full(tokens.shape, -1.0, np.float32)
+    logprobs[1, 3] = math.nan
+    several = SeveralSteps(tokens, logprobs, np.array([3, 2, 2, 2]), NO_STATE)
+    told = list(roster.note_several(several))
+    assert told == every[1:]
+    assert [one.length for one in every] == [3, 2, 2, 2]
+    (emission,) = every[1].advance(choices([]))
+    assert [token.token for token in emission.tokens] == [6, EOS_ID]
+    assert every[3].advance(choices([])) == []
+    assert every[3].failure
+
+
+def test_steps_that_are_made_at_once_count_to_the_limit() -> None:
+    one = running(DecodingParams(4))
+    roster = roster_of([one])
+    tokens = np.array([[5], [6], [7]])
+    several = SeveralSteps(tokens, np.zeros((3, 1), np.float32), np.array([3]), NO_STATE)
+    assert list(roster.note_several(several)) == []
+    assert list(roster.note(choices([8]))) == [one]
 
 
 def test_all_are_told_at_the_first_limit() -> None:

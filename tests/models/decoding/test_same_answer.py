@@ -69,7 +69,10 @@ def make_prompt(form: str, length: int, seed: int) -> tuple[int, ...]:
 
 
 def run(
-    model: StepModel, visits: Sequence[Visit], executor: ReadingThread | None = None
+    model: StepModel,
+    visits: Sequence[Visit],
+    executor: ReadingThread | None = None,
+    max_steps: int = 1,
 ) -> dict[int, list[Emission]]:
     """What the batched decoder says to each, by key."""
     decoder = BatchedDecoder(model, executor=executor)
@@ -82,9 +85,9 @@ def run(
         decoder.remove(leaving)
         assert not leaving & set(decoder.keys)
         rows_before = decoder.rows
-        result = decoder.step()
+        result = decoder.step(max_steps)
         assert not result.failed
-        assert result.rows <= rows_before
+        assert max(result.rows, default=0) <= rows_before
         ended += result.complete
         for key, emissions in result.emissions.items():
             emitted[key] += emissions
@@ -113,10 +116,13 @@ def outputs(emissions: Sequence[Emission]) -> dict[int, tuple[str, ...]]:
 
 
 def assert_undisturbed(
-    model: StepModel, visits: Sequence[Visit], executor: ReadingThread | None = None
+    model: StepModel,
+    visits: Sequence[Visit],
+    executor: ReadingThread | None = None,
+    max_steps: int = 1,
 ) -> None:
     """Everyone is told what would have been told without the others, as long as they stay."""
-    emitted = run(model, visits, executor)
+    emitted = run(model, visits, executor, max_steps)
     for visit in visits:
         task = visit.task
         alone = run(model, [Visit(task)])[task.key]
@@ -256,6 +262,34 @@ def test_no_company_changes_a_bit_with_two_threads(crowd: tuple[StepModel, list[
 def test_no_company_changes_a_bit_whoever_reads(crowd: tuple[StepModel, list[Visit]]) -> None:
     with ReadingThread() as executor:
         assert_undisturbed(*crowd, executor)
+
+
+@st.composite
+def greedy_crowds(draw: Callable[..., Any]) -> tuple[StepModel, list[Visit]]:
+    """Mostly requests of which several steps are made at once."""
+    form = draw(st.sampled_from(["embedded", "one-hot", "parallel dot", "parallel additive"]))
+    cell = draw(st.sampled_from(["gru", "lstm"]))
+    model = served_model(form, cell, draw(st.sampled_from([29, 8003])), sharpness=1.5)
+    visits = []
+    for key in range(draw(st.integers(1, 12))):
+        prompt = make_prompt(form, draw(lengths), draw(st.integers(0, 999)))
+        params = DecodingParams(draw(st.integers(1, 20)))
+        if draw(st.integers(0, 9)) == 0:
+            params = draw(sampled | beams)
+        task = DecodingTask(key, prompt, params)
+        joins = draw(st.integers(0, 4))
+        leaves = draw(st.none() | st.none() | st.integers(joins, joins + 3))
+        visits.append(Visit(task, joins, leaves))
+    return model, visits
+
+
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(crowd=greedy_crowds(), max_steps=st.integers(2, 9), threads=st.integers(1, 2))
+def test_steps_that_are_made_at_once_change_no_bit(
+    crowd: tuple[StepModel, list[Visit]], max_steps: int, threads: int
+) -> None:
+    with team_of(threads), ReadingThread() as executor:
+        assert_undisturbed(*crowd, executor if threads == 1 else None, max_steps)
 
 
 @pytest.mark.parametrize(

@@ -162,14 +162,14 @@ def test_rows_are_one_for_each_running_output_or_live_hypothesis() -> None:
     decoder.admit([DecodingTask(1, [BOS_ID], DecodingParams(2, beam_size=4))])
     assert decoder.rows == 7  # with room for all that the beam may come to have
     result = decoder.step()
-    assert (result.rows, result.begun, result.complete) == (4, [0, 1], [])  # it begins with one
+    assert (result.rows, result.begun, result.complete) == ([4], [0, 1], [])  # it begins with one
     assert decoder.rows == 7
     result = decoder.step()
-    assert (result.rows, result.begun, result.complete) == (7, [], [1])
+    assert (result.rows, result.begun, result.complete) == ([7], [], [1])
     assert decoder.rows == 3
     decoder.remove([0, 99])  # nobody has the key 99
     assert decoder.rows == 0
-    assert decoder.step().rows == 0
+    assert decoder.step().rows == []
 
 
 def test_a_finished_hypothesis_gives_its_row_back() -> None:
@@ -177,7 +177,7 @@ def test_a_finished_hypothesis_gives_its_row_back() -> None:
     decoder.admit([DecodingTask(0, [BOS_ID], DecodingParams(9, beam_size=4, num_outputs=4))])
     rows = []
     while decoder.rows:
-        rows.append((decoder.step().rows, decoder.rows))
+        rows.append((decoder.step().rows[0], decoder.rows))
     # Among equals <eos> comes first, so that one hypothesis ends with every step.
     assert rows == [(1, 3), (3, 2), (2, 1), (1, 0)]
 

@@ -1,0 +1,156 @@
+"""Several greedy steps in one call, without Python between them.
+
+A row whose output ends leaves at once: the last row takes its place, as it does between two calls.
+
+Shape legend: ``N`` rows, ``K`` steps, ``V`` vocabulary size, ``S`` source positions, ``H`` hidden
+size, ``A`` attention size, ``E`` size of an encoder output. ``before`` and ``after`` are for each
+layer a tuple of the parts of its state, ``[N, H]``.
+
+All take these arguments:
+    tokens: ``[N]`` int64, to be fed.
+    before: the state, which is left alone.
+    spare: two more of its shape, as space.
+    rules: tokens that are never chosen; the one that ends an output; how many tokens each row may
+        choose at most, ``[N]`` int64.
+    steps: K, at most.
+    stop: address of a number: once it is not 0, no other step follows.
+    board: address of where threads are told to help.
+    logits: ``[N, V]``, as space.
+    outcome: where tokens ``[K, N]`` int64 go, their log-probabilities ``[K, N]`` float32, and how
+        many there are of each row, ``[N]`` int64.
+    after: where the state goes of the rows that have not ended.
+"""
+
+import numpy as np
+
+from models.kernels.attention import attend_by_dot
+from models.kernels.choice import count_blocks, log_probabilities, most_probable
+from models.kernels.decoders import begin_step, finish_step, step_gru_model, step_lstm_model
+from models.kernels.instructions import load
+from models.kernels.jit import kernel
+from models.kernels.products import copy_row
+
+
+@kernel
+def _make_space(tokens, sources, size):
+    """What belongs to each row: whose it was at first, its source and token; floats; blocks."""
+    rows = tokens.shape[0]
+    numbers = (np.arange(rows), sources.copy(), tokens.copy())
+    floats = (np.empty(rows, np.float32), np.empty(rows, np.float32), np.empty(rows, np.float32))
+    return numbers, floats, np.empty((rows, count_blocks(size)), np.float32)
+
+
+@kernel
+def _choose(step, logits, space, rules, board, outcome):
+    """Choose a token for each row, and note it where the row was at first."""
+    (owners, _, tokens), (tops, sums, logprobs), blocks = space
+    rows = logits.shape[0]
+    most_probable(logits, rules[0], tokens[:rows], tops[:rows], sums[:rows], blocks[:rows], board)
+    log_probabilities(logits, tokens, tops, sums, logprobs)
+    for row in range(rows):
+        owner = owners[row]
+        outcome[0][step, owner], outcome[1][step, owner] = tokens[row], logprobs[row]
+        outcome[2][owner] = step + 1
+
+
+@kernel
+def _part(rows, space, rules, counts, layers):
+    """Part with the rows whose outputs have ended; returns how many go on."""
+    (owners, sources, tokens), (_, _, logprobs), _ = space
+    _, end, limits = rules
+    for row in range(rows - 1, -1, -1):
+        owner = owners[row]
+        goes_on = tokens[row] != end and counts[owner] < limits[owner]
+        if goes_on and not np.isnan(logprobs[row]):
+            continue
+        rows -= 1
+        if row == rows:
+            continue
+        owners[row], sources[row], tokens[row] = owners[rows], sources[rows], tokens[rows]
+        for layer in range(len(layers)):
+            for part in range(len(layers[layer])):
+                copy_row(layers[layer][part][rows], layers[layer][part][row])
+    return rows
+
+
+@kernel
+def _put_back(rows, owners, layers, after):
+    """The states of the rows that go on, to where these were at first."""
+    for layer in range(len(layers)):
+        for part in range(len(layers[layer])):
+            for row in range(rows):
+                copy_row(layers[layer][part][row], after[layer][part][owners[row]])
+
+
+@kernel
+def decode_by_gru_decoder(
+    tokens, sources, weights, memory, spaces, before, spare, rules, steps, stop, board, logits,
+    outcome, after,
+):  # fmt: skip
+    """Of :class:`models.seq2seq.ParallelAttentionDecoder` with GRU cells and dot attention.
+
+    ``sources [N]`` int64 are each row's; ``weights`` those that :func:`begin_step` takes and those
+    that :func:`finish_step` takes; ``memory`` is what :func:`attend_by_dot` takes of the sources;
+    ``spaces`` are for queries ``[N, A]``, contexts ``[N, E]`` and attention weights ``[N, S]``.
+    """
+    first, second = weights
+    rows = tokens.shape[0]
+    space = _make_space(tokens, sources, logits.shape[1])
+    owners, lines, fed = space[0]
+    queries, contexts, attention = spaces
+    layers = before
+    for step in range(steps):
+        bottom, top = layers[:1], layers[1:]
+        layers = spare[step % 2]
+        hidden = layers[0][0][:rows]
+        begin_step(fed[:rows], bottom[0][0][:rows], *first, hidden, queries[:rows])
+        attend_by_dot(
+            queries[:rows], lines[:rows], *memory, attention[:rows], contexts[:rows], board
+        )
+        finish_step(hidden, contexts[:rows], top, *second, layers[1:], logits[:rows])
+        _choose(step, logits[:rows], space, rules, board, outcome)
+        rows = _part(rows, space, rules, outcome[2], layers)
+        if rows == 0 or load(stop):
+            break
+    _put_back(rows, owners, layers, after)
+
+
+@kernel
+def decode_by_gru_model(
+    tokens, weights, before, spare, rules, steps, stop, board, logits, outcome, after
+):
+    """Of :class:`models.language_model.LanguageModel` with GRU cells.
+
+    ``weights`` are what :func:`step_gru_model` takes: embedding, cells, output.
+    """
+    rows = tokens.shape[0]
+    space = _make_space(tokens, tokens, logits.shape[1])
+    owners, _, fed = space[0]
+    layers = before
+    for step in range(steps):
+        last, layers = layers, spare[step % 2]
+        step_gru_model(fed[:rows], last, *weights, layers, logits[:rows])
+        _choose(step, logits[:rows], space, rules, board, outcome)
+        rows = _part(rows, space, rules, outcome[2], layers)
+        if rows == 0 or load(stop):
+            break
+    _put_back(rows, owners, layers, after)
+
+
+@kernel
+def decode_by_lstm_model(
+    tokens, weights, before, spare, rules, steps, stop, board, logits, outcome, after
+):
+    """The same with LSTM cells."""
+    rows = tokens.shape[0]
+    space = _make_space(tokens, tokens, logits.shape[1])
+    owners, _, fed = space[0]
+    layers = before
+    for step in range(steps):
+        last, layers = layers, spare[step % 2]
+        step_lstm_model(fed[:rows], last, *weights, layers, logits[:rows])
+        _choose(step, logits[:rows], space, rules, board, outcome)
+        rows = _part(rows, space, rules, outcome[2], layers)
+        if rows == 0 or load(stop):
+            break
+    _put_back(rows, owners, layers, after)
