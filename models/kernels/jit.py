@@ -93,7 +93,8 @@ def instruction(function: Function) -> Function:
 def kernel(function: Function) -> Function:
     """Compile a function of numbers and arrays; it runs without the interpreter's lock.
 
-    Every operation is rounded by itself, so that all processors give the same bits.
+    Every operation is rounded by itself, so that all processors give the same bits. One whose name
+    begins with an underscore can be called by kernels only.
     """
     return _compile(function, set())
 
@@ -128,5 +129,8 @@ _CALLABLES: list[Any] = []
 
 
 def _compile(function: Function, fastmath: set[str]) -> Function:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    # A way in for C, or for Python, takes long to compile. A call that finds none is fatal.
+    options["no_cfunc_wrapper"] = True
+    options["no_cpython_wrapper"] = function.__name__.startswith("_")
     return cast(Function, numba.njit(cache=_IS_KEPT, **options)(function))

@@ -92,7 +92,7 @@ def operation(number: int) -> Callable[[Function], Function]:
 
 
 @kernel
-def _store_number(address, value):
+def store_number(address, value):
     """:func:`store` for who is no kernel."""
     store(address, value)
 
@@ -116,7 +116,7 @@ class Board:
 
     def set_threads(self, count: int) -> None:
         """Have so many threads share out what comes, the caller among them."""
-        _store_number(self._address + 8 * THREADS, count)
+        store_number(self._address + 8 * THREADS, count)
 
     @property
     def taken(self) -> int:
@@ -125,7 +125,7 @@ class Board:
 
     def set_least(self, nanoseconds: int) -> None:
         """Have work shared that takes one thread at least so long."""
-        _store_number(self._address + 8 * LEAST, nanoseconds)
+        store_number(self._address + 8 * LEAST, nanoseconds)
 
 
 BOARD = Board()

@@ -11,6 +11,8 @@ from numba.core import config
 
 from models.kernels import choice, jit
 
+SOURCES = sorted(Path(jit.__file__).parent.glob("*.py"))
+
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -135,7 +137,7 @@ def _addressed_for_the_last_time(function: ast.FunctionDef) -> list[str]:
     return [name for name in made & set(addressed) if used[name] <= addressed[name]]
 
 
-@pytest.mark.parametrize("path", sorted(Path(jit.__file__).parent.glob("*.py")), ids=str)
+@pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_no_array_is_given_back_while_its_address_is_in_use(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
@@ -153,3 +155,54 @@ def broken(rows):
     (function,) = ast.parse(source).body
     assert isinstance(function, ast.FunctionDef)
     assert _addressed_for_the_last_time(function) == ["aside"]
+
+
+_COMPILED = {"kernel", "formula", "reduction", "operation"}
+
+
+def _is_compiled(node: ast.AST) -> bool:
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    names = (each.func if isinstance(each, ast.Call) else each for each in node.decorator_list)
+    return any(isinstance(name, ast.Name) and name.id in _COMPILED for name in names)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(jit.__file__).parent.glob("*.py")), ids=lambda p: p.stem
+)
+def test_kernels_without_a_way_in_are_called_by_kernels_only(path: Path) -> None:
+    """Called by Python they would end the process."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if _is_compiled(node)]
+    private = {
+        node.name
+        for node in functions
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("_")
+    }
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in private:
+            assert id(node) in inside, f"{node.id} in line {node.lineno} of {path.name}"
+
+
+def _calls(function: ast.AST, start: str) -> list[tuple[int, str]]:
+    """The lines in which functions whose names begin so are called, and with what first."""
+    return [
+        (node.lineno, ast.unparse(node.args[0]))
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id.startswith(start)
+    ]
+
+
+def test_parcels_are_kept_until_they_have_arrived() -> None:
+    packed = 0
+    for path in SOURCES:
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if _is_compiled(node)]
+        for function in functions:
+            kept = {parts: line for line, parts in _calls(function, "keep")}
+            for line, parts in _calls(function, "_pack_"):
+                packed += 1
+                assert kept.get(parts, 0) > line, f"{parts} in line {line} of {path.name}"
+    assert packed > 5
