@@ -95,6 +95,11 @@ class Arrivals:
         """Address of an int64 that is not 0 once the other thread has read something."""
         return self._news.ctypes.data
 
+    @property
+    def reads_here(self) -> bool:
+        """Whether the caller's thread reads, between its steps."""
+        return bool(self._here)
+
     def tasks(self) -> Iterator[DecodingTask]:
         """Of all of them."""
         for arrival in (*self._here, *self._elsewhere):

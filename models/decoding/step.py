@@ -180,8 +180,8 @@ class BatchedDecoder:
         """Read for a while, then advance every row by one token, or by as many as may be.
 
         Several steps are made at once where the rows are greedy, each of a request of its own, and
-        nobody is to hear of a token before the last one. They end when a prompt has been read
-        meanwhile.
+        nobody is to hear of a token before the last one. They end when another thread has read a
+        prompt, and are not made while this one reads.
 
         Args:
             max_steps: 1 at least.
@@ -193,7 +193,8 @@ class BatchedDecoder:
         self._positions_read = 0
         if self._state is None:
             return result
-        several = self._decode_ahead(max_steps) if max_steps > 1 else None
+        may_decode_ahead = max_steps > 1 and not self._arrivals.reads_here
+        several = self._decode_ahead(max_steps) if may_decode_ahead else None
         if several is None:
             advancing, choices, capture = self._advance(result)
         else:

@@ -13,6 +13,7 @@ from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel
+from models.precision import set_precision
 from tests.models.decoding.toy_models import random_language_model
 
 MODEL = random_language_model()
@@ -100,6 +101,19 @@ def test_there_are_news_when_another_thread_has_read(executor: ReadingThread) ->
     assert news.value == 1
     assert len(list(arrivals.proceed(rows_run=True))) == 1
     assert news.value == 0
+
+
+def test_while_this_thread_reads_steps_are_made_one_by_one() -> None:
+    """So that the reading goes on as fast as it did."""
+    model = set_precision(random_language_model(), "int8")
+    decoder = BatchedDecoder(model)
+    decoder.admit([_task(1, 1, 200)])
+    assert len(decoder.step(4).rows) == 4
+    decoder.admit([DecodingTask(2, [1] + [4, 5] * 700, DecodingParams(200))])
+    rows = [decoder.step(4).rows for _ in range(40)]
+    reading = rows.index([2] * 4)
+    assert reading > 2
+    assert all(len(steps) == 1 for steps in rows[:reading])
 
 
 def test_a_step_without_rows_waits_rather_than_spins(executor: ReadingThread) -> None:
