@@ -27,13 +27,14 @@ from torch import Tensor
 
 from app.engine.device import resolve_device
 from app.engine.graphs import CudaCapture, GraphedModel
+from app.engine.runner import TOKENS_AT_ONCE
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from app.exceptions import StartupError
 from benchmarks.floor import floor_seconds, step_weights
 from benchmarks.report import finish, markdown_table
 from benchmarks.subjects import Subject, all_subjects
 from models.decoding.running import DecodingTask
-from models.decoding.step import BatchedDecoder, steps_at_once
+from models.decoding.step import MOST_STEPS, BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput, whole_step_of
 from models.precision import Precision, keep_float32_exact, set_precision, use_threads
 from models.seq2seq import Seq2Seq
@@ -166,7 +167,7 @@ class Drive:
         read_before = self.reading_seconds
         self._decoder.admit(joining)
         left = ADMISSION_INTERVAL_STEPS - self._steps
-        result = self._decoder.step(min(steps_at_once(self._decoder.rows), left))
+        result = self._decoder.step(min(MOST_STEPS, left), TOKENS_AT_ONCE)
         self._steps += max(len(result.rows), 1)
         seconds = self._clock() - began
         self._lengths.update((task.key, len(task.prompt)) for task in joining)

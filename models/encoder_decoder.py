@@ -149,9 +149,13 @@ class WholeStep(Protocol):
         """See :meth:`StepModel.step`."""
         ...
 
+    def can_decode(self, state: DecodeState) -> bool:
+        """Whether :meth:`decode` can begin with this state."""
+        ...
+
     def decode(
         self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
-    ) -> SeveralSteps | None:
+    ) -> SeveralSteps:
         """Feed each row a token ``[N]``, then what it has chosen, greedily.
 
         Args:
@@ -160,9 +164,6 @@ class WholeStep(Protocol):
             rules: how outputs go.
             steps: K, at most.
             stop: address of an int64: once it is not 0, no other step follows.
-
-        Returns:
-            None for a state with which this cannot be done.
         """
         ...
 

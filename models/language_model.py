@@ -53,7 +53,7 @@ class LanguageModel(nn.Module):
             implementation=config.implementation,
         )
         self.output = nn.Linear(self.stack.output_size, config.vocabulary_size)
-        # Takes the place of the modules in a step of one thread: see models.whole_step.
+        # Takes the place of the modules in steps: see models.whole_step.
         self.whole_step: WholeStep | None = None
         if config.initializer == "normal":
             for name, parameter in self.named_parameters():

@@ -205,7 +205,7 @@ class ParallelAttentionDecoder(Seq2SeqDecoder):
         self.top = _stack(config, 2 * size, config.decoder_layers - 1)
         self.combine = nn.Linear(2 * size, size)
         self.tanh: nn.Module = nn.Tanh()
-        # Takes the place of the modules in a step of one thread: see models.whole_step.
+        # Takes the place of the modules in steps: see models.whole_step.
         self.whole_step: WholeStep | None = None
 
     def start(self, encoded: EncodedSource) -> DecodeState:

@@ -107,17 +107,17 @@ class DecoderStep:
             torch.from_numpy(logits), DecodeState(_tensors(after), memory=memory), weights
         )
 
+    def can_decode(self, state: DecodeState) -> bool:
+        """With dot attention, to sources that stand in one pool."""
+        memory = cast(AttentionMemory, state.memory)
+        return memory.rest is None and isinstance(self._attention, Int8DotAttention)
+
     def decode(
         self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
-    ) -> SeveralSteps | None:
-        """See :class:`models.encoder_decoder.WholeStep`.
-
-        With dot attention, to sources that stand in one pool.
-        """
-        memory = cast(AttentionMemory, state.memory)
-        if memory.rest is not None or not isinstance(self._attention, Int8DotAttention):
-            return None
+    ) -> SeveralSteps:
+        """See :class:`models.encoder_decoder.WholeStep`."""
         TEAM.rouse()
+        memory = cast(AttentionMemory, state.memory)
         stored, rows = memory.arrays, state.rows
         spaces = tuple(
             np.empty((rows, size), np.float32)
@@ -162,9 +162,13 @@ class LanguageModelStep:
         self._step(tokens.numpy(), before, *self._weights, after, logits)
         return StepOutput(torch.from_numpy(logits), DecodeState(_tensors(after)))
 
+    def can_decode(self, state: DecodeState) -> bool:
+        """Always."""
+        return True
+
     def decode(
         self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
-    ) -> SeveralSteps | None:
+    ) -> SeveralSteps:
         """See :class:`models.encoder_decoder.WholeStep`."""
         TEAM.rouse()
         space = _Space(state, steps, self._size)

@@ -143,7 +143,8 @@ class StepReport:
     Attributes:
         model: whose step it was.
         rows: rows that advanced by one token.
-        seconds: how long it took, reading prompts and sources included.
+        seconds: how long it took, reading prompts and sources included. Steps that were made at
+            once have an equal share each, and the first of them has all that follows.
         positions_read: positions of prompts and sources that were read.
         positions_attended: source positions that the attention looked at, padding included.
         padding_attended: how many of them are padding.

@@ -27,11 +27,13 @@ from app.engine.scheduler import (
 from models.decoding.arrivals import ReadingThread
 from models.decoding.params import Emission
 from models.decoding.running import DecodingTask
-from models.decoding.step import MOST_STEPS, BatchedDecoder, StepResult, steps_at_once
+from models.decoding.step import MOST_STEPS, BatchedDecoder, StepResult
 from models.encoder_decoder import StepModel, read_at_once
 
 logger = logging.getLogger(__name__)
 
+TOKENS_AT_ONCE = 128
+"""Of all rows, in several steps at once: for some 10 ms at most nobody joins, leaves or is told."""
 _WARM_UP_REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -51,7 +53,7 @@ class Turn:
 
 
 class Runner:
-    """Runs one model: admit rows, one step, drop rows.
+    """Runs one model: admit rows, make steps, drop rows.
 
     Args:
         name: of the model.
@@ -131,12 +133,11 @@ class Runner:
         expired = self._scheduler.expired(self._clock())
         self._drop([entry.request.request_id for entry in expired], EndReason.EXPIRED)
         started_at = self._clock()
-        rows = self._decoder.rows
-        admitted = self._scheduler.admit(rows, started_at, self._steps_made)
+        admitted = self._scheduler.admit(self._decoder.rows, started_at, self._steps_made)
         self._steps_made = 0
         turn.started = [entry.request.request_id for entry in admitted]
         if self._scheduler.running:
-            max_steps = self._max_steps(rows) if is_alone else 1
+            max_steps = self._max_steps() if is_alone else 1
             turn.reports = self._step(admitted, turn.events, started_at, max_steps)
             self._steps_made = len(turn.reports)
         turn.events += self._leaving
@@ -170,10 +171,11 @@ class Runner:
         # What a request of the decoder fails of is told to the request, and nobody waits for these.
         self.beat()
 
-    def _max_steps(self, rows: int) -> int:
-        """How many steps to make at once, with so many rows."""
-        steps = steps_at_once(rows)
-        return min(steps, self._scheduler.steps_to_admission) if self._scheduler.waiting else steps
+    def _max_steps(self) -> int:
+        """How many steps may be made at once, for nobody to wait longer."""
+        if self._scheduler.waiting:
+            return min(MOST_STEPS, self._scheduler.steps_to_admission)
+        return MOST_STEPS
 
     def _new_decoder(self) -> BatchedDecoder:
         return BatchedDecoder(
@@ -188,7 +190,7 @@ class Runner:
     ) -> list[StepReport]:
         try:
             self._decoder.admit([_task_of(entry.request) for entry in admitted])
-            result = self._decoder.step(max_steps)
+            result = self._decoder.step(max_steps, TOKENS_AT_ONCE)
         except Exception as error:
             # Whose fault it was cannot be known: the rows are computed together.
             logger.exception("model %s failed at a step", self.name)
@@ -200,10 +202,13 @@ class Runner:
             result = StepResult()
             self.beat()
         now = self._clock()
+        reports = self._reports_of(result, now - started_at)
+        # Of the steps that were made at once, all but the first came later.
+        first_token_at = now - sum(report.seconds for report in reports[1:])
         for request_id in result.begun:
             entry = self._scheduler.get(request_id)
             if entry is not None and not entry.request.params.is_beam:
-                entry.first_token_at_seconds = now
+                entry.first_token_at_seconds = first_token_at
         for request_id, emissions in result.emissions.items():
             events += [_event_of(request_id, emission) for emission in emissions]
         for request_id in result.complete:
@@ -213,7 +218,7 @@ class Runner:
             self._leave(request_id, EndReason.FAILED, message)
         if result.failed:
             self.beat()
-        return self._reports_of(result, now - started_at)
+        return reports
 
     def _reports_of(self, result: StepResult, seconds: float) -> list[StepReport]:
         first, *others = result.rows or [0]

@@ -45,9 +45,11 @@ class Roster:
         if running.is_search:
             self.searches.append(running)
 
-    def are_plain(self, requests: int) -> bool:
-        """Whether all rows are greedy, each of another of so many requests, and nobody watches."""
-        return not self._described and not self._watched and len(self._owners) == requests
+    @property
+    def are_plain(self) -> bool:
+        """Whether all rows are greedy, each of another request, and nobody watches."""
+        are_quiet = not self._described and not self._watched
+        return are_quiet and len(set(self._owners)) == len(self._owners)
 
     def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:
         """Number the rows anew; requests without rows have left.
@@ -98,7 +100,7 @@ class Roster:
         return [*dict.fromkeys(due)]
 
     def note_several(self, several: SeveralSteps) -> Sequence[Running]:
-        """The same of several steps at once, of rows that :meth:`are_plain`."""
+        """The same of several steps at once, where they :attr:`are_plain`."""
         tokens, logprobs = several.tokens.T.tolist(), several.logprobs.T.tolist()
         counts = several.counts.tolist()
         ended = []

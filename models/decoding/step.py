@@ -9,6 +9,7 @@ that a long one does not hold up the rows that run: see :mod:`models.decoding.ar
 """
 
 import itertools
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -51,9 +52,6 @@ SHARED_LANE = 64
 step as much Python as twenty rows. Longer ones apart, or short ones would take as much memory."""
 MOST_STEPS = 8
 """Steps that are made at once. Beyond these nothing is gained: Python is a tenth of the time."""
-_LEAST_STEPS = 2
-_TOKENS_AT_ONCE = 128
-"""What is chosen at once while requests come and go: for 10 ms at most nobody joins or leaves."""
 
 
 @dataclass
@@ -176,7 +174,7 @@ class BatchedDecoder:
         self._arrivals.drop_all()
 
     @torch.inference_mode()
-    def step(self, max_steps: int = 1) -> StepResult:
+    def step(self, max_steps: int = 1, max_tokens: int = sys.maxsize) -> StepResult:
         """Read for a while, then advance every row by one token, or by as many as may be.
 
         Several steps are made at once where the rows are greedy, each of a request of its own, and
@@ -185,6 +183,7 @@ class BatchedDecoder:
 
         Args:
             max_steps: 1 at least.
+            max_tokens: how many all rows together may choose in more steps than one.
         """
         TEAM.suit(len(self._inputs))
         prefixes = self._reader.take_counts()
@@ -193,10 +192,11 @@ class BatchedDecoder:
         self._positions_read = 0
         if self._state is None:
             return result
-        may_decode_ahead = max_steps > 1 and not self._arrivals.reads_here
-        several = self._decode_ahead(max_steps) if may_decode_ahead else None
+        TEAM.suit(self._state.rows)
+        state = self._whole_state()
+        several = self._decode_ahead(state, min(max_steps, max_tokens // state.rows))
         if several is None:
-            advancing, choices, capture = self._advance(result)
+            advancing, choices, capture = self._advance(state, result)
         else:
             advancing, choices, capture = self._note_several(several, result)
         for running in advancing:
@@ -238,9 +238,8 @@ class BatchedDecoder:
         memory = join_memories([memory for memory in memories if memory is not None])
         return DecodeState(self._state.layers, self._state.context, memory)
 
-    def _advance(self, result: StepResult) -> _Advanced:
+    def _advance(self, before: DecodeState, result: StepResult) -> _Advanced:
         """One step."""
-        before = self._whole_state()
         result.rows.append(before.rows)
         for lane in self._lanes.values():
             positions, padding = lane.positions
@@ -251,14 +250,15 @@ class BatchedDecoder:
         choices = choose(logits, attention, self._roster.describe())
         return self._roster.note(choices), choices, StateCapture(before, self._state)
 
-    def _decode_ahead(self, steps: int) -> SeveralSteps | None:
-        """Several steps at once, if that can be done."""
-        whole_step, running = whole_step_of(self._model), list(self._running())
-        if whole_step is None or not self._roster.are_plain(len(running)):
+    def _decode_ahead(self, state: DecodeState, steps: int) -> SeveralSteps | None:
+        """So many steps at once, if that can be done."""
+        whole_step = whole_step_of(self._model)
+        if steps < 2 or whole_step is None or self._arrivals.reads_here:
             return None
-        limits = np.array([one.steps_left for one in running])
+        if not (whole_step.can_decode(state) and self._roster.are_plain):
+            return None
+        limits = np.array([running.steps_left for running in self._running()])
         rules = GreedyRules(NEVER_CHOSEN, EOS_ID, limits)
-        state = self._whole_state()
         return whole_step.decode(self._inputs, state, rules, steps, self._arrivals.news)
 
     def _note_several(self, several: SeveralSteps, result: StepResult) -> _Advanced:
@@ -346,11 +346,6 @@ class BatchedDecoder:
         self._inputs = inputs.index_select(0, self._on_device(order))
         self._select(order)
         return joined
-
-
-def steps_at_once(rows: int) -> int:
-    """How many steps to let so many rows make at once, while requests come and go."""
-    return min(max(_TOKENS_AT_ONCE // max(rows, 1), _LEAST_STEPS), MOST_STEPS)
 
 
 def _length_class(length: int) -> int:

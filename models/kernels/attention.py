@@ -96,6 +96,7 @@ def _attend_by_dot(address, first_row, last_row):
         first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
         _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
         weights[n, end:] = _ZERO
+    return np.int64(1)
 
 
 @kernel
@@ -146,6 +147,7 @@ def _attend_additively(address, first_row, last_row):
         first, stride, scale = b * value_strides[0], value_strides[1], value_scales[b]
         _attend(values, first, stride, scale, mask[b, :end], weights[n, :end], contexts[n])
         weights[n, end:] = _ZERO
+    return np.int64(1)
 
 
 @kernel

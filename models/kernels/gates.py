@@ -170,6 +170,7 @@ def _apply_gru_to(address, first, last):
     projected, recurrent, before, after = _unpack_gru(address)
     for n in range(first, last):
         _apply_gru(projected[n], recurrent[n], before[n], after[n])
+    return np.int64(1)
 
 
 @operation(GRU_STEP)
@@ -183,6 +184,7 @@ def _step_gru(address, _first, _last):
     parts = (projected, recurrent, before, after)
     share_out(weight.board, GRU_GATES, _pack_gru(parts), 2 * before.size, rows, 1)
     keep(parts)
+    return np.int64(1)
 
 
 @kernel
@@ -261,6 +263,7 @@ def _apply_lstm_to(address, first, last):
     projected, recurrent, before, memory, hidden = _unpack_lstm(address)
     for n in range(first, last):
         _apply_lstm(projected[n], recurrent[n], before[n], memory[n], hidden[n])
+    return np.int64(1)
 
 
 @operation(LSTM_STEP)
@@ -274,6 +277,7 @@ def _step_lstm(address, _first, _last):
     parts = (projected, recurrent, memory, after[1], after[0])
     share_out(weight.board, LSTM_GATES, _pack_lstm(parts), 3 * hidden.size, rows, 1)
     keep(parts)
+    return np.int64(1)
 
 
 @kernel

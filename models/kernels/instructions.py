@@ -114,15 +114,18 @@ class Parcel:
 
 @instruction
 def invoke(typing_context: Any, function: Any, parts: Any, first: Any, last: Any) -> Any:
-    """Call what :func:`models.kernels.jit.compile_callable` gave the address of."""
+    """Call what :func:`models.kernels.jit.compile_callable` gave the address of.
 
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    Returns:
+        1; or 0 if it has failed.
+    """
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         address, *others = arguments
-        kind = ir.FunctionType(ir.VoidType(), [_I64] * len(others))
-        builder.call(builder.inttoptr(address, kind.as_pointer()), others)
-        return context.get_dummy_value()
+        kind = ir.FunctionType(_I64, [_I64] * len(others))
+        return builder.call(builder.inttoptr(address, kind.as_pointer()), others)
 
-    return types.void(*[types.int64] * 4), generate
+    return types.int64(*[types.int64] * 4), generate
 
 
 @instruction

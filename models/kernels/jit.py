@@ -116,9 +116,10 @@ def reduction(function: Function) -> Function:
 def compile_callable(function: Function) -> int:
     """The address of a function of three int64, compiled as a :func:`kernel` is.
 
-    Whoever calls it by its address has no copy of it to compile.
+    Whoever calls it by its address has no copy of it to compile. It is to return 1: what it raises
+    is printed, and then it returns 0.
     """
-    compile_ = numba.cfunc("void(int64, int64, int64)", cache=_IS_KEPT, error_model="numpy")
+    compile_ = numba.cfunc("int64(int64, int64, int64)", cache=_IS_KEPT, error_model="numpy")
     compiled = compile_(function)
     _CALLABLES.append(compiled)
     return int(compiled.address)

@@ -27,8 +27,8 @@ WORK, DONE, OWNER, THREADS, LEAST, TAKEN, TABLE = 0, 8, 16, 24, 25, 26, 27
 """Where on the board, most a line of memory apart: the shares that nobody has taken, how many are
 done, whether a kernel uses the board; how many threads there are, the least work to share, how
 many shares others than the caller's thread have taken, and where the operations' addresses are."""
-OPERATION, PARTS, WIDTH, COUNT = 32, 33, 34, 35
-"""And what the work is: see :func:`begin`."""
+OPERATION, PARTS, WIDTH, COUNT, FAILED = 32, 33, 34, 35, 36
+"""And what the work is: see :func:`begin`; and how many of its shares have failed."""
 PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE = range(6)
 """Operations that are shared out."""
 LINEAR, GRU_STEP, LSTM_STEP = range(6, 9)
@@ -43,6 +43,8 @@ _IDLE_LOOKS = 1 << 18
 millisecond, which is longer than what Python does between two steps. To wake it takes a tenth of
 that."""
 
+_FAILED = "an operation of a kernel has failed"
+"""For nothing else than memory: they do nothing else that could."""
 _SHARE_BITS = np.int64(16)
 _SHARES = np.int64((1 << 16) - 1)
 _ONE = np.int64(1)
@@ -64,7 +66,12 @@ class Operations:
         self._lock = threading.Lock()
 
     def add(self, number: int, function: Function) -> None:
-        """Have a function of its parts' address and of where a share begins and ends."""
+        """Have a function of its parts' address and of where a share begins and ends.
+
+        Args:
+            number: of the operation.
+            function: see :func:`~models.kernels.jit.compile_callable`.
+        """
         self._pending[number] = function
         if self._are_needed:
             self.compile()
@@ -73,9 +80,9 @@ class Operations:
         """Have all of them, and those that come later at once."""
         with self._lock:
             self._are_needed = True
-            while self._pending:
-                number, function = self._pending.popitem()
-                self.addresses[number] = compile_callable(function)
+            for number in list(self._pending):
+                self.addresses[number] = compile_callable(self._pending[number])
+                del self._pending[number]
 
 
 OPERATIONS = Operations()
@@ -191,6 +198,7 @@ def begin(board, threads, operation, parts, count, multiple):
     store(board + 8 * WIDTH, width)
     store(board + 8 * COUNT, count)
     store(board + 8 * DONE, 0)
+    store(board + 8 * FAILED, 0)
     number = load(board + 8 * WORK) >> _SHARE_BITS
     store(board + 8 * WORK, ((number + _ONE) << _SHARE_BITS) | ((_ONE << shares) - _ONE))
     return shares
@@ -204,7 +212,8 @@ def do_shares(board, number):
     while share >= 0:
         width, count = load(board + 8 * WIDTH), load(board + 8 * COUNT)
         first, last = share * width, min((share + _ONE) * width, count)
-        invoke(load(board + 8 * OPERATION), load(board + 8 * PARTS), first, last)
+        if not invoke(load(board + 8 * OPERATION), load(board + 8 * PARTS), first, last):
+            add(board + 8 * FAILED, 1)
         add(board + 8 * DONE, 1)
         done += _ONE
         share = claim(board, number)
@@ -213,10 +222,12 @@ def do_shares(board, number):
 
 @kernel
 def end(board, shares):
-    """Wait until all shares are done, and give up the board."""
+    """Wait until all shares are done, and give up the board; returns whether none has failed."""
     while load(board + 8 * DONE) < shares:
         pause()
+    failed = load(board + 8 * FAILED)
     store(board + 8 * OWNER, 0)
+    return failed == 0
 
 
 @kernel
@@ -232,21 +243,31 @@ def share_out(board, operation, parts, nanoseconds, count, multiple):
         nanoseconds: that it takes one thread, about.
         count: how many things there are to do.
         multiple: how many of them cannot be divided.
+
+    Raises:
+        MemoryError: there was none for it.
     """
     function = load(load(board + 8 * TABLE) + 8 * operation)
     threads = enlist(board, nanoseconds)
     if threads == 1:
-        invoke(function, parts, 0, count)
-        return
-    shares = begin(board, threads, function, parts, count, multiple)
-    do_shares(board, 0)
-    end(board, shares)
+        is_done = invoke(function, parts, 0, count) == 1
+    else:
+        shares = begin(board, threads, function, parts, count, multiple)
+        do_shares(board, 0)
+        is_done = end(board, shares)
+    if not is_done:
+        raise MemoryError(_FAILED)
 
 
 @kernel
 def call(board, operation, parts):
-    """Have an operation done as a whole. Whoever calls it is to :func:`keep` the parts."""
-    invoke(load(load(board + 8 * TABLE) + 8 * operation), parts, 0, 0)
+    """Have an operation done as a whole. Whoever calls it is to :func:`keep` the parts.
+
+    Raises:
+        MemoryError: there was none for it.
+    """
+    if not invoke(load(load(board + 8 * TABLE) + 8 * operation), parts, 0, 0):
+        raise MemoryError(_FAILED)
 
 
 @kernel

@@ -153,9 +153,8 @@ def decode_several(
     rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.array(limits))
     whole_step = whole_step_of(model)
     assert whole_step is not None
-    several = whole_step.decode(tokens, state, rules, steps, stop.ctypes.data)
-    assert several is not None
-    return several
+    assert whole_step.can_decode(state)
+    return whole_step.decode(tokens, state, rules, steps, stop.ctypes.data)
 
 
 @torch.inference_mode()
@@ -234,9 +233,7 @@ def test_a_row_of_no_numbers_ends_and_others_do_not_notice() -> None:
     rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
     whole_step = whole_step_of(whole)
     assert whole_step is not None
-    several = whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data)
-    assert several is not None
-    found = rows_of(several)
+    found = rows_of(whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data))
     assert len(found[3]) == 1
     assert math.isnan(found[3][0][1])
     assert found[:3] + found[4:] == expected[:3] + expected[4:]
@@ -260,20 +257,17 @@ def test_several_steps_leave_the_state_before_them_alone() -> None:
 def test_who_makes_no_several_steps() -> None:
     """Additive attention, sources of several sizes, and whatever has no whole step."""
     _, additive = both({"attention": "additive"})
-    tokens, state = read_at_once(additive, PROMPTS)
-    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
     whole_step = whole_step_of(additive)
     assert whole_step is not None
-    assert whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data) is None
+    assert not whole_step.can_decode(read_at_once(additive, PROMPTS)[1])
     _, dot = both({})
-    tokens, state = read_at_once(dot, PROMPTS[:1])
-    assert state.memory is not None
-    memory = join_memories([state.memory, state.memory])
-    state = DecodeState(tuple((torch.cat([a, a]),) for (a,) in state.layers), None, memory)
-    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(2, 5))
+    state = read_at_once(dot, PROMPTS[:1])[1]
     whole_step = whole_step_of(dot)
     assert whole_step is not None
-    assert whole_step.decode(torch.cat([tokens] * 2), state, rules, 5, 0) is None
+    assert whole_step.can_decode(state)
+    assert state.memory is not None
+    memory = join_memories([state.memory, state.memory])
+    assert not whole_step.can_decode(DecodeState(state.layers, None, memory))
     assert whole_step_of(both({"cell": "lstm"})[1]) is None
 
 

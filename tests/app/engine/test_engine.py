@@ -99,6 +99,23 @@ def test_an_idle_engine_has_nothing_to_tell() -> None:
     assert engine.is_idle
 
 
+def test_models_that_both_have_work_make_a_step_each() -> None:
+    """One that is alone may make several at once."""
+    models = {}
+    for name in ("one", "other"):
+        model = make_model("embedded", "gru", 29)
+        assert isinstance(model, LanguageModel)
+        with torch.no_grad():
+            model.output.bias[EOS_ID] = -1e3
+        models[name] = set_precision(model, "int8")
+    engine = make_engine(models)
+    engine.submit([DecodeRequest(1, "one", (BOS_ID, 5), DecodingParams(30))])
+    assert [step.model for step in engine.step().steps] == ["one"] * 8
+    engine.submit([DecodeRequest(2, "other", (BOS_ID, 5), DecodingParams(4))])
+    turns = [[step.model for step in engine.step().steps] for _ in range(5)]
+    assert turns == [["one", "other"]] * 4 + [["one"] * 8]
+
+
 def test_a_revision_that_is_retired_ends_with_its_last_request() -> None:
     old, new, clock = CountingModel(), CountingModel(), ManualClock()
     engine = make_engine({"model": old}, clock=clock)

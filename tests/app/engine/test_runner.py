@@ -21,7 +21,6 @@ from app.engine.runner import Runner
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.params import Emission
 from models.decoding.reference import decode_reference
-from models.decoding.step import steps_at_once
 from models.encoder_decoder import StepOutput
 from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
@@ -158,7 +157,7 @@ def greedy_runner(
     runner = make_runner(set_precision(model, "int8"), row_budget, clock)
     for request_id in range(requests):
         params = DecodingParams(max_new_tokens)
-        runner.submit(DecodeRequest(request_id, "model", (BOS_ID, 5 + request_id), params))
+        runner.submit(DecodeRequest(request_id, "model", (BOS_ID, 5 + request_id % 20), params))
     return runner
 
 
@@ -173,9 +172,22 @@ def test_a_turn_of_several_steps_reports_each() -> None:
     assert len({report.seconds for report in turn.reports}) == 1, "they share the turn's time"
 
 
-@pytest.mark.parametrize(("rows", "steps"), [(1, 8), (16, 8), (17, 7), (32, 4), (64, 2), (999, 2)])
+@pytest.mark.parametrize(("rows", "steps"), [(1, 8), (16, 8), (17, 7), (43, 2), (64, 2), (65, 1)])
 def test_the_more_rows_the_fewer_steps_are_made_at_once(rows: int, steps: int) -> None:
-    assert steps_at_once(rows) == steps
+    """From the first turn on, in which all of them join."""
+    runner = greedy_runner(rows, 20, row_budget=rows)
+    for _ in range(2):
+        reports = runner.turn().reports
+        assert [report.rows for report in reports] == [rows] * steps
+
+
+def test_the_first_token_of_several_steps_came_before_the_others() -> None:
+    clock = iter(range(0, 1000, 9))
+    runner = greedy_runner(1, 3, clock=lambda: float(next(clock)))
+    turn = runner.turn()
+    assert [report.seconds for report in turn.reports] == [3.0] * 3
+    end = ends_of(turn.events)[0]
+    assert end.first_token_seconds == end.queue_seconds + 3.0
 
 
 def test_several_steps_are_made_at_once_by_who_is_alone() -> None:

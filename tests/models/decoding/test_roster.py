@@ -90,7 +90,7 @@ def test_several_steps_are_for_greedy_rows_that_nobody_watches(
     other: DecodingParams, stream: bool, are_plain: bool
 ) -> None:
     roster = roster_of([running(DecodingParams(9)), running(other, stream=stream)])
-    assert roster.are_plain(2) == are_plain
+    assert roster.are_plain == are_plain
 
 
 def test_of_several_steps_those_are_told_who_ended() -> None:

@@ -15,11 +15,13 @@ from models.decoding.reference import decode_reference
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder, decode_corpus
 from models.encoder_decoder import StepModel
+from models.precision import set_precision
 from models.state import DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
 from tests.models.decoding.toy_models import (
     SOURCE_VOCABULARY_SIZE,
     TableModel,
+    make_model,
     random_language_model,
     random_table,
     random_translation_model,
@@ -170,6 +172,33 @@ def test_rows_are_one_for_each_running_output_or_live_hypothesis() -> None:
     decoder.remove([0, 99])  # nobody has the key 99
     assert decoder.rows == 0
     assert decoder.step().rows == []
+
+
+@pytest.mark.parametrize("form", ["embedded", "parallel dot"])
+def test_the_books_of_steps_are_the_same_however_many_are_made_at_once(form: str) -> None:
+    model = set_precision(make_model(form, "gru", 29, sharpness=1.5), "int8")
+
+    def sums(max_steps: int) -> tuple[int, ...]:
+        decoder = BatchedDecoder(model)
+        results = []
+        for key in range(9):
+            prompt = [BOS_ID, *([5 + key] * (key + 1)), EOS_ID]
+            decoder.admit([DecodingTask(key, prompt, DecodingParams(3 + 2 * key))])
+            results.append(decoder.step(max_steps))
+        while decoder.rows:
+            results.append(decoder.step(max_steps))
+        assert any(len(result.rows) > 1 for result in results) == (max_steps > 1)
+        begun = [key for result in results for key in result.begun]
+        complete = [key for result in results for key in result.complete]
+        assert sorted(begun) == sorted(complete) == list(range(9))
+        return (
+            sum(sum(result.rows) for result in results),
+            sum(result.positions_read for result in results),
+            sum(result.positions_attended for result in results),
+            sum(result.padding_attended for result in results),
+        )
+
+    assert sums(1) == sums(2) == sums(8)
 
 
 def test_a_finished_hypothesis_gives_its_row_back() -> None:

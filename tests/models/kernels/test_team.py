@@ -1,5 +1,6 @@
 """Work shared out among threads: each share is done once, and who does not come is not awaited."""
 
+import ctypes
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.kernels import team
 from models.kernels.instructions import add
-from models.kernels.jit import kernel
+from models.kernels.jit import compile_callable, kernel
 from models.kernels.products import linear, pack_weight
 from models.kernels.team import (
     BOARD,
@@ -19,13 +21,16 @@ from models.kernels.team import (
     DONE,
     LEAST_NANOSECONDS,
     MAX_THREADS,
+    TABLE,
     Board,
     Operations,
     begin,
+    call,
     claim,
     do_shares,
     end,
     enlist,
+    share_out,
     work_along,
 )
 from tests.models.kernels.test_products import SIZES, multiply, random_case
@@ -103,8 +108,69 @@ def test_operations_are_compiled_when_they_are_needed() -> None:
     assert operations.addresses[0], "kernels may run already"
 
 
-def _nothing(address: int, first: int, last: int) -> None:
-    pass
+def _nothing(address: int, first: int, last: int) -> int:
+    return 1
+
+
+def test_an_operation_that_could_not_be_compiled_is_compiled_when_it_is_next_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that was full, say. To call it by no address at all would be the end."""
+
+    def refuse(_function: object) -> int:
+        raise OSError("full")
+
+    operations = Operations()
+    operations.add(CHOICE, _nothing)
+    with monkeypatch.context() as patch:
+        patch.setattr(team, "compile_callable", refuse)
+        with pytest.raises(OSError, match="full"):
+            operations.compile()
+    operations.compile()
+    assert operations.addresses[CHOICE]
+
+
+def _fails_at_two(_address: int, first: int, last: int) -> int:
+    for number in range(first, last):
+        if number == 2:
+            raise MemoryError
+    return 1
+
+
+@kernel
+def work(board: int, count: int) -> None:
+    share_out(board, CHOICE, 0, 10**9, count, 1)
+
+
+@kernel
+def whole(board: int) -> None:
+    call(board, CHOICE, 0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_fails_is_told(board: Board, threads: int) -> None:
+    """Whoever goes on would take for an answer what happens to be in memory."""
+    board.set_threads(threads)
+    addresses = np.zeros(CHOICE + 1, np.int64)
+    addresses[CHOICE] = compile_callable(_fails_at_two)
+    number_at(board.address + 8 * TABLE).value = addresses.ctypes.data
+    work(board.address, 2)
+    with pytest.raises(MemoryError):
+        work(board.address, 4)
+    work(board.address, 2)
+    whole(board.address)
+    addresses[CHOICE] = compile_callable(_fails)
+    with pytest.raises(MemoryError):
+        whole(board.address)
+
+
+def _fails(_address: int, _first: int, _last: int) -> int:
+    raise MemoryError
+
+
+def number_at(address: int) -> ctypes.c_int64:
+    return ctypes.c_int64.from_address(address)
 
 
 def test_what_is_soon_done_is_not_shared(board: Board) -> None:
