@@ -27,7 +27,7 @@ from torch import Tensor
 
 from app.engine.device import resolve_device
 from app.engine.graphs import CudaCapture, GraphedModel
-from app.engine.runner import TOKENS_AT_ONCE
+from app.engine.pace import Pace
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from app.exceptions import StartupError
 from benchmarks.floor import floor_seconds, step_weights
@@ -146,6 +146,7 @@ class Drive:
         self._model = TimedModel(model, self._clock)
         self._decoder = BatchedDecoder(self._model, single_lane=device.type != "cpu")
         self._tasks, self._rows, self._width = tasks, rows, beam_size
+        self._pace = Pace()
         self._lengths: dict[int, int] = {}
         self._running: set[int] = set()
         self._completed = 0
@@ -167,9 +168,10 @@ class Drive:
         read_before = self.reading_seconds
         self._decoder.admit(joining)
         left = ADMISSION_INTERVAL_STEPS - self._steps
-        result = self._decoder.step(min(MOST_STEPS, left), TOKENS_AT_ONCE)
+        result = self._decoder.step(min(MOST_STEPS, left), self._pace.tokens_at_once)
         self._steps += max(len(result.rows), 1)
         seconds = self._clock() - began
+        self._pace.note(seconds, sum(result.rows))
         self._lengths.update((task.key, len(task.prompt)) for task in joining)
         self._running.update(result.begun)
         tally.seconds += seconds

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from app.engine.pace import Pace
 from app.engine.request import (
     BeamTrace,
     DecodeRequest,
@@ -18,12 +19,7 @@ from app.engine.request import (
     StepReport,
     TokensEvent,
 )
-from app.engine.scheduler import (
-    ADMISSION_INTERVAL_STEPS,
-    INTERVAL_STEPS_BESIDE,
-    Entry,
-    Scheduler,
-)
+from app.engine.scheduler import Entry, Scheduler
 from models.decoding.arrivals import ReadingThread
 from models.decoding.params import Emission
 from models.decoding.running import DecodingTask
@@ -32,8 +28,6 @@ from models.encoder_decoder import StepModel, read_at_once
 
 logger = logging.getLogger(__name__)
 
-TOKENS_AT_ONCE = 128
-"""Of all rows, in several steps at once: for some 10 ms at most nobody joins, leaves or is told."""
 _WARM_UP_REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -85,13 +79,12 @@ class Runner:
         self._model = model
         self._heartbeat_prompt = tuple(heartbeat_prompt)
         self._clock = clock
-        self._scheduler = Scheduler(
-            row_budget, INTERVAL_STEPS_BESIDE if executor else ADMISSION_INTERVAL_STEPS
-        )
+        self._scheduler = Scheduler(row_budget)
         self._single_lane = single_lane
         self._prefix_bytes = prefix_bytes
         self._executor = executor
         self._decoder = self._new_decoder()
+        self._pace = Pace()
         self._leaving: list[Event] = []
         self._steps_made = 0
 
@@ -190,7 +183,7 @@ class Runner:
     ) -> list[StepReport]:
         try:
             self._decoder.admit([_task_of(entry.request) for entry in admitted])
-            result = self._decoder.step(max_steps, TOKENS_AT_ONCE)
+            result = self._decoder.step(max_steps, self._pace.tokens_at_once)
         except Exception as error:
             # Whose fault it was cannot be known: the rows are computed together.
             logger.exception("model %s failed at a step", self.name)
@@ -203,6 +196,7 @@ class Runner:
             self.beat()
         now = self._clock()
         reports = self._reports_of(result, now - started_at)
+        self._pace.note(now - started_at, sum(result.rows))
         # Of the steps that were made at once, all but the first came later.
         first_token_at = now - sum(report.seconds for report in reports[1:])
         for request_id in result.begun:

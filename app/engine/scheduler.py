@@ -24,10 +24,8 @@ from dataclasses import dataclass
 from app.engine.request import DecodeRequest
 
 ADMISSION_INTERVAL_STEPS = 12
-"""Reading a handful of prompts costs as much as several steps. With 4 the server kept up with a
-tenth to a quarter fewer requests, and all of them took longer; beyond 16 nothing was gained."""
-INTERVAL_STEPS_BESIDE = 6
-"""The same where another thread reads: the rows do not wait for it."""
+"""Reading a handful of prompts costs as much as several steps, and each admission ends steps that
+are made at once. With 6 one core kept up with a tenth fewer requests; 20 gained nothing."""
 _SPARE_DEADLINES = 1_000
 
 
@@ -60,21 +58,19 @@ class Scheduler:
 
     Args:
         row_budget: rows that may run at once.
-        interval_steps: at least so many steps from one admission to the next, while rows run.
 
     Raises:
         ValueError: there is no budget.
     """
 
-    def __init__(self, row_budget: int, interval_steps: int = ADMISSION_INTERVAL_STEPS) -> None:
+    def __init__(self, row_budget: int) -> None:
         if row_budget < 1:
             raise ValueError(f"row_budget must be at least 1, not {row_budget}")
         self.row_budget = row_budget
         self._waiting: dict[int, Entry] = {}  # in the order in which they came
         self._running: dict[int, Entry] = {}
         self._deadlines: list[tuple[float, int]] = []
-        self._interval_steps = interval_steps
-        self._steps_since_admission = interval_steps
+        self._steps_since_admission = ADMISSION_INTERVAL_STEPS
 
     @property
     def waiting(self) -> int:
@@ -105,7 +101,7 @@ class Scheduler:
     @property
     def steps_to_admission(self) -> int:
         """After how many steps the next admission is due, 1 at least."""
-        return max(self._interval_steps - self._steps_since_admission, 1)
+        return max(ADMISSION_INTERVAL_STEPS - self._steps_since_admission, 1)
 
     def admit(self, rows_in_use: int, now_seconds: float, steps: int = 1) -> list[Entry]:
         """Requests that begin to run with the next step. To be called before it.
@@ -118,7 +114,7 @@ class Scheduler:
         self._steps_since_admission += steps
         if not self._waiting:
             return []
-        if self._running and self._steps_since_admission < self._interval_steps:
+        if self._running and self._steps_since_admission < ADMISSION_INTERVAL_STEPS:
             return []
         self._steps_since_admission = 0
         admitted = self._choose(self.row_budget - rows_in_use)

@@ -8,9 +8,11 @@ from torch import Tensor
 from app.engine.request import DecodeRequest, DecodingParams, EndEvent, Event, TokensEvent
 from app.engine.runner import Runner
 from models.encoder_decoder import Reading, StepModel, StepOutput
+from models.language_model import LanguageModel
+from models.precision import set_precision
 from models.state import DecodeState
 from models.vocabulary import EOS_ID
-from tests.models.decoding.toy_models import TableModel
+from tests.models.decoding.toy_models import TableModel, make_model
 
 VOCABULARY_SIZE = 40
 FIRST, LAST = 4, VOCABULARY_SIZE - 2
@@ -119,6 +121,15 @@ def ends_of(events: Sequence[Event]) -> dict[int, EndEvent]:
     ends = [event for event in events if isinstance(event, EndEvent)]
     assert len({end.request_id for end in ends}) == len(ends), "a request ended twice"
     return {end.request_id: end for end in ends}
+
+
+def endless_model() -> StepModel:
+    """Of which several steps can be made at once, and whose outputs only end at their limit."""
+    model = make_model("embedded", "gru", 29)
+    assert isinstance(model, LanguageModel)
+    with torch.no_grad():
+        model.output.bias[EOS_ID] = -1e3
+    return set_precision(model, "int8")
 
 
 def make_runner(

@@ -37,6 +37,7 @@ from tests.app.engine.scripted_models import (
     CountingModel,
     ManualClock,
     counting_request,
+    endless_model,
     ends_of,
     tokens_of,
 )
@@ -101,14 +102,7 @@ def test_an_idle_engine_has_nothing_to_tell() -> None:
 
 def test_models_that_both_have_work_make_a_step_each() -> None:
     """One that is alone may make several at once."""
-    models = {}
-    for name in ("one", "other"):
-        model = make_model("embedded", "gru", 29)
-        assert isinstance(model, LanguageModel)
-        with torch.no_grad():
-            model.output.bias[EOS_ID] = -1e3
-        models[name] = set_precision(model, "int8")
-    engine = make_engine(models)
+    engine = make_engine({"one": endless_model(), "other": endless_model()})
     engine.submit([DecodeRequest(1, "one", (BOS_ID, 5), DecodingParams(30))])
     assert [step.model for step in engine.step().steps] == ["one"] * 8
     engine.submit([DecodeRequest(2, "other", (BOS_ID, 5), DecodingParams(4))])

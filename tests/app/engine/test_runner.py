@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 from torch import Tensor
 
 from app.engine.request import (
@@ -22,7 +21,6 @@ from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.params import Emission
 from models.decoding.reference import decode_reference
 from models.encoder_decoder import StepOutput
-from models.language_model import LanguageModel
 from models.precision import Precision, set_precision
 from models.state import DecodeState
 from models.vocabulary import BOS_ID, EOS_ID
@@ -32,6 +30,7 @@ from tests.app.engine.scripted_models import (
     CountingModel,
     ManualClock,
     counting_request,
+    endless_model,
     ends_of,
     make_runner,
     run_alone,
@@ -150,15 +149,16 @@ def greedy_runner(
     clock: Callable[[], float] | None = None,
 ) -> Runner:
     """A runner of which several steps may be made at once, with requests that wait."""
-    model = make_model("embedded", "gru", 29)
-    assert isinstance(model, LanguageModel)
-    with torch.no_grad():
-        model.output.bias[EOS_ID] = -1e3
-    runner = make_runner(set_precision(model, "int8"), row_budget, clock)
+    runner = make_runner(endless_model(), row_budget, clock)
     for request_id in range(requests):
-        params = DecodingParams(max_new_tokens)
-        runner.submit(DecodeRequest(request_id, "model", (BOS_ID, 5 + request_id % 20), params))
+        runner.submit(greedy_request(request_id, max_new_tokens))
     return runner
+
+
+def greedy_request(request_id: int, max_new_tokens: int) -> DecodeRequest:
+    """To :func:`greedy_runner`."""
+    prompt = (BOS_ID, 5 + request_id % 20)
+    return DecodeRequest(request_id, "model", prompt, DecodingParams(max_new_tokens))
 
 
 def test_a_turn_of_several_steps_reports_each() -> None:
@@ -174,11 +174,22 @@ def test_a_turn_of_several_steps_reports_each() -> None:
 
 @pytest.mark.parametrize(("rows", "steps"), [(1, 8), (16, 8), (17, 7), (43, 2), (64, 2), (65, 1)])
 def test_the_more_rows_the_fewer_steps_are_made_at_once(rows: int, steps: int) -> None:
-    """From the first turn on, in which all of them join."""
+    """In the first turn, in which all of them join, and nobody knows how fast they are."""
     runner = greedy_runner(rows, 20, row_budget=rows)
-    for _ in range(2):
-        reports = runner.turn().reports
-        assert [report.rows for report in reports] == [rows] * steps
+    assert [report.rows for report in runner.turn().reports] == [rows] * steps
+
+
+@pytest.mark.parametrize(("seconds_per_turn", "steps"), [(0.014, 4), (0.029, 2), (0.2, 1)])
+def test_the_slower_steps_are_the_fewer_are_made_at_once(
+    seconds_per_turn: float, steps: int
+) -> None:
+    """By what the turn before took, for eight tokens of four rows."""
+    clock = itertools.count(step=seconds_per_turn)
+    runner = greedy_runner(4, 2, row_budget=4, clock=lambda: next(clock))
+    for request_id in range(4, 8):
+        runner.submit(greedy_request(request_id, 40))
+    assert len(runner.turn().reports) == 2
+    assert len(runner.turn().reports) == steps
 
 
 def test_the_first_token_of_several_steps_came_before_the_others() -> None:
