@@ -17,13 +17,15 @@ from models import placement
 from models.decoding.beam import BeamStep, LiveBeams, expand
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
-from models.decoding.sampling import NEVER_GENERATED, choose_tokens, suppress_special
+from models.decoding.sampling import (
+    NEVER_CHOSEN,
+    choose_tokens,
+    choose_tokens_on_device,
+    suppress_special,
+)
 from models.kernels import choice as kernels
 from models.kernels.team import BOARD
 from models.placement import on_device
-
-NEVER_CHOSEN = np.array(NEVER_GENERATED)
-"""Tokens, as kernels take them."""
 
 
 class RowNeeds(NamedTuple):
@@ -113,7 +115,7 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
     blocks = np.empty((count, kernels.count_blocks(scores.shape[1])), np.float32)
     kernels.most_probable(scores, NEVER_CHOSEN, tokens, tops, sums, blocks, BOARD.address)
     if special is not None:
-        tokens[list(kinds.special)] = special.numpy()
+        tokens[list(kinds.special)] = special
     chosen = np.empty(count, np.float32)
     kernels.log_probabilities(scores, tokens, tops, sums, chosen)
     beams: Sequence[BeamStep] = ()
@@ -130,6 +132,14 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
         beams=beams,
         attention=dict(zip(kinds.attended, weights, strict=False)),
     )
+
+
+def _choose_special(logits: Tensor, kinds: RowKinds) -> NDArray[np.int64] | None:
+    """The tokens of the rows that sample or have a repetition penalty, in their order."""
+    if not kinds.special:
+        return None
+    params, uniforms, seen = zip(*kinds.special.values(), strict=True)
+    return choose_tokens(logits, params, uniforms, seen, list(kinds.special)).numpy()
 
 
 def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> list[Tensor]:
@@ -165,31 +175,20 @@ def compute_choices(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -
 def _choose_tokens(logits: Tensor, kinds: RowKinds) -> Tensor:
     if len(kinds.beams.rows) == len(logits):
         return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    special = _choose_special(logits, kinds)
-    if special is not None and _are_all(kinds.special, len(logits)):
-        return special
+    if not kinds.special:
+        return most_probable(suppress_special(logits, in_place=True))
+    params, uniforms, seen = zip(*kinds.special.values(), strict=True)
+    if _are_all(kinds.special, len(logits)):
+        return choose_tokens_on_device(logits, params, uniforms, seen)
+    rows = on_device(list(kinds.special), logits.device)
+    special = choose_tokens_on_device(logits.index_select(0, rows), params, uniforms, seen)
     tokens = most_probable(suppress_special(logits, in_place=True))
-    if special is None:
-        return tokens
-    return tokens.index_copy(0, on_device(list(kinds.special), logits.device), special)
+    return tokens.index_copy(0, rows, special)
 
 
 def _are_all(rows: Iterable[int], count: int) -> bool:
     """Whether nothing has to be selected: requests that leave upset the order of the others."""
     return list(rows) == list(range(count))
-
-
-def _choose_special(logits: Tensor, kinds: RowKinds) -> Tensor | None:
-    """The tokens of the rows that sample or have a repetition penalty, in their order."""
-    if not kinds.special:
-        return None
-    needs = kinds.special.values()
-    return choose_tokens(
-        logits.index_select(0, on_device(list(kinds.special), logits.device)),
-        [need.params for need in needs],
-        [need.uniform for need in needs],
-        [need.seen for need in needs],
-    )
 
 
 def _unpack(values: list[NDArray[np.float64]], kinds: RowKinds, has_attention: bool) -> Choices:

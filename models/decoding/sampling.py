@@ -6,18 +6,25 @@ A row's choice depends on nothing but the row: its logits, its own settings and 
 number, so that it does not matter who shares the batch.
 """
 
+import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models import placement
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
+from models.kernels.sampling import sample
+from models.kernels.team import BOARD
 from models.placement import on_device
 from models.tokenizers import BOS_ID, PAD_ID, UNK_ID
 
 NEVER_GENERATED = (PAD_ID, BOS_ID, UNK_ID)
+NEVER_CHOSEN = np.array(NEVER_GENERATED)
+"""The same, as kernels take them."""
 _NEGATIVE_INFINITY = float("-inf")
 _FIRST_LOOK, _LOOK_FURTHER = 128, 8
 """Candidates that top-p looks at first, and how many times as many when they do not suffice."""
@@ -117,18 +124,54 @@ def choose_tokens(
     params: Sequence[DecodingParams],
     uniforms: Sequence[float],
     seen: Sequence[Sequence[int]],
+    rows: Sequence[int] | None = None,
 ) -> Tensor:
-    """Choose the next token of each row by its own settings.
+    """Choose the next token of each row, or of some rows, by their own settings.
 
     Args:
-        logits: ``[N, V]``.
-        params: of each row.
+        logits: ``[N, V]`` float32.
+        params: of each of the ``R`` rows.
         uniforms: each row's random number in [0, 1); unused where the row is greedy.
         seen: the tokens in each row's text, looked at where it has a repetition penalty.
+        rows: which rows; None stands for all.
 
     Returns:
-        ``[N]`` int64.
+        ``[R]`` int64.
     """
+    if placement.is_apart(logits.device):
+        chosen = logits if rows is None else logits.index_select(0, on_device(rows, logits.device))
+        return choose_tokens_on_device(chosen, params, uniforms, seen)
+    count = len(params)
+    pairs = zip(params, seen, strict=True)
+    texts = [text if p.repetition_penalty != 1.0 else () for p, text in pairs]
+    settings = (
+        np.array([p.temperature for p in params], np.float32),
+        np.array([p.top_k for p in params], np.int64),
+        np.array([p.top_p for p in params], np.float64),
+        np.array([p.repetition_penalty for p in params], np.float32),
+    )
+    tokens = torch.empty(count, dtype=torch.int64)
+    sample(
+        logits.detach().contiguous().numpy(), NEVER_CHOSEN,
+        np.arange(count) if rows is None else np.array(rows), settings, _joined(texts),
+        np.array(uniforms, np.float64), tokens.numpy(), BOARD.address,
+    )  # fmt: skip
+    return tokens
+
+
+def _joined(texts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each text begins and ends, and all of them one after the other."""
+    ends = np.cumsum([0, *map(len, texts)])
+    return ends, np.fromiter(itertools.chain.from_iterable(texts), np.int64, ends[-1])
+
+
+def choose_tokens_on_device(
+    logits: Tensor,
+    params: Sequence[DecodingParams],
+    uniforms: Sequence[float],
+    seen: Sequence[Sequence[int]],
+) -> Tensor:
+    """What :func:`choose_tokens` does where the logits are on a GPU."""
     scores = logits
     penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
     if penalised:

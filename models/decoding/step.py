@@ -20,7 +20,7 @@ from torch import Tensor
 from models import placement
 from models.decoding.arrivals import Arrivals, ReadingThread
 from models.decoding.capture import StateCapture
-from models.decoding.choice import NEVER_CHOSEN, Choices, choose
+from models.decoding.choice import Choices, choose
 from models.decoding.lanes import Lane
 from models.decoding.params import (
     BeamTrace,
@@ -33,6 +33,7 @@ from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
+from models.decoding.sampling import NEVER_CHOSEN
 from models.encoder_decoder import GreedyRules, SeveralSteps, StepModel, whole_step_of
 from models.placement import on_device
 from models.state import (

@@ -29,9 +29,9 @@ done, whether a kernel uses the board; how many threads there are, the least wor
 many shares others than the caller's thread have taken, and where the operations' addresses are."""
 OPERATION, PARTS, WIDTH, COUNT, FAILED = 32, 33, 34, 35, 36
 """And what the work is: see :func:`begin`; and how many of its shares have failed."""
-PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE = range(6)
+PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE, SAMPLING = range(7)
 """Operations that are shared out."""
-LINEAR, GRU_STEP, LSTM_STEP = range(6, 9)
+LINEAR, GRU_STEP, LSTM_STEP = range(7, 10)
 """Operations that are done as a whole, and share out what they are made of."""
 LEAST_NANOSECONDS = 4_000
 """Work that is worth sharing: to tell others of it takes 1,000."""

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
-from models.decoding.choice import NEVER_CHOSEN, RowKinds, choose
+from models.decoding.choice import RowKinds, choose
 from models.decoding.params import DecodingParams
+from models.decoding.sampling import NEVER_CHOSEN
 from models.decoding.step import decode_corpus
 from models.encoder_decoder import (
     GreedyRules,

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from models.decoding.params import DecodingParams
 from models.decoding.sampling import (
     NEVER_GENERATED,
     choose_tokens,
+    choose_tokens_on_device,
     invert_distribution,
     keep_top,
     penalise_repetition,
@@ -117,25 +119,31 @@ def test_no_draw_picks_a_token_without_a_share() -> None:
         assert int(invert_distribution(scores, torch.tensor([u]).double())) in (2, 5)
 
 
-def test_samples_follow_the_distribution() -> None:
+Choose = Callable[..., torch.Tensor]
+both = pytest.mark.parametrize("choose", [choose_tokens, choose_tokens_on_device])
+"""By the kernel, and by the operations that a GPU has."""
+
+
+@both
+def test_samples_follow_the_distribution(choose: Choose) -> None:
     logits = torch.tensor([[-math.inf] * 4 + [0.0, 1.0, 2.0]])
     params = DecodingParams(1, temperature=1.0)
     draws = Counter(
-        int(choose_tokens(logits, [params], [uniform_number(seed, 0)], [[]]))
-        for seed in range(4000)
+        int(choose(logits, [params], [uniform_number(seed, 0)], [[]])) for seed in range(4000)
     )
     weights = [1.0, math.e, math.e**2]
     for token, weight in zip((4, 5, 6), weights, strict=True):
         assert draws[token] / 4000 == pytest.approx(weight / sum(weights), abs=0.025)
 
 
-def test_temperature_sharpens_and_flattens() -> None:
+@both
+def test_temperature_sharpens_and_flattens(choose: Choose) -> None:
     logits = torch.tensor([[-math.inf] * 4 + [0.0, 1.0]])
 
     def share(temperature: float) -> float:
         params = DecodingParams(1, temperature=temperature)
         picks = [
-            int(choose_tokens(logits, [params], [uniform_number(seed, 1)], [[]])) == 5
+            int(choose(logits, [params], [uniform_number(seed, 1)], [[]])) == 5
             for seed in range(1000)
         ]
         return sum(picks) / 1000
@@ -144,35 +152,39 @@ def test_temperature_sharpens_and_flattens() -> None:
     assert share(100.0) == pytest.approx(0.5, abs=0.05)
 
 
-def test_greedy_takes_the_lowest_of_equal_tokens() -> None:
+@both
+def test_greedy_takes_the_lowest_of_equal_tokens(choose: Choose) -> None:
     logits = torch.zeros(2, 8003)
     logits[1, [77, 5000]] = 3.0
     assert most_probable(logits).tolist() == [0, 77]
-    assert choose_tokens(logits, [DecodingParams(1)] * 2, [0, 0], [[], []]).tolist() == [2, 77]
+    assert choose(logits, [DecodingParams(1)] * 2, [0, 0], [[], []]).tolist() == [2, 77]
 
 
+@both
 @given(st.integers(0, 2**53 - 1), st.integers(0, 10**6))
-def test_special_tokens_are_never_generated(seed: int, position: int) -> None:
+def test_special_tokens_are_never_generated(choose: Choose, seed: int, position: int) -> None:
     logits = torch.full((1, SIZE), -5.0)
     logits[0, list(NEVER_GENERATED)] = 50.0
     for temperature in (0.0, 1.0, 100.0):
         params = DecodingParams(1, temperature=temperature)
         draw = uniform_number(seed, position)
-        assert int(choose_tokens(logits, [params], [draw], [[]])) not in NEVER_GENERATED
+        assert int(choose(logits, [params], [draw], [[]])) not in NEVER_GENERATED
     assert suppress_special(logits)[0, 0] == -math.inf
     assert logits[0, 0] == 50.0  # the caller's logits are left alone
 
 
+@both
 @pytest.mark.parametrize("penalty", [0.01, 100.0])
-def test_no_penalty_lets_a_special_token_through(penalty: float) -> None:
+def test_no_penalty_lets_a_special_token_through(choose: Choose, penalty: float) -> None:
     for temperature in (0.0, 0.01, 1.0):
         params = DecodingParams(1, temperature=temperature, repetition_penalty=penalty)
-        token = int(choose_tokens(torch.randn(1, SIZE), [params], [0.5], [range(SIZE)]))
+        token = int(choose(torch.randn(1, SIZE), [params], [0.5], [range(SIZE)]))
         assert token not in NEVER_GENERATED
         assert token < SIZE
 
 
-def test_repetition_penalty_by_hand() -> None:
+@both
+def test_repetition_penalty_by_hand(choose: Choose) -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0, 0.0]])
     seen = torch.tensor([[True, True, False, True]])
     assert penalise_repetition(logits, seen, torch.tensor([2.0])).tolist() == [
@@ -180,12 +192,13 @@ def test_repetition_penalty_by_hand() -> None:
     ]
     params = DecodingParams(1, repetition_penalty=3.0)
     row = torch.tensor([[0.0] * 4 + [2.0, 1.9]])
-    assert int(choose_tokens(row, [params], [0.0], [[]])) == 4
-    assert int(choose_tokens(row, [params], [0.0], [[4]])) == 5
+    assert int(choose(row, [params], [0.0], [[]])) == 4
+    assert int(choose(row, [params], [0.0], [[4]])) == 5
 
 
+@both
 @given(st.data())
-def test_a_row_does_not_depend_on_its_batch(data: st.DataObject) -> None:
+def test_a_row_does_not_depend_on_its_batch(choose: Choose, data: st.DataObject) -> None:
     params_strategy = st.builds(
         DecodingParams,
         max_new_tokens=st.just(1),
@@ -207,6 +220,34 @@ def test_a_row_does_not_depend_on_its_batch(data: st.DataObject) -> None:
         )
     )
     logits, params, draws, seen = (list(column) for column in zip(*rows, strict=True))
-    together = choose_tokens(torch.tensor(logits), params, draws, seen).tolist()
-    alone = [int(choose_tokens(torch.tensor([row]), [p], [u], [s])) for row, p, u, s in rows]
+    together = choose(torch.tensor(logits), params, draws, seen).tolist()
+    alone = [int(choose(torch.tensor([row]), [p], [u], [s])) for row, p, u, s in rows]
     assert together == alone
+
+
+def test_the_kernel_and_the_operations_choose_the_same_tokens() -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = 2 * torch.randn(40, 2003, generator=generator)
+    params = [
+        DecodingParams(
+            1,
+            temperature=(0.0, 0.7, 1.0, 1.6)[row % 4],
+            top_k=(0, 3, 50, 600)[row // 4 % 4],
+            top_p=(1.0, 0.9, 0.4)[row % 3],
+            repetition_penalty=(1.0, 1.3)[row % 2],
+        )
+        for row in range(40)
+    ]
+    draws = [uniform_number(row, 3) for row in range(40)]
+    seen = [list(range(row, 2003, 7)) for row in range(40)]
+    tokens = choose_tokens(logits, params, draws, seen)
+    assert torch.equal(tokens, choose_tokens_on_device(logits, params, draws, seen))
+    rows = [31, 2, 17]
+    some = choose_tokens(
+        logits,
+        [params[row] for row in rows],
+        [draws[row] for row in rows],
+        [seen[row] for row in rows],
+        rows,
+    )
+    assert some.tolist() == tokens[rows].tolist()
