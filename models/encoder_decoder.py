@@ -110,18 +110,26 @@ def read_at_once(model: StepModel, prompts: Sequence[Sequence[int]]) -> tuple[Te
             return cast(tuple[Tensor, DecodeState], stop.value)
 
 
-class GreedyRules(NamedTuple):
-    """How greedy outputs go.
+class Rules(NamedTuple):
+    """How tokens are chosen in several steps, and when outputs end.
 
     Attributes:
         never: ``[X]`` int64, tokens that are never chosen.
         end: the token that ends an output.
         limits: ``[N]`` int64, how many tokens each row may choose at most.
+        temperatures: ``[N]`` float32; 0 takes the most probable token.
+        top_k: ``[N]`` int64, as :class:`models.decoding.params.DecodingParams` has it.
+        top_p: ``[N]`` float64, likewise.
+        uniforms: ``[K, N]`` float64, the random numbers of each step; unused where a row is greedy.
     """
 
     never: NDArray[np.int64]
     end: int
     limits: NDArray[np.int64]
+    temperatures: NDArray[np.float32]
+    top_k: NDArray[np.int64]
+    top_p: NDArray[np.float64]
+    uniforms: NDArray[np.float64]
 
 
 class SeveralSteps(NamedTuple):
@@ -154,14 +162,14 @@ class WholeStep(Protocol):
         ...
 
     def decode(
-        self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
+        self, tokens: Tensor, state: DecodeState, rules: Rules, steps: int, stop: int
     ) -> SeveralSteps:
-        """Feed each row a token ``[N]``, then what it has chosen, greedily.
+        """Feed each row a token ``[N]``, then what it has chosen.
 
         Args:
             tokens: the first to be fed.
             state: before it.
-            rules: how outputs go.
+            rules: how tokens are chosen.
             steps: K, at most.
             stop: address of an int64: once it is not 0, no other step follows.
         """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.config import LanguageModelConfig
-from models.encoder_decoder import GreedyRules, SeveralSteps, StepOutput
+from models.encoder_decoder import Rules, SeveralSteps, StepOutput
 from models.kernels.decoders import begin_step, finish_step, step_gru_model, step_lstm_model
 from models.kernels.multi_step import (
     decode_by_gru_decoder,
@@ -113,7 +113,7 @@ class DecoderStep:
         return memory.rest is None and isinstance(self._attention, Int8DotAttention)
 
     def decode(
-        self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
+        self, tokens: Tensor, state: DecodeState, rules: Rules, steps: int, stop: int
     ) -> SeveralSteps:
         """See :class:`models.encoder_decoder.WholeStep`."""
         TEAM.rouse()
@@ -167,7 +167,7 @@ class LanguageModelStep:
         return True
 
     def decode(
-        self, tokens: Tensor, state: DecodeState, rules: GreedyRules, steps: int, stop: int
+        self, tokens: Tensor, state: DecodeState, rules: Rules, steps: int, stop: int
     ) -> SeveralSteps:
         """See :class:`models.encoder_decoder.WholeStep`."""
         TEAM.rouse()

@@ -8,9 +8,12 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.running import History, Running
-from models.encoder_decoder import SeveralSteps
+from models.decoding.sampling import NEVER_CHOSEN
+from models.encoder_decoder import Rules, SeveralSteps
 from models.tokenizers import EOS_ID
 
 _NEVER = sys.maxsize
@@ -47,9 +50,28 @@ class Roster:
 
     @property
     def are_plain(self) -> bool:
-        """Whether all rows are greedy, each of another request, and nobody watches."""
-        are_quiet = not self._described and not self._watched
+        """Whether several steps may be made at once: nobody has to hear of each, or at once.
+
+        A stream's first token is not to wait for those behind it.
+        """
+        are_quiet = all(one.is_plain for one in self._described) and all(
+            one.is_plain and one.length for one in self._watched
+        )
         return are_quiet and len(set(self._owners)) == len(self._owners)
+
+    def rules(self, steps: int) -> Rules:
+        """How all rows go on for so many steps, where they :attr:`are_plain`."""
+        params = [owner.task.params for owner in self._owners]
+        uniforms = np.array([owner.uniforms(steps) for owner in self._owners])
+        return Rules(
+            NEVER_CHOSEN,
+            EOS_ID,
+            np.array([owner.steps_left for owner in self._owners]),
+            np.array([one.temperature for one in params], np.float32),
+            np.array([one.top_k for one in params]),
+            np.array([one.top_p for one in params], np.float64),
+            np.ascontiguousarray(uniforms.T),
+        )
 
     def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:
         """Number the rows anew; requests without rows have left.
@@ -110,4 +132,4 @@ class Roster:
             if chosen[count - 1] == EOS_ID or not owner.steps_left or math.isnan(theirs[count - 1]):
                 ended.append(owner)
         self._step += max(counts)
-        return ended
+        return [*dict.fromkeys((*self._watched, *ended))]

@@ -105,6 +105,8 @@ class Running:
         continues_prompt: whether the prompt's tokens belong to the text of its outputs.
 
     Attributes:
+        is_plain: whether a token depends on nothing but the logits and a random number, and nobody
+            asks for more than tokens.
         is_watched: whether :meth:`advance` is to be called after every step, and not only after
             those at which one of its rows may have ended.
         is_described: whether the choice of its tokens depends on more than their logits, or more
@@ -120,8 +122,8 @@ class Running:
 
     __slots__ = (
         "_beam_index", "_needs_text", "_outputs", "_places", "_position", "_search", "_text",
-        "_total", "failure", "inputs", "is_described", "is_watched", "last_step", "parents",
-        "row_count", "rows", "task", "trace",
+        "_total", "failure", "inputs", "is_described", "is_plain", "is_watched", "last_step",
+        "parents", "row_count", "rows", "task", "trace",
     )  # fmt: skip
 
     def __init__(self, task: DecodingTask, continues_prompt: bool) -> None:
@@ -151,7 +153,8 @@ class Running:
             self._total = 0.0  # of a greedy search, which is a beam of one
             self._places: list[int | None] = [None]  # of the live rows in the trace's last step
         looks = self._search is not None or self._needs_text or task.params.return_attention
-        self.is_watched = looks or task.stream or self.trace is not None
+        self.is_plain = not looks and self.trace is None
+        self.is_watched = task.stream or not self.is_plain
         self.is_described = looks or task.params.is_sampled
 
     @property
@@ -206,10 +209,20 @@ class Running:
             beams.widths.append(self._search.width)
         elif params.is_sampled or self._needs_text:
             for row, output in zip(rows, self._outputs, strict=True):
-                seed = params.output_seed(output.index)
-                position = self._position + self.length
-                uniform = uniform_number(seed, position) if params.is_sampled else 0.0
+                (uniform,) = self._uniforms(output, 1)
                 kinds.special[row] = RowNeeds(params, uniform, output.text)
+
+    def uniforms(self, steps: int) -> list[float]:
+        """The random numbers of the only row's next steps; zeros where it is greedy."""
+        (output,) = self._outputs
+        return self._uniforms(output, steps)
+
+    def _uniforms(self, output: _Output, steps: int) -> list[float]:
+        params, position = self.task.params, self._position + self.length
+        if not params.is_sampled:
+            return [0.0] * steps
+        seed = params.output_seed(output.index)
+        return [uniform_number(seed, position + step) for step in range(steps)]
 
     def drop(self) -> None:
         """Give up all rows."""
@@ -256,7 +269,11 @@ class Running:
                 if self._needs_text:
                     output.text.append(token)
             if stream or reason is not None:
-                emissions.append(Emission(output.index, output.tell(), reason, state))
+                told = output.tell()
+                # Whoever reads a stream gets each token for itself, though several come at once.
+                singles = [(token,) for token in told] if stream else [told]
+                emissions += [Emission(output.index, one, None) for one in singles[:-1]]
+                emissions.append(Emission(output.index, singles[-1], reason, state))
         self._outputs, self.row_count, self.parents = going_on, len(going_on), parents
         return emissions
 

@@ -33,8 +33,7 @@ from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
-from models.decoding.sampling import NEVER_CHOSEN
-from models.encoder_decoder import GreedyRules, SeveralSteps, StepModel, whole_step_of
+from models.encoder_decoder import SeveralSteps, StepModel, whole_step_of
 from models.placement import on_device
 from models.state import (
     AttentionMemory,
@@ -44,7 +43,6 @@ from models.state import (
     stored_size,
 )
 from models.team import TEAM
-from models.tokenizers import EOS_ID
 
 SHORT_PROMPT = 32
 """Prompts up to this length are all read together: more of them cost less than one by one."""
@@ -178,9 +176,9 @@ class BatchedDecoder:
     def step(self, max_steps: int = 1, max_tokens: int = sys.maxsize) -> StepResult:
         """Read for a while, then advance every row by one token, or by as many as may be.
 
-        Several steps are made at once where the rows are greedy, each of a request of its own, and
-        nobody is to hear of a token before the last one. They end when another thread has read a
-        prompt, and are not made while this one reads.
+        Several steps are made at once where each row is of a request of its own, which looks at no
+        more than tokens. They end when another thread has read a prompt, and are not made while
+        this one reads.
 
         Args:
             max_steps: 1 at least.
@@ -258,8 +256,7 @@ class BatchedDecoder:
             return None
         if not (whole_step.can_decode(state) and self._roster.are_plain):
             return None
-        limits = np.array([running.steps_left for running in self._running()])
-        rules = GreedyRules(NEVER_CHOSEN, EOS_ID, limits)
+        rules = self._roster.rules(steps)
         return whole_step.decode(self._inputs, state, rules, steps, self._arrivals.news)
 
     def _note_several(self, several: SeveralSteps, result: StepResult) -> _Advanced:

@@ -1,4 +1,4 @@
-"""Several greedy steps in one call, without Python between them.
+"""Several steps in one call, without Python between them.
 
 A row whose output ends leaves at once: the last row takes its place, as it does between two calls.
 
@@ -10,8 +10,7 @@ All take these arguments:
     tokens: ``[N]`` int64, to be fed.
     before: the state, which is left alone.
     spare: two more of its shape, as space.
-    rules: tokens that are never chosen; the one that ends an output; how many tokens each row may
-        choose at most, ``[N]`` int64.
+    rules: see :class:`models.encoder_decoder.Rules`.
     steps: K, at most.
     stop: address of a number: once it is not 0, no other step follows.
     board: address of where threads are told to help.
@@ -29,6 +28,7 @@ from models.kernels.decoders import begin_step, finish_step, step_gru_model, ste
 from models.kernels.instructions import load
 from models.kernels.jit import kernel
 from models.kernels.products import copy_row
+from models.kernels.sampling import sample
 
 
 @kernel
@@ -41,11 +41,36 @@ def _make_space(tokens, sources, size):
 
 
 @kernel
+def _sample(step, logits, owners, rules, board, tokens):
+    """Choose a token for each of the rows that sample."""
+    never, _, _, temperatures, top_k, top_p, uniforms = rules
+    rows, count = np.empty(logits.shape[0], np.int64), 0
+    for row in range(logits.shape[0]):
+        if temperatures[owners[row]] > 0:
+            rows[count] = row
+            count += 1
+    if not count:
+        return
+    heat, most = np.empty(count, np.float32), np.empty(count, np.int64)
+    mass, draws, chosen = np.empty(count), np.empty(count), np.empty(count, np.int64)
+    for place in range(count):
+        owner = owners[rows[place]]
+        heat[place], most[place], mass[place] = temperatures[owner], top_k[owner], top_p[owner]
+        draws[place] = uniforms[step, owner]
+    settings = (heat, most, mass, np.ones(count, np.float32))
+    nothing_seen = (np.zeros(count + 1, np.int64), np.empty(0, np.int64))
+    sample(logits, never, rows[:count], settings, nothing_seen, draws, chosen, board)
+    for place in range(count):
+        tokens[rows[place]] = chosen[place]
+
+
+@kernel
 def _choose(step, logits, space, rules, board, outcome):
     """Choose a token for each row, and note it where the row was at first."""
     (owners, _, tokens), (tops, sums, logprobs), blocks = space
     rows = logits.shape[0]
     most_probable(logits, rules[0], tokens[:rows], tops[:rows], sums[:rows], blocks[:rows], board)
+    _sample(step, logits, owners, rules, board, tokens)
     log_probabilities(logits, tokens, tops, sums, logprobs)
     for row in range(rows):
         owner = owners[row]
@@ -57,7 +82,7 @@ def _choose(step, logits, space, rules, board, outcome):
 def _part(rows, space, rules, counts, layers):
     """Part with the rows whose outputs have ended; returns how many go on."""
     (owners, sources, tokens), (_, _, logprobs), _ = space
-    _, end, limits = rules
+    end, limits = rules[1], rules[2]
     for row in range(rows - 1, -1, -1):
         owner = owners[row]
         goes_on = tokens[row] != end and counts[owner] < limits[owner]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.choice import RowKinds, choose
-from models.decoding.params import DecodingParams
+from models.decoding.params import DecodingParams, Emission
+from models.decoding.running import DecodingTask
 from models.decoding.sampling import NEVER_CHOSEN
-from models.decoding.step import decode_corpus
+from models.decoding.step import BatchedDecoder, decode_corpus
 from models.encoder_decoder import (
-    GreedyRules,
+    Rules,
     SeveralSteps,
     StepModel,
     StepOutput,
@@ -146,12 +147,20 @@ def test_a_step_leaves_the_state_before_it_alone() -> None:
 STOPS, GOES_ON = np.ones(1, np.int64), np.zeros(1, np.int64)
 
 
+def greedy_rules(limits: Sequence[int]) -> Rules:
+    nothing = np.zeros(len(limits))
+    return Rules(
+        NEVER_CHOSEN, EOS_ID, np.array(limits), nothing.astype(np.float32),
+        nothing.astype(np.int64), nothing + 1, np.zeros((40, len(limits))),
+    )  # fmt: skip
+
+
 @torch.inference_mode()
 def decode_several(
     model: StepModel, limits: Sequence[int], steps: int, stop: NDArray[np.int64] = GOES_ON
 ) -> SeveralSteps:
     tokens, state = read_at_once(model, PROMPTS[: len(limits)])
-    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.array(limits))
+    rules = greedy_rules(limits)
     whole_step = whole_step_of(model)
     assert whole_step is not None
     assert whole_step.can_decode(state)
@@ -213,6 +222,44 @@ def test_several_steps_have_the_bits_of_each(
             assert torch.equal(part[going_on], wanted[going_on])
 
 
+@pytest.mark.parametrize("make_both", SEVERAL[::3])
+@torch.inference_mode()
+def test_several_steps_of_rows_that_sample_have_the_bits_of_each(
+    make_both: Callable[[], tuple[StepModel, StepModel]],
+) -> None:
+    """Each by its own settings and random numbers, beside greedy ones; some leave."""
+    _, whole = make_both()
+    tasks = [
+        DecodingTask(
+            key,
+            PROMPTS[key],
+            DecodingParams(
+                3 + 4 * (key % 3),
+                temperature=(0.0, 0.8, 1.5)[key % 3],
+                top_k=(0, 3, 0)[key % 3],
+                top_p=(1.0, 1.0, 0.8)[key % 3],
+                seed=key,
+            ),
+            stream=key % 2 == 1,
+        )
+        for key in range(len(PROMPTS))
+    ]
+
+    def decode(max_steps: int) -> tuple[dict[int, list[Emission]], int]:
+        decoder, calls = BatchedDecoder(whole), 0
+        decoder.admit(tasks)
+        told: dict[int, list[Emission]] = {task.key: [] for task in tasks}
+        while decoder.rows:
+            calls += 1
+            for key, emissions in decoder.step(max_steps).emissions.items():
+                told[key] += emissions
+        return told, calls
+
+    (single, many), (several, few) = decode(1), decode(6)
+    assert repr(several) == repr(single)
+    assert few < many
+
+
 def test_several_steps_end_with_the_last_row() -> None:
     _, whole = both({})
     several = decode_several(whole, [2, 3], 40)
@@ -231,7 +278,7 @@ def test_a_row_of_no_numbers_ends_and_others_do_not_notice() -> None:
     tokens, state = read_at_once(whole, PROMPTS)
     expected = decode_by_steps(whole, [5] * len(PROMPTS), 5)[0]
     state.layers[0][0][3] = float("nan")
-    rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
+    rules = greedy_rules([5] * len(PROMPTS))
     whole_step = whole_step_of(whole)
     assert whole_step is not None
     found = rows_of(whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data))
@@ -245,7 +292,7 @@ def test_several_steps_leave_the_state_before_them_alone() -> None:
     for whole in (both({})[1], both_language_models("lstm")[1]):
         tokens, state = read_at_once(whole, PROMPTS)
         kept = [part.clone() for layer in state.layers for part in layer]
-        rules = GreedyRules(NEVER_CHOSEN, EOS_ID, np.full(len(PROMPTS), 5))
+        rules = greedy_rules([5] * len(PROMPTS))
         whole_step = whole_step_of(whole)
         assert whole_step is not None
         whole_step.decode(tokens, state, rules, 5, GOES_ON.ctypes.data)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from models.decoding.choice import Choices
-from models.decoding.params import DecodingParams, StateReturn
+from models.decoding.draws import uniform_number
+from models.decoding.params import DecodingParams, FinishReason, StateReturn
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
 from models.encoder_decoder import SeveralSteps
@@ -76,7 +77,8 @@ def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool
     ("other", "stream", "are_plain"),
     [
         (DecodingParams(9), False, True),
-        (DecodingParams(9, temperature=1.0, seed=1), False, False),
+        (DecodingParams(9, temperature=1.0, seed=1), False, True),
+        (DecodingParams(9, temperature=1.0, top_p=0.9, repetition_penalty=1.5), False, False),
         (DecodingParams(9, num_outputs=2), False, False),
         (DecodingParams(9), True, False),
         (DecodingParams(9, beam_size=2), False, False),
@@ -86,11 +88,35 @@ def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool
         (DecodingParams(9, return_state=StateReturn.AT_END), False, False),
     ],
 )
-def test_several_steps_are_for_greedy_rows_that_nobody_watches(
+def test_several_steps_are_for_rows_of_which_nobody_wants_more_than_tokens(
     other: DecodingParams, stream: bool, are_plain: bool
 ) -> None:
     roster = roster_of([running(DecodingParams(9)), running(other, stream=stream)])
     assert roster.are_plain == are_plain
+
+
+def test_a_stream_makes_several_steps_behind_its_first_token() -> None:
+    stream, sampled = (
+        running(DecodingParams(9), stream=True),
+        running(DecodingParams(9, temperature=0.5, top_k=4, top_p=0.75, seed=3)),
+    )
+    roster = roster_of([stream, sampled])
+    assert not roster.are_plain
+    assert list(roster.note(choices([5, 6]))) == [stream]
+    assert len(stream.advance(choices([]))) == 1
+    assert roster.are_plain
+    rules = roster.rules(2)
+    assert rules.limits.tolist() == [8, 8]
+    assert (rules.temperatures.tolist(), rules.top_k.tolist()) == ([0, 0.5], [0, 4])
+    assert rules.top_p.tolist() == [1, 0.75]
+    assert rules.uniforms.tolist() == [[0, uniform_number(3, 1)], [0, uniform_number(3, 2)]]
+    tokens = np.array([[7, 7], [EOS_ID, 8]])
+    several = SeveralSteps(tokens, np.zeros((2, 2), np.float32), np.array([2, 2]), NO_STATE)
+    assert list(roster.note_several(several)) == [stream]
+    one, other = stream.advance(choices([]))
+    assert [token.token for token in one.tokens] == [7]
+    assert [token.token for token in other.tokens] == [EOS_ID]
+    assert (one.finish_reason, other.finish_reason) == (None, FinishReason.END)
 
 
 def test_of_several_steps_those_are_told_who_ended() -> None:
