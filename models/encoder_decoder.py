@@ -110,6 +110,10 @@ def read_at_once(model: StepModel, prompts: Sequence[Sequence[int]]) -> tuple[Te
             return cast(tuple[Tensor, DecodeState], stop.value)
 
 
+Settings = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]
+"""Temperatures, top-k, top-p and repetition penalties, ``[N]`` each."""
+
+
 class Rules(NamedTuple):
     """How tokens are chosen in several steps, and when outputs end.
 
@@ -117,18 +121,17 @@ class Rules(NamedTuple):
         never: ``[X]`` int64, tokens that are never chosen.
         end: the token that ends an output.
         limits: ``[N]`` int64, how many tokens each row may choose at most.
-        temperatures: ``[N]`` float32; 0 takes the most probable token.
-        top_k: ``[N]`` int64, as :class:`models.decoding.params.DecodingParams` has it.
-        top_p: ``[N]`` float64, likewise.
+        settings: of each row, as :func:`models.kernels.sampling.sample` takes them; a row whose
+            temperature is 0 takes the most probable token.
+        seen: the tokens that each row has seen, likewise: none, since more come with each step.
         uniforms: ``[K, N]`` float64, the random numbers of each step; unused where a row is greedy.
     """
 
     never: NDArray[np.int64]
     end: int
     limits: NDArray[np.int64]
-    temperatures: NDArray[np.float32]
-    top_k: NDArray[np.int64]
-    top_p: NDArray[np.float64]
+    settings: Settings
+    seen: tuple[NDArray[np.int64], NDArray[np.int64]]
     uniforms: NDArray[np.float64]
 
 

@@ -152,8 +152,9 @@ class Runner:
         decoder = BatchedDecoder(self._model, single_lane=self._single_lane)
         # All that is done in another way: kernels are compiled when they are first called.
         greedy, beam = DecodingParams(2), DecodingParams(2, beam_size=2)
-        for count, first in itertools.product(_WARM_UP_REQUESTS, (beam, greedy)):
-            kinds = [first, *[greedy] * (count - 1)]
+        sampled = DecodingParams(2, temperature=1.0)
+        for count, others in itertools.product(_WARM_UP_REQUESTS, ([beam, sampled], [])):
+            kinds = [*others, *[greedy] * count][:count]
             tasks = [
                 DecodingTask(key, self._heartbeat_prompt, params)
                 for key, params in enumerate(kinds)

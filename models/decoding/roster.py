@@ -12,7 +12,7 @@ import numpy as np
 
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.running import History, Running
-from models.decoding.sampling import NEVER_CHOSEN
+from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
 from models.encoder_decoder import Rules, SeveralSteps
 from models.tokenizers import EOS_ID
 
@@ -61,16 +61,14 @@ class Roster:
 
     def rules(self, steps: int) -> Rules:
         """How all rows go on for so many steps, where they :attr:`are_plain`."""
-        params = [owner.task.params for owner in self._owners]
         uniforms = np.array([owner.uniforms(steps) for owner in self._owners])
         return Rules(
             NEVER_CHOSEN,
             EOS_ID,
-            np.array([owner.steps_left for owner in self._owners]),
-            np.array([one.temperature for one in params], np.float32),
-            np.array([one.top_k for one in params]),
-            np.array([one.top_p for one in params], np.float64),
-            np.ascontiguousarray(uniforms.T),
+            limits=np.array([owner.steps_left for owner in self._owners]),
+            settings=settings_of([owner.task.params for owner in self._owners]),
+            seen=joined([()] * len(self._owners)),
+            uniforms=np.ascontiguousarray(uniforms.T),
         )
 
     def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:

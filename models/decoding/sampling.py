@@ -17,6 +17,7 @@ from torch import Tensor
 from models import placement
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
+from models.encoder_decoder import Settings
 from models.kernels.sampling import sample
 from models.kernels.team import BOARD
 from models.placement import on_device
@@ -26,8 +27,6 @@ NEVER_GENERATED = (PAD_ID, BOS_ID, UNK_ID)
 NEVER_CHOSEN = np.array(NEVER_GENERATED)
 """The same, as kernels take them."""
 _NEGATIVE_INFINITY = float("-inf")
-_FIRST_LOOK, _LOOK_FURTHER = 128, 8
-"""Candidates that top-p looks at first, and how many times as many when they do not suffice."""
 
 
 def suppress_special(scores: Tensor, *, in_place: bool = False) -> Tensor:
@@ -72,17 +71,11 @@ def keep_top(scores: Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> Te
     # Behind the first `last` tokens there is no probability left to look for.
     last = max(limit for limit, p in zip(limits, top_p, strict=True) if p < 1)
     wanted = on_device(top_p, device, torch.float64)[:, None]
-    # A GPU sorts them all in less time than the host takes to ask whether fewer suffice.
-    width = last if placement.is_apart(device) else min(_FIRST_LOOK, last)
-    while True:
-        # The sums of a longer look begin with those of a shorter one: the answer is the same.
-        best, _ = top_candidates(probabilities, width)
-        before = best.double().cumsum(-1) - best
-        counts = (before < wanted).sum(-1).clamp_(min=1)
-        counts = torch.where(wanted[:, 0] < 1, counts, size)
-        if width == last or all(count < width or count == size for count in counts.tolist()):
-            return _keep_first(scores, counts, width)
-        width = min(width * _LOOK_FURTHER, last)
+    # Sorted in less time than the host would take to ask whether fewer of them suffice.
+    best, _ = top_candidates(probabilities, last)
+    before = best.double().cumsum(-1) - best
+    counts = (before < wanted).sum(-1).clamp_(min=1)
+    return _keep_first(scores, torch.where(wanted[:, 0] < 1, counts, size), last)
 
 
 def _keep_first(scores: Tensor, counts: Tensor, width: int) -> Tensor:
@@ -141,25 +134,30 @@ def choose_tokens(
     if placement.is_apart(logits.device):
         chosen = logits if rows is None else logits.index_select(0, on_device(rows, logits.device))
         return choose_tokens_on_device(chosen, params, uniforms, seen)
-    count = len(params)
+    count = len(logits)
     pairs = zip(params, seen, strict=True)
-    texts = [text if p.repetition_penalty != 1.0 else () for p, text in pairs]
-    settings = (
-        np.array([p.temperature for p in params], np.float32),
-        np.array([p.top_k for p in params], np.int64),
-        np.array([p.top_p for p in params], np.float64),
-        np.array([p.repetition_penalty for p in params], np.float32),
-    )
-    tokens = torch.empty(count, dtype=torch.int64)
+    texts = [text if one.repetition_penalty != 1.0 else () for one, text in pairs]
+    places = np.arange(count) if rows is None else np.array(rows)
+    owners, tokens = np.empty(count, np.int64), np.empty(count, np.int64)
+    owners[places] = np.arange(len(places))
     sample(
-        logits.detach().contiguous().numpy(), NEVER_CHOSEN,
-        np.arange(count) if rows is None else np.array(rows), settings, _joined(texts),
-        np.array(uniforms, np.float64), tokens.numpy(), BOARD.address,
+        logits.detach().contiguous().numpy(), NEVER_CHOSEN, places, owners, settings_of(params),
+        joined(texts), np.array(uniforms, np.float64), tokens, BOARD.address,
     )  # fmt: skip
-    return tokens
+    return torch.from_numpy(tokens[places])
 
 
-def _joined(texts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def settings_of(params: Sequence[DecodingParams]) -> Settings:
+    """Those of each row, as kernels take them."""
+    return (
+        np.array([one.temperature for one in params], np.float32),
+        np.array([one.top_k for one in params], np.int64),
+        np.array([one.top_p for one in params], np.float64),
+        np.array([one.repetition_penalty for one in params], np.float32),
+    )
+
+
+def joined(texts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where each text begins and ends, and all of them one after the other."""
     ends = np.cumsum([0, *map(len, texts)])
     return ends, np.fromiter(itertools.chain.from_iterable(texts), np.int64, ends[-1])

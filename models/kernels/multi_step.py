@@ -43,25 +43,14 @@ def _make_space(tokens, sources, size):
 @kernel
 def _sample(step, logits, owners, rules, board, tokens):
     """Choose a token for each of the rows that sample."""
-    never, _, _, temperatures, top_k, top_p, uniforms = rules
+    never, _, _, settings, seen, uniforms = rules
     rows, count = np.empty(logits.shape[0], np.int64), 0
     for row in range(logits.shape[0]):
-        if temperatures[owners[row]] > 0:
+        if settings[0][owners[row]] > 0:
             rows[count] = row
             count += 1
-    if not count:
-        return
-    heat, most = np.empty(count, np.float32), np.empty(count, np.int64)
-    mass, draws, chosen = np.empty(count), np.empty(count), np.empty(count, np.int64)
-    for place in range(count):
-        owner = owners[rows[place]]
-        heat[place], most[place], mass[place] = temperatures[owner], top_k[owner], top_p[owner]
-        draws[place] = uniforms[step, owner]
-    settings = (heat, most, mass, np.ones(count, np.float32))
-    nothing_seen = (np.zeros(count + 1, np.int64), np.empty(0, np.int64))
-    sample(logits, never, rows[:count], settings, nothing_seen, draws, chosen, board)
-    for place in range(count):
-        tokens[rows[place]] = chosen[place]
+    if count:
+        sample(logits, never, rows[:count], owners, settings, seen, uniforms[step], tokens, board)
 
 
 @kernel

@@ -3,8 +3,8 @@
 What is kept of a row is found as one sorts by digits, but without sorting: how much there is in
 each part of the scores' range, then in each part of that in which the limit lies, and so on.
 
-Shape legend: ``N`` rows, ``R`` of them that are chosen for, ``V`` vocabulary size, ``C`` blocks of
-64 tokens, ``T`` tokens that were seen.
+Shape legend: ``N`` rows, ``R`` of them that are chosen for, ``O`` owners, ``V`` vocabulary size,
+``C`` blocks of 64 tokens, ``T`` tokens that were seen.
 """
 
 import numpy as np
@@ -22,9 +22,7 @@ _FLOATS, _WIDE_FLOATS, _NUMBERS = types.float32[::1], types.float64[::1], types.
 _ROWS = types.float32[:, ::1]
 _SETTINGS = types.Tuple((_FLOATS, _NUMBERS, _WIDE_FLOATS, _FLOATS))
 _SEEN = types.UniTuple(_NUMBERS, 2)
-_sampling = Parcel(
-    types.Tuple((_ROWS, _NUMBERS, _NUMBERS, _SETTINGS, _SEEN, _WIDE_FLOATS, _NUMBERS))
-)
+_sampling = Parcel(types.Tuple((_ROWS, *[_NUMBERS] * 3, _SETTINGS, _SEEN, _WIDE_FLOATS, _NUMBERS)))
 _pack_sampling, _unpack_sampling = _sampling.pack, _sampling.unpack
 
 _LOWEST, _ZERO, _ONE = np.float32(-np.inf), np.float32(0), np.float32(1)
@@ -196,39 +194,44 @@ def _invert(weights, sums, threshold):
 
 @operation(SAMPLING)
 def _sample(address, first, last):
-    logits, never, rows, settings, (starts, seen), uniforms, tokens = _unpack_sampling(address)
+    logits, never, rows, owners, settings, (starts, seen), uniforms, tokens = _unpack_sampling(
+        address
+    )
     temperatures, top_k, top_p, penalties = settings
     size = logits.shape[1]
     scores, weights = np.empty(size, np.float32), np.empty(size, np.float32)
     blocks, ones = np.empty(count_blocks(size), np.float32), np.full(size, _ONE)
     sums, space = np.empty(blocks.shape[0]), (np.empty(size, np.int64), np.empty(_PARTS))
     for r in range(first, last):
-        _penalise(logits[rows[r]], seen[starts[r] : starts[r + 1]], penalties[r], never, scores)
-        temperature = temperatures[r]
+        row, own = rows[r], owners[rows[r]]
+        _penalise(logits[row], seen[starts[own] : starts[own + 1]], penalties[own], never, scores)
+        temperature = temperatures[own]
         if temperature > _ZERO:
             for v in range(size):
                 scores[v] /= temperature
         _find_highest(scores, blocks)
         best = _best(scores, blocks)
         if not temperature > _ZERO:
-            tokens[r] = best
+            tokens[row] = best
             continue
         _weigh(scores, scores[best], weights)
-        bar = _LOWEST
-        if 0 < top_k[r] < size:
-            bar = _bar(blocks, top_k[r]) if top_k[r] <= _MOST_BARRED else _LOWEST
-            _keep_best(scores, ones, np.float64(top_k[r]), weights, blocks, bar, space)
-        total = _sum_blocks(weights, sums)
-        if top_p[r] < 1:
-            _keep_best(scores, weights, top_p[r] * total, weights, blocks, bar, space)
-            total = _sum_blocks(weights, sums)
-        tokens[r] = _invert(weights, sums, uniforms[r] * total)
+        bar, total, amounts = _LOWEST, 0.0, ones
+        for limit in range(2):
+            wanted = top_p[own] * total
+            if limit == 0:
+                wanted = np.float64(top_k[own])
+                if 0 < top_k[own] <= _MOST_BARRED:
+                    bar = _bar(blocks, top_k[own])
+            if 0 < top_k[own] < size if limit == 0 else top_p[own] < 1:
+                _keep_best(scores, amounts, wanted, weights, blocks, bar, space)
+            amounts, total = weights, _sum_blocks(weights, sums)
+        tokens[row] = _invert(weights, sums, uniforms[own] * total)
     return np.int64(1)
 
 
 @kernel
-def sample(logits, never, rows, settings, seen, uniforms, tokens, board):
-    """Choose a token for each of some rows, by its own settings.
+def sample(logits, never, rows, owners, settings, seen, uniforms, tokens, board):
+    """Choose a token for each of some rows, by its owner's settings.
 
     A row depends on nothing but itself. One of which a logit is no number gets some token.
 
@@ -236,16 +239,17 @@ def sample(logits, never, rows, settings, seen, uniforms, tokens, board):
         logits: ``[N, V]``, left alone.
         never: int64, tokens that are not chosen.
         rows: ``[R]`` int64.
-        settings: temperatures ``[R]``, where 0 takes the most probable token; how many of the most
-            probable to sample among ``[R]`` int64, 0 for all; or the fewest that hold this
-            probability ``[R]`` float64, 1 for all; and repetition penalties ``[R]``.
-        seen: where the tokens begin ``[R + 1]`` int64 that each row has seen, and end before the
-            next one's, and all of these ``[T]`` int64.
-        uniforms: ``[R]`` float64 in [0, 1), each row's random number.
-        tokens: ``[R]`` int64, where they go.
+        owners: ``[N]`` int64, whose each row is.
+        settings: of each owner: temperatures ``[O]``, where 0 takes the most probable token; among
+            how many of the most probable to sample ``[O]`` int64, 0 for all; or among the fewest
+            that hold this probability ``[O]`` float64, 1 for all; and repetition penalties ``[O]``.
+        seen: where the tokens begin ``[O + 1]`` int64 that each owner has seen, which end before
+            the next one's, and all of these ``[T]`` int64.
+        uniforms: ``[O]`` float64 in [0, 1), each owner's random number.
+        tokens: ``[N]`` int64, where those of the rows go.
         board: address of where threads are told to help.
     """
-    parts = (logits, never, rows, settings, seen, uniforms, tokens)
+    parts = (logits, never, rows, owners, settings, seen, uniforms, tokens)
     count = rows.shape[0]
     nanoseconds = count * logits.shape[1] * _NANOSECONDS_PER_SCORE
     share_out(board, SAMPLING, _pack_sampling(parts), nanoseconds, count, 1)

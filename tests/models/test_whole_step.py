@@ -14,7 +14,7 @@ from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.choice import RowKinds, choose
 from models.decoding.params import DecodingParams, Emission
 from models.decoding.running import DecodingTask
-from models.decoding.sampling import NEVER_CHOSEN
+from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
 from models.decoding.step import BatchedDecoder, decode_corpus
 from models.encoder_decoder import (
     Rules,
@@ -148,11 +148,10 @@ STOPS, GOES_ON = np.ones(1, np.int64), np.zeros(1, np.int64)
 
 
 def greedy_rules(limits: Sequence[int]) -> Rules:
-    nothing = np.zeros(len(limits))
-    return Rules(
-        NEVER_CHOSEN, EOS_ID, np.array(limits), nothing.astype(np.float32),
-        nothing.astype(np.int64), nothing + 1, np.zeros((40, len(limits))),
-    )  # fmt: skip
+    settings = settings_of([DecodingParams(1)] * len(limits))
+    uniforms = np.zeros((40, len(limits)))
+    nothing = joined([()] * len(limits))
+    return Rules(NEVER_CHOSEN, EOS_ID, np.array(limits), settings, nothing, uniforms)
 
 
 @torch.inference_mode()

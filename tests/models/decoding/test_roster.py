@@ -107,8 +107,7 @@ def test_a_stream_makes_several_steps_behind_its_first_token() -> None:
     assert roster.are_plain
     rules = roster.rules(2)
     assert rules.limits.tolist() == [8, 8]
-    assert (rules.temperatures.tolist(), rules.top_k.tolist()) == ([0, 0.5], [0, 4])
-    assert rules.top_p.tolist() == [1, 0.75]
+    assert [values.tolist() for values in rules.settings] == [[0, 0.5], [0, 4], [1, 0.75], [1, 1]]
     assert rules.uniforms.tolist() == [[0, uniform_number(3, 1)], [0, uniform_number(3, 2)]]
     tokens = np.array([[7, 7], [EOS_ID, 8]])
     several = SeveralSteps(tokens, np.zeros((2, 2), np.float32), np.array([2, 2]), NO_STATE)

@@ -39,7 +39,8 @@ def choose(
     texts = (len(seen) * np.arange(count + 1), np.array(seen * count, np.int64))
     uniforms, tokens = np.full(count, uniform), np.empty(count, np.int64)
     banned = np.array(never, np.int64)
-    sample(logits, banned, np.arange(count), settings, texts, uniforms, tokens, BOARD.address)
+    rows = np.arange(count)
+    sample(logits, banned, rows, rows, settings, texts, uniforms, tokens, BOARD.address)
     chosen: list[int] = tokens.tolist()
     return chosen
 
@@ -144,11 +145,16 @@ def test_neither_company_nor_threads_change_a_token() -> None:
     assert len(set(together)) > 9
 
 
-def test_only_the_rows_that_are_named_are_chosen_for() -> None:
+def test_only_the_rows_that_are_named_are_chosen_for_by_their_owners_settings() -> None:
     logits = np.eye(6, dtype=np.float32) * 9
-    tokens = np.full(2, -1)
-    settings = (np.zeros(2, np.float32), np.zeros(2, np.int64), np.ones(2), np.ones(2, np.float32))
-    nothing = (np.zeros(3, np.int64), np.empty(0, np.int64))
-    rows, never = np.array([4, 1]), np.empty(0, np.int64)
-    sample(logits, never, rows, settings, nothing, np.zeros(2), tokens, BOARD.address)
-    assert tokens.tolist() == [4, 1]
+    tokens = np.full(6, -1)
+    greedy = np.zeros(2, np.float32)
+    settings = (greedy, np.zeros(2, np.int64), np.ones(2), np.array([1, 100], np.float32))
+    seen = (np.array([0, 1, 3]), np.array([4, 1, 2]))
+    rows, owners = np.array([4, 1]), np.array([9, 1, 9, 9, 0, 9])
+    never = np.empty(0, np.int64)
+    sample(logits, never, rows, owners, settings, seen, np.zeros(2), tokens, BOARD.address)
+    assert tokens.tolist() == [-1, 1, -1, -1, 4, -1]
+    logits[1, 3] = 0.5  # where 9 / 100 is less
+    sample(logits, never, rows, owners, settings, seen, np.zeros(2), tokens, BOARD.address)
+    assert tokens.tolist() == [-1, 3, -1, -1, 4, -1]
