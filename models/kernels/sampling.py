@@ -170,7 +170,7 @@ def _keep_best(scores, amounts, wanted, weights, blocks, bar, space):
 
 @kernel
 def _invert(weights, sums, threshold):
-    """The first token with which the sum of the weights exceeds a threshold.
+    """The first token with which the sum of the weights exceeds a threshold; -1 without weights.
 
     Rounding may carry the threshold to the very end: the last token with a weight takes it.
     """
@@ -186,7 +186,6 @@ def _invert(weights, sums, threshold):
             if before > threshold:
                 return token
     if last < 0:
-        last = 0
         for token in range(weights.shape[0]):
             last = token if weights[token] > _ZERO else last
     return last
@@ -225,7 +224,8 @@ def _sample(address, first, last):
             if 0 < top_k[own] < size if limit == 0 else top_p[own] < 1:
                 _keep_best(scores, amounts, wanted, weights, blocks, bar, space)
             amounts, total = weights, _sum_blocks(weights, sums)
-        tokens[row] = _invert(weights, sums, uniforms[own] * total)
+        token = _invert(weights, sums, uniforms[own] * total)
+        tokens[row] = best if token < 0 else token  # scores may have become infinite
     return np.int64(1)
 
 

@@ -130,6 +130,13 @@ def test_a_row_that_is_no_number_harms_no_other(hostile: float) -> None:
     assert all(0 <= token < 200 for token in found)
 
 
+def test_scores_that_a_low_temperature_makes_infinite_leave_the_first_of_them() -> None:
+    logits = np.zeros((1, 100), np.float32)
+    logits[0, [40, 80]] = 1e37
+    for top_k, top_p in ((0, 1.0), (7, 1.0), (0, 0.9), (7, 0.9)):
+        assert choose(logits, 0.01, top_k, top_p) == [40]
+
+
 def test_neither_company_nor_threads_change_a_token() -> None:
     generator = np.random.default_rng(3)
     logits = 3 * generator.standard_normal((64, 8003)).astype(np.float32)
