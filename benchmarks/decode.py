@@ -34,7 +34,7 @@ from benchmarks.floor import floor_seconds, step_weights
 from benchmarks.report import finish, markdown_table
 from benchmarks.subjects import Subject, all_subjects
 from models.decoding.running import DecodingTask
-from models.decoding.step import MOST_STEPS, BatchedDecoder
+from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput, whole_step_of
 from models.precision import Precision, keep_float32_exact, set_precision, use_threads
 from models.seq2seq import Seq2Seq
@@ -168,10 +168,10 @@ class Drive:
         read_before = self.reading_seconds
         self._decoder.admit(joining)
         left = ADMISSION_INTERVAL_STEPS - self._steps
-        result = self._decoder.step(min(MOST_STEPS, left), self._pace.tokens_at_once)
+        result = self._decoder.step(min(self._pace.steps_at_once, left), self._pace.tokens_at_once)
         self._steps += max(len(result.rows), 1)
         seconds = self._clock() - began
-        self._pace.note(seconds, sum(result.rows))
+        self._pace.note(seconds, result.rows)
         self._lengths.update((task.key, len(task.prompt)) for task in joining)
         self._running.update(result.begun)
         tally.seconds += seconds

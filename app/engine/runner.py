@@ -167,9 +167,8 @@ class Runner:
 
     def _max_steps(self) -> int:
         """How many steps may be made at once, for nobody to wait longer."""
-        if self._scheduler.waiting:
-            return min(MOST_STEPS, self._scheduler.steps_to_admission)
-        return MOST_STEPS
+        most = self._pace.steps_at_once
+        return min(most, self._scheduler.steps_to_admission) if self._scheduler.waiting else most
 
     def _new_decoder(self) -> BatchedDecoder:
         return BatchedDecoder(
@@ -197,7 +196,7 @@ class Runner:
             self.beat()
         now = self._clock()
         reports = self._reports_of(result, now - started_at)
-        self._pace.note(now - started_at, sum(result.rows))
+        self._pace.note(now - started_at, result.rows)
         # Of the steps that were made at once, all but the first came later.
         first_token_at = now - sum(report.seconds for report in reports[1:])
         for request_id in result.begun:

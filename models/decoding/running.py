@@ -255,7 +255,9 @@ class Running:
         for row, output in zip(self.rows, outputs, strict=True):
             token, logprob = output.chosen[-1]
             if math.isnan(logprob):
-                return self._fail()
+                # Several steps may have come before, whose tokens a stream is still to get.
+                told = output.tell()[:-1] if stream else ()
+                return self._fail([Emission(output.index, (one,), None) for one in told])
             if self.task.params.return_attention:
                 output.attention.append(self._attention(row, choices))
             reason = state = None
@@ -358,7 +360,7 @@ class Running:
         # Behind the source's own positions the batch is padded to its longest source.
         return None if weights is None else tuple(weights[: len(self.task.prompt)])
 
-    def _fail(self) -> list[Emission]:
+    def _fail(self, told: list[Emission] | None = None) -> list[Emission]:
         self.drop()
         self.failure = "the model's probabilities are not numbers"
-        return []
+        return told or []

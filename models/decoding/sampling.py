@@ -27,6 +27,8 @@ NEVER_GENERATED = (PAD_ID, BOS_ID, UNK_ID)
 NEVER_CHOSEN = np.array(NEVER_GENERATED)
 """The same, as kernels take them."""
 _NEGATIVE_INFINITY = float("-inf")
+_NO_LIMIT = 2**31
+"""More tokens than a vocabulary has."""
 
 
 def suppress_special(scores: Tensor, *, in_place: bool = False) -> Tensor:
@@ -151,7 +153,7 @@ def settings_of(params: Sequence[DecodingParams]) -> Settings:
     """Those of each row, as kernels take them."""
     return (
         np.array([one.temperature for one in params], np.float32),
-        np.array([one.top_k for one in params], np.int64),
+        np.array([min(one.top_k, _NO_LIMIT) for one in params], np.int64),
         np.array([one.top_p for one in params], np.float64),
         np.array([one.repetition_penalty for one in params], np.float32),
     )

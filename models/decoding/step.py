@@ -200,6 +200,8 @@ class BatchedDecoder:
             advancing, choices, capture = self._note_several(several, result)
         for running in advancing:
             emissions = running.advance(choices, capture)
+            if emissions:
+                result.emissions[running.task.key] = emissions
             if running.failure:
                 result.failed[running.task.key] = running.failure
                 continue
@@ -207,8 +209,6 @@ class BatchedDecoder:
                 result.complete.append(running.task.key)
                 if running.trace is not None:
                     result.traces[running.task.key] = tuple(running.trace)
-            if emissions:
-                result.emissions[running.task.key] = emissions
         result.begun = [running.task.key for running in joined if not running.failure]
         self._go_on(choices.tokens, stay=all(running.stays for running in advancing))
         return result

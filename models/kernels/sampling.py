@@ -47,10 +47,12 @@ def _penalise(logits, seen, penalty, never, scores):
         scores: ``[V]``, where they go.
     """
     for v in range(logits.shape[0]):
-        scores[v] = logits[v]
+        # What is no number has no place among the others: a part of their range is found by it.
+        scores[v] = _LOWEST if np.isnan(logits[v]) else logits[v]
     for place in range(seen.shape[0]):
         logit = logits[seen[place]]
-        scores[seen[place]] = logit / penalty if logit > _ZERO else logit * penalty
+        score = logit / penalty if logit > _ZERO else logit * penalty
+        scores[seen[place]] = _LOWEST if np.isnan(score) else score
     for place in range(never.shape[0]):
         scores[never[place]] = _LOWEST
 
@@ -157,7 +159,7 @@ def _keep_best(scores, amounts, wanted, weights, blocks, bar, space):
     top = scores[_best(scores, blocks)]
     count = _gather(scores, weights, blocks, bar, tokens)
     count, before = _narrow(scores, amounts, top, wanted, tokens, count, parts)
-    if not count:  # the weights are no numbers
+    if not count:  # the highest score is infinite
         return
     last = scores[tokens[0]]
     for v in range(scores.shape[0]):

@@ -118,6 +118,20 @@ def test_a_stream_makes_several_steps_behind_its_first_token() -> None:
     assert (one.finish_reason, other.finish_reason) == (None, FinishReason.END)
 
 
+def test_a_stream_that_fails_in_several_steps_gets_what_came_before() -> None:
+    stream = running(DecodingParams(9), stream=True)
+    roster = roster_of([stream])
+    roster.note(choices([5]))
+    stream.advance(choices([]))
+    logprobs = np.array([[-1.0], [-2.0], [math.nan]], np.float32)
+    several = SeveralSteps(np.array([[6], [7], [8]]), logprobs, np.array([3]), NO_STATE)
+    assert list(roster.note_several(several)) == [stream]
+    told = stream.advance(choices([]))
+    assert [[token.token for token in emission.tokens] for emission in told] == [[6], [7]]
+    assert all(emission.finish_reason is None for emission in told)
+    assert stream.failure
+
+
 def test_of_several_steps_those_are_told_who_ended() -> None:
     every = [running(DecodingParams(limit)) for limit in (9, 9, 2, 9)]
     roster = roster_of(every)

@@ -225,6 +225,11 @@ def test_a_row_does_not_depend_on_its_batch(choose: Choose, data: st.DataObject)
     assert together == alone
 
 
+def test_any_number_of_tokens_may_be_asked_for() -> None:
+    params = [DecodingParams(1, temperature=1.0, top_k=2**63 + 5)]
+    assert 2 < int(choose_tokens(torch.zeros(1, 9), params, [0.5], [[]])) < 9
+
+
 def test_the_kernel_and_the_operations_choose_the_same_tokens() -> None:
     generator = torch.Generator().manual_seed(5)
     logits = 2 * torch.randn(40, 2003, generator=generator)

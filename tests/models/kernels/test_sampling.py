@@ -120,6 +120,21 @@ def test_what_is_never_chosen_and_what_was_seen() -> None:
     np.testing.assert_array_equal(logits, np.array([[9.0, 2.0, 1.9, -1.0]], np.float32))
 
 
+@pytest.mark.parametrize("gap", [3.0, 1e3, 1e9, 3e38])
+@pytest.mark.parametrize("size", [29, 64, 200])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_no_number_has_no_place_among_others(sign: float, size: int, gap: float) -> None:
+    """Where the highest stands beside it, parts of a range would be sought outside of it."""
+    logits = np.zeros((1, size), np.float32)
+    logits[0, ::64] = np.copysign(np.float32(np.nan), np.float32(sign))
+    logits[0, 10] = gap
+    for temperature in (0.01, 1.0, 10.0):
+        for top_k, top_p in ((5, 1.0), (0, 0.5), (5, 0.5), (100, 0.5)):
+            for seen in ((), (0, 10)):
+                tokens = choose(logits, temperature, top_k, top_p, penalty=1.0, seen=seen)
+                assert tokens == [10] or gap == 3.0
+
+
 @pytest.mark.parametrize("hostile", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_no_number_harms_no_other(hostile: float) -> None:
     logits = np.random.default_rng(1).standard_normal((4, 200)).astype(np.float32)
