@@ -39,10 +39,10 @@ def test_reported_seed_reproduces_an_output_alone(client: TestClient) -> None:
 
 
 def test_without_a_seed_answers_differ(client: TestClient) -> None:
-    texts = {
-        generate(client, prompt="the", max_new_tokens=30)["outputs"][0]["text"] for _ in range(3)
-    }
-    assert len(texts) == 3
+    outputs = [generate(client, prompt="the", max_new_tokens=30)["outputs"][0] for _ in range(3)]
+    assert len({output["seed"] for output in outputs}) == 3
+    # Each may end at once, with one chance in fifty.
+    assert len({output["text"] for output in outputs}) > 1
 
 
 def test_largest_seed(client: TestClient) -> None:
