@@ -217,13 +217,14 @@ def _sample(address, first, last):
             continue
         _weigh(scores, scores[best], weights)
         bar, total, amounts = _LOWEST, 0.0, ones
-        for limit in range(2):
-            wanted = top_p[own] * total
+        for limit in range(2):  # a loop, since each call would be compiled for itself
             if limit == 0:
-                wanted = np.float64(top_k[own])
+                wanted, is_limited = np.float64(top_k[own]), 0 < top_k[own] < size
                 if 0 < top_k[own] <= _MOST_BARRED:
                     bar = _bar(blocks, top_k[own])
-            if 0 < top_k[own] < size if limit == 0 else top_p[own] < 1:
+            else:
+                wanted, is_limited = top_p[own] * total, top_p[own] < 1
+            if is_limited:
                 _keep_best(scores, amounts, wanted, weights, blocks, bar, space)
             amounts, total = weights, _sum_blocks(weights, sums)
         token = _invert(weights, sums, uniforms[own] * total)
