@@ -13,8 +13,8 @@ import torch
 from benchmarks.report import finish, markdown_table
 from models.checkpoint import CheckpointInfo, read_checkpoint
 from models.checkpoint_model import load_model
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.evaluation import textbook_bleu
 from models.tokenizers import source_prompt
 from training.cli import DEFAULT_CACHE

@@ -19,8 +19,8 @@ import torch
 from app.engine.device import resolve_precision
 from models.checkpoint import read_checkpoint
 from models.checkpoint_model import load_model
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.precision import set_precision
 from models.seq2seq import Seq2Seq
 from models.tokenizers import EOS_ID

@@ -113,6 +113,9 @@ def read_at_once(model: StepModel, prompts: Sequence[Sequence[int]]) -> tuple[Te
 Settings = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]
 """Temperatures, top-k, top-p and repetition penalties, ``[N]`` each."""
 
+Seen = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Of each row where its tokens begin and how many there are, ``[N]`` each, and those of all."""
+
 
 class Rules(NamedTuple):
     """How tokens are chosen in several steps, and when outputs end.
@@ -123,7 +126,9 @@ class Rules(NamedTuple):
         limits: ``[N]`` int64, how many tokens each row may choose at most.
         settings: of each row, as :func:`models.kernels.sampling.sample` takes them; a row whose
             temperature is 0 takes the most probable token.
-        seen: the tokens that each row has seen, likewise: none, since more come with each step.
+        seen: the tokens that each row has seen, likewise, with room behind them for as many as
+            there are steps. What rows with a repetition penalty choose comes to them.
+        window: how many of the last tokens count as seen.
         uniforms: ``[K, N]`` float64, the random numbers of each step; unused where a row is greedy.
     """
 
@@ -131,7 +136,8 @@ class Rules(NamedTuple):
     end: int
     limits: NDArray[np.int64]
     settings: Settings
-    seen: tuple[NDArray[np.int64], NDArray[np.int64]]
+    seen: Seen
+    window: int
     uniforms: NDArray[np.float64]
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams, default_translation_length
-from models.decoding.step import decode_corpus
 from models.seq2seq import Seq2Seq
 from models.tokenizers import Tokenizer, source_prompt
 from training.task import evaluation_mode

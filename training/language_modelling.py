@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from models.checkpoint_schema import DataSource
 from models.config import LanguageModelConfig
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.evaluation import perplexity
 from models.language_model import LanguageModel, NotGenerativeError
 from models.recurrent import StackState

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from models.checkpoint_schema import Languages
 from models.config import Seq2SeqConfig
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.encoder_decoder import pad_tokens
 from models.evaluation import perplexity
 from models.placement import on_device

@@ -18,8 +18,8 @@ from app.lines import one_line
 from app.service.limits import Limits
 from models.checkpoint import read_checkpoint
 from models.checkpoint_model import load_model
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams, Hypothesis, default_translation_length
-from models.decoding.step import decode_corpus
 from models.precision import set_precision
 from models.seq2seq import Seq2Seq
 from models.tokenizers import source_prompt

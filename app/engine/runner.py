@@ -176,6 +176,7 @@ class Runner:
             single_lane=self._single_lane,
             prefix_bytes=self._prefix_bytes,
             executor=self._executor,
+            clock=self._clock,
         )
 
     def _step(
@@ -216,11 +217,11 @@ class Runner:
 
     def _reports_of(self, result: StepResult, seconds: float) -> list[StepReport]:
         first, *others = result.rows or [0]
-        share = seconds / (1 + len(others))
+        share = result.later_step_seconds
         report = StepReport(
             self.name,
             first,
-            share,
+            seconds - share * len(others),
             result.positions_read,
             result.positions_attended,
             result.padding_attended,

@@ -33,12 +33,12 @@ class RowNeeds(NamedTuple):
 
     Attributes:
         params: of its request.
-        uniform: its random number in [0, 1); unused where the row is greedy.
+        uniforms: random numbers in [0, 1), one for each step; unused where the row is greedy.
         seen: the tokens in its text, looked at where it has a repetition penalty.
     """
 
     params: DecodingParams
-    uniform: float
+    uniforms: Sequence[float]
     seen: Sequence[int]
 
 
@@ -138,7 +138,8 @@ def _choose_special(logits: Tensor, kinds: RowKinds) -> NDArray[np.int64] | None
     """The tokens of the rows that sample or have a repetition penalty, in their order."""
     if not kinds.special:
         return None
-    params, uniforms, seen = zip(*kinds.special.values(), strict=True)
+    params, draws, seen = zip(*kinds.special.values(), strict=True)
+    uniforms = [uniform for (uniform,) in draws]
     return choose_tokens(logits, params, uniforms, seen, list(kinds.special)).numpy()
 
 
@@ -177,7 +178,8 @@ def _choose_tokens(logits: Tensor, kinds: RowKinds) -> Tensor:
         return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     if not kinds.special:
         return most_probable(suppress_special(logits, in_place=True))
-    params, uniforms, seen = zip(*kinds.special.values(), strict=True)
+    params, draws, seen = zip(*kinds.special.values(), strict=True)
+    uniforms = [uniform for (uniform,) in draws]
     if _are_all(kinds.special, len(logits)):
         return choose_tokens_on_device(logits, params, uniforms, seen)
     rows = on_device(list(kinds.special), logits.device)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from models.decoding.choice import Choices, RowKinds
+from models.decoding.params import REPETITION_WINDOW
 from models.decoding.running import History, Running
 from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
 from models.encoder_decoder import Rules, SeveralSteps
@@ -54,21 +55,22 @@ class Roster:
 
         A stream's first token is not to wait for those behind it.
         """
-        are_quiet = all(one.is_plain for one in self._described) and all(
+        return all(one.is_plain for one in self._described) and all(
             one.is_plain and one.length for one in self._watched
         )
-        return are_quiet and len(set(self._owners)) == len(self._owners)
 
     def rules(self, steps: int) -> Rules:
         """How all rows go on for so many steps, where they :attr:`are_plain`."""
-        uniforms = np.array([owner.uniforms(steps) for owner in self._owners])
+        needs = [each for owner in dict.fromkeys(self._owners) for each in owner.needs(steps)]
+        params, uniforms, seen = zip(*needs, strict=True)
         return Rules(
             NEVER_CHOSEN,
             EOS_ID,
             limits=np.array([owner.steps_left for owner in self._owners]),
-            settings=settings_of([owner.task.params for owner in self._owners]),
-            seen=joined([()] * len(self._owners)),
-            uniforms=np.ascontiguousarray(uniforms.T),
+            settings=settings_of(params),
+            seen=joined(seen, room=steps),
+            window=REPETITION_WINDOW,
+            uniforms=np.ascontiguousarray(np.array(uniforms).T),
         )
 
     def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:
@@ -127,7 +129,8 @@ class Roster:
         rows = zip(self._owners, self._histories, tokens, logprobs, counts, strict=True)
         for owner, history, chosen, theirs, count in rows:
             history.extend(zip(chosen[:count], theirs[:count], strict=True))
-            if chosen[count - 1] == EOS_ID or not owner.steps_left or math.isnan(theirs[count - 1]):
+            is_over = chosen[count - 1] == EOS_ID or math.isnan(theirs[count - 1])
+            if is_over or len(history) == owner.task.params.max_new_tokens:
                 ended.append(owner)
         self._step += max(counts)
         return [*dict.fromkeys((*self._watched, *ended))]

@@ -2,9 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import starmap
+from operator import itemgetter
 from typing import TypeAlias
 
 from models.decoding.beam import BeamSearch, BeamStep, Weights, rank
@@ -76,14 +77,12 @@ class _Output:
 
     Attributes:
         index: its number in the request.
-        text: the last of its tokens and of those before it, where somebody looks back.
         chosen: its tokens, the last one of the step that :meth:`Running.advance` is told of.
         told: how many of them have been handed out.
         attention: of those that have not, where asked for.
     """
 
     index: int
-    text: deque[int]
     chosen: list[tuple[int, float]] = field(default_factory=list)
     told: int = 0
     attention: list[Weights] = field(default_factory=list)
@@ -105,8 +104,7 @@ class Running:
         continues_prompt: whether the prompt's tokens belong to the text of its outputs.
 
     Attributes:
-        is_plain: whether a token depends on nothing but the logits and a random number, and nobody
-            asks for more than tokens.
+        is_plain: whether a row's tokens depend on no other row, and nobody asks for more than them.
         is_watched: whether :meth:`advance` is to be called after every step, and not only after
             those at which one of its rows may have ended.
         is_described: whether the choice of its tokens depends on more than their logits, or more
@@ -139,8 +137,7 @@ class Running:
         self._beam_index = 0
         self._outputs: list[_Output] = []
         if self._search is None:
-            indices = range(task.first_rows)
-            self._outputs = [_Output(i, deque(self._text, REPETITION_WINDOW)) for i in indices]
+            self._outputs = [_Output(index) for index in range(task.first_rows)]
         self.row_count = task.first_rows
         self.rows = range(self.row_count)
         self.parents: Sequence[int] = self.rows
@@ -152,10 +149,10 @@ class Running:
             self.trace = []
             self._total = 0.0  # of a greedy search, which is a beam of one
             self._places: list[int | None] = [None]  # of the live rows in the trace's last step
-        looks = self._search is not None or self._needs_text or task.params.return_attention
-        self.is_plain = not looks and self.trace is None
+        looks = self._search is not None or task.params.return_attention
+        self.is_plain = not (looks or wants_state) and self.trace is None
         self.is_watched = task.stream or not self.is_plain
-        self.is_described = looks or task.params.is_sampled
+        self.is_described = looks or self._needs_text or task.params.is_sampled
 
     @property
     def is_search(self) -> bool:
@@ -208,21 +205,24 @@ class Running:
             beams.counts.append(self.row_count)
             beams.widths.append(self._search.width)
         elif params.is_sampled or self._needs_text:
-            for row, output in zip(rows, self._outputs, strict=True):
-                (uniform,) = self._uniforms(output, 1)
-                kinds.special[row] = RowNeeds(params, uniform, output.text)
+            kinds.special.update(zip(rows, self.needs(1), strict=True))
 
-    def uniforms(self, steps: int) -> list[float]:
-        """The random numbers of the only row's next steps; zeros where it is greedy."""
-        (output,) = self._outputs
-        return self._uniforms(output, steps)
-
-    def _uniforms(self, output: _Output, steps: int) -> list[float]:
+    def needs(self, steps: int) -> Iterator[RowNeeds]:
+        """What the choices of each row's next tokens depend on; no search's."""
         params, position = self.task.params, self._position + self.length
-        if not params.is_sampled:
-            return [0.0] * steps
-        seed = params.output_seed(output.index)
-        return [uniform_number(seed, position + step) for step in range(steps)]
+        uniforms = [0.0] * steps
+        for output in self._outputs:
+            if params.is_sampled:
+                seed = params.output_seed(output.index)
+                uniforms = [uniform_number(seed, position + step) for step in range(steps)]
+            yield RowNeeds(params, uniforms, self._seen_by(output, len(output.chosen)))
+
+    def _seen_by(self, output: _Output, length: int) -> Sequence[int]:
+        """The end of an output's text with so many of its tokens, where somebody looks back."""
+        if not self._needs_text:
+            return ()
+        chosen = [token for token, _ in output.chosen[max(length - REPETITION_WINDOW, 0) : length]]
+        return [*self._text, *chosen][-REPETITION_WINDOW:]
 
     def drop(self) -> None:
         """Give up all rows."""
@@ -243,41 +243,65 @@ class Running:
         return self._advance_outputs(choices, capture)
 
     def _advance_outputs(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
-        stream, outputs = self.task.stream, self._outputs
-        at_limit = self.steps_left == 0
-        emissions: list[Emission] = []
         if self.trace is not None:
-            token, logprob = outputs[0].chosen[-1]
+            token, logprob = self._outputs[0].chosen[-1]
             self._total += logprob
-            self._trace_step(BeamStep([0], [token], [logprob], [self._total]), at_limit)
+            step = BeamStep([0], [token], [logprob], [self._total])
+            self._trace_step(step, at_limit=self.steps_left == 0)
+        emissions: list[tuple[int, Emission]] = []  # with the step of its last token
         going_on: list[_Output] = []
         parents: list[int] = []
-        for row, output in zip(self.rows, outputs, strict=True):
-            token, logprob = output.chosen[-1]
-            if math.isnan(logprob):
-                # Several steps may have come before, whose tokens a stream is still to get.
-                told = output.tell()[:-1] if stream else ()
-                return self._fail([Emission(output.index, (one,), None) for one in told])
+        failed_at = self._failed_at
+        for row, output in zip(self.rows, self._outputs, strict=True):
             if self.task.params.return_attention:
                 output.attention.append(self._attention(row, choices))
-            reason = state = None
-            if token == EOS_ID or at_limit:
-                reason = FinishReason.END if token == EOS_ID else FinishReason.LENGTH
-            if capture is not None and (reason is not None or self._wants_each_state):
-                state = self._save(capture, row, output.text, token)
+            reason = self._reason_of(output)
             if reason is None:
                 going_on.append(output)
                 parents.append(row)
-                if self._needs_text:
-                    output.text.append(token)
-            if stream or reason is not None:
-                told = output.tell()
-                # Whoever reads a stream gets each token for itself, though several come at once.
-                singles = [(token,) for token in told] if stream else [told]
-                emissions += [Emission(output.index, one, None) for one in singles[:-1]]
-                emissions.append(Emission(output.index, singles[-1], reason, state))
+            if self.task.stream or reason is not None:
+                state = self._state_of(output, row, reason, capture)
+                emissions += self._tell(output, reason, state)
         self._outputs, self.row_count, self.parents = going_on, len(going_on), parents
-        return emissions
+        # Step by step, as if each had been told of.
+        emissions.sort(key=itemgetter(0))
+        told = [emission for step, emission in emissions if step < failed_at]
+        return self._fail(told) if failed_at < math.inf else told
+
+    @property
+    def _failed_at(self) -> float:
+        """At which step an output's log-probability was no number; infinity where each is one."""
+        failed = (len(one.chosen) for one in self._outputs if math.isnan(one.chosen[-1][1]))
+        return min(failed, default=math.inf)
+
+    def _reason_of(self, output: _Output) -> FinishReason | None:
+        """Why an output ends here, if it does."""
+        if output.chosen[-1][0] == EOS_ID:
+            return FinishReason.END
+        is_long = len(output.chosen) == self.task.params.max_new_tokens
+        return FinishReason.LENGTH if is_long else None
+
+    def _state_of(
+        self, output: _Output, row: int, reason: FinishReason | None, capture: StateCapture | None
+    ) -> SavedState | None:
+        """Where an output stands, if somebody wants to know."""
+        if capture is None or (reason is None and not self._wants_each_state):
+            return None
+        text = self._seen_by(output, len(output.chosen) - 1)
+        return self._save(capture, row, text, output.chosen[-1][0])
+
+    def _tell(
+        self, output: _Output, reason: FinishReason | None, state: SavedState | None
+    ) -> Iterator[tuple[int, Emission]]:
+        """What has not been told of an output, with the steps at which it was settled."""
+        told = output.tell()
+        steps = len(output.chosen)
+        if self.task.stream:
+            # Whoever reads a stream gets each token for itself, though several come at once.
+            for place, token in enumerate(told[:-1], steps - len(told) + 1):
+                yield place, Emission(output.index, (token,), None)
+            told = told[-1:]
+        yield steps, Emission(output.index, told, reason, state)
 
     @property
     def _wants_each_state(self) -> bool:
@@ -360,7 +384,7 @@ class Running:
         # Behind the source's own positions the batch is padded to its longest source.
         return None if weights is None else tuple(weights[: len(self.task.prompt)])
 
-    def _fail(self, told: list[Emission] | None = None) -> list[Emission]:
+    def _fail(self, told: Sequence[Emission] = ()) -> list[Emission]:
         self.drop()
         self.failure = "the model's probabilities are not numbers"
-        return told or []
+        return list(told)

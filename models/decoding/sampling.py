@@ -6,18 +6,16 @@ A row's choice depends on nothing but the row: its logits, its own settings and 
 number, so that it does not matter who shares the batch.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models import placement
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
-from models.encoder_decoder import Settings
+from models.encoder_decoder import Seen, Settings
 from models.kernels.sampling import sample
 from models.kernels.team import BOARD
 from models.placement import on_device
@@ -159,10 +157,16 @@ def settings_of(params: Sequence[DecodingParams]) -> Settings:
     )
 
 
-def joined(texts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each text begins and ends, and all of them one after the other."""
-    ends = np.cumsum([0, *map(len, texts)])
-    return ends, np.fromiter(itertools.chain.from_iterable(texts), np.int64, ends[-1])
+def joined(texts: Sequence[Sequence[int]], room: int = 0) -> Seen:
+    """Where each text begins, its length, and all of them with so much room behind each."""
+    counts = np.array([len(text) for text in texts], np.int64)
+    ends = np.cumsum(counts + room)
+    starts = ends - room - counts
+    tokens = np.empty(ends[-1] if texts else 0, np.int64)
+    for start, text in zip(starts.tolist(), texts, strict=True):
+        if text:
+            tokens[start : start + len(text)] = text
+    return starts, counts, tokens
 
 
 def choose_tokens_on_device(

@@ -10,7 +10,8 @@ that a long one does not hold up the rows that run: see :mod:`models.decoding.ar
 
 import itertools
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,13 +23,7 @@ from models.decoding.arrivals import Arrivals, ReadingThread
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, choose
 from models.decoding.lanes import Lane
-from models.decoding.params import (
-    BeamTrace,
-    DecodingParams,
-    Emission,
-    Hypothesis,
-    collect_hypotheses,
-)
+from models.decoding.params import BeamTrace, Emission
 from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
 from models.decoding.roster import Roster
@@ -64,6 +59,7 @@ class StepResult:
         failed: what went wrong, by the keys of the requests that ended for it.
         traces: how the searches went, by the keys of the complete requests that asked.
         rows: of each step, rows that advanced by a token.
+        later_step_seconds: how long each of them took but the first, which prompts were read with.
         positions_read: positions of prompts and sources whose reading began.
         positions_attended: source positions that the attention looked at, padding included.
         padding_attended: how many of them are padding.
@@ -76,6 +72,7 @@ class StepResult:
     failed: dict[int, str] = field(default_factory=dict)
     traces: dict[int, BeamTrace] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
+    later_step_seconds: float = 0.0
     positions_read: int = 0
     positions_attended: int = 0
     padding_attended: int = 0
@@ -95,6 +92,7 @@ class BatchedDecoder:
             GPU, to which one large computation is cheaper than several small ones.
         prefix_bytes: memory for states of prompts: see :class:`PromptReader`.
         executor: of another thread that may read prompts while rows run.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -104,8 +102,10 @@ class BatchedDecoder:
         single_lane: bool = False,
         prefix_bytes: int = 0,
         executor: ReadingThread | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
+        self._clock = clock
         self._reader = PromptReader(model, prefix_bytes)
         self._single_lane = single_lane
         self._arrivals = Arrivals(executor)
@@ -193,11 +193,13 @@ class BatchedDecoder:
             return result
         TEAM.suit(self._state.rows)
         state = self._whole_state()
+        began_at = self._clock()
         several = self._decode_ahead(state, min(max_steps, max_tokens // state.rows))
         if several is None:
             advancing, choices, capture = self._advance(state, result)
         else:
             advancing, choices, capture = self._note_several(several, result)
+            result.later_step_seconds = (self._clock() - began_at) / len(result.rows)
         for running in advancing:
             emissions = running.advance(choices, capture)
             if emissions:
@@ -264,8 +266,8 @@ class BatchedDecoder:
         steps = range(counts.max())
         result.rows += [int((counts > step).sum()) for step in steps]
         if any(lane.pool is not None for lane in self._lanes.values()):
-            pairs = zip(self._running(), counts.tolist(), strict=True)
-            result.positions_attended = sum(len(one.task.prompt) * count for one, count in pairs)
+            lengths = [len(one.task.prompt) for one in self._running() for _ in one.rows]
+            result.positions_attended = int(counts @ np.array(lengths))
         self._state = DecodeState(several.state.layers)
         last = (counts - 1, np.arange(len(counts)))
         tokens, logprobs = several.tokens[last].tolist(), several.logprobs[last].tolist()
@@ -349,46 +351,3 @@ class BatchedDecoder:
 def _length_class(length: int) -> int:
     """Prompts of one class are read together, so that a short one waits for no long one."""
     return max(SHORT_PROMPT, 1 << (length - 1).bit_length())
-
-
-def decode_corpus(
-    model: StepModel,
-    prompts: Sequence[Sequence[int]],
-    params: DecodingParams | Sequence[DecodingParams],
-    *,
-    max_rows: int = 64,
-) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """Decode many prompts by continuous batching.
-
-    Args:
-        model: in evaluation mode.
-        prompts: token ids as :meth:`StepModel.read` takes them.
-        params: of all of them, or of each.
-        max_rows: rows to run at most (at least one request runs all the same).
-
-    Yields:
-        The index of a prompt and its outputs, in the order in which they end.
-
-    Raises:
-        ArithmeticError: the model's probabilities are not numbers.
-    """
-    decoder = BatchedDecoder(model)
-    each = [params] * len(prompts) if isinstance(params, DecodingParams) else params
-    # Long ones first: the last to run would otherwise leave most of the batch empty.
-    waiting = iter(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
-    width = max((max(one.beam_size, one.num_outputs) for one in each), default=1)
-    emitted: dict[int, list[Emission]] = {}
-    while True:
-        room = max((max_rows - decoder.rows) // width, 0 if decoder.rows else 1)
-        # Reading many together is cheaper by far than reading them one by one.
-        joining = list(itertools.islice(waiting, room)) if room * width * 4 >= max_rows else []
-        decoder.admit([DecodingTask(index, prompts[index], each[index]) for index in joining])
-        if not decoder.rows:
-            return
-        result = decoder.step(MOST_STEPS)
-        for key, emissions in result.emissions.items():
-            emitted.setdefault(key, []).extend(emissions)
-        for message in result.failed.values():
-            raise ArithmeticError(message)
-        for key in result.complete:
-            yield key, collect_hypotheses(emitted.pop(key), each[key].length_penalty)

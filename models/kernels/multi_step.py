@@ -42,15 +42,32 @@ def _make_space(tokens, sources, size):
 
 @kernel
 def _sample(step, logits, owners, rules, board, tokens):
-    """Choose a token for each of the rows that sample."""
-    never, _, _, settings, seen, uniforms = rules
+    """Choose a token for each of the rows that sample or have a repetition penalty."""
+    temperatures, _, _, penalties = rules.settings
     rows, count = np.empty(logits.shape[0], np.int64), 0
     for row in range(logits.shape[0]):
-        if settings[0][owners[row]] > 0:
+        owner = owners[row]
+        if temperatures[owner] > 0 or penalties[owner] != 1:
             rows[count] = row
             count += 1
     if count:
-        sample(logits, never, rows[:count], owners, settings, seen, uniforms[step], tokens, board)
+        sample(
+            logits, rules.never, rows[:count], owners, rules.settings, rules.seen,
+            rules.uniforms[step], tokens, board,
+        )  # fmt: skip
+
+
+@kernel
+def _look_back(owner, token, rules):
+    """Let a row see what it has chosen, and forget what lies too far behind."""
+    starts, counts, seen = rules.seen
+    if rules.settings[3][owner] == 1:
+        return
+    seen[starts[owner] + counts[owner]] = token
+    if counts[owner] < rules.window:
+        counts[owner] += 1
+    else:
+        starts[owner] += 1
 
 
 @kernel
@@ -58,23 +75,24 @@ def _choose(step, logits, space, rules, board, outcome):
     """Choose a token for each row, and note it where the row was at first."""
     (owners, _, tokens), (tops, sums, logprobs), blocks = space
     rows = logits.shape[0]
-    most_probable(logits, rules[0], tokens[:rows], tops[:rows], sums[:rows], blocks[:rows], board)
+    never = rules.never
+    most_probable(logits, never, tokens[:rows], tops[:rows], sums[:rows], blocks[:rows], board)
     _sample(step, logits, owners, rules, board, tokens)
     log_probabilities(logits, tokens, tops, sums, logprobs)
     for row in range(rows):
         owner = owners[row]
         outcome[0][step, owner], outcome[1][step, owner] = tokens[row], logprobs[row]
         outcome[2][owner] = step + 1
+        _look_back(owner, tokens[row], rules)
 
 
 @kernel
 def _part(rows, space, rules, counts, layers):
     """Part with the rows whose outputs have ended; returns how many go on."""
     (owners, sources, tokens), (_, _, logprobs), _ = space
-    end, limits = rules[1], rules[2]
     for row in range(rows - 1, -1, -1):
         owner = owners[row]
-        goes_on = tokens[row] != end and counts[owner] < limits[owner]
+        goes_on = tokens[row] != rules.end and counts[owner] < rules.limits[owner]
         if goes_on and not np.isnan(logprobs[row]):
             continue
         rows -= 1

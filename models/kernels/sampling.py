@@ -21,7 +21,7 @@ from models.kernels.team import SAMPLING, operation, share_out
 _FLOATS, _WIDE_FLOATS, _NUMBERS = types.float32[::1], types.float64[::1], types.int64[::1]
 _ROWS = types.float32[:, ::1]
 _SETTINGS = types.Tuple((_FLOATS, _NUMBERS, _WIDE_FLOATS, _FLOATS))
-_SEEN = types.UniTuple(_NUMBERS, 2)
+_SEEN = types.UniTuple(_NUMBERS, 3)
 _sampling = Parcel(types.Tuple((_ROWS, *[_NUMBERS] * 3, _SETTINGS, _SEEN, _WIDE_FLOATS, _NUMBERS)))
 _pack_sampling, _unpack_sampling = _sampling.pack, _sampling.unpack
 
@@ -195,9 +195,8 @@ def _invert(weights, sums, threshold):
 
 @operation(SAMPLING)
 def _sample(address, first, last):
-    logits, never, rows, owners, settings, (starts, seen), uniforms, tokens = _unpack_sampling(
-        address
-    )
+    logits, never, rows, owners, settings, told, uniforms, tokens = _unpack_sampling(address)
+    starts, counts, seen = told
     temperatures, top_k, top_p, penalties = settings
     size = logits.shape[1]
     scores, weights = np.empty(size, np.float32), np.empty(size, np.float32)
@@ -205,7 +204,8 @@ def _sample(address, first, last):
     sums, space = np.empty(blocks.shape[0]), (np.empty(size, np.int64), np.empty(_PARTS))
     for r in range(first, last):
         row, own = rows[r], owners[rows[r]]
-        _penalise(logits[row], seen[starts[own] : starts[own + 1]], penalties[own], never, scores)
+        text = seen[starts[own] : starts[own] + counts[own]]
+        _penalise(logits[row], text, penalties[own], never, scores)
         temperature = temperatures[own]
         if temperature > _ZERO:
             for v in range(size):
@@ -246,8 +246,8 @@ def sample(logits, never, rows, owners, settings, seen, uniforms, tokens, board)
         settings: of each owner: temperatures ``[O]``, where 0 takes the most probable token; among
             how many of the most probable to sample ``[O]`` int64, 0 for all; or among the fewest
             that hold this probability ``[O]`` float64, 1 for all; and repetition penalties ``[O]``.
-        seen: where the tokens begin ``[O + 1]`` int64 that each owner has seen, which end before
-            the next one's, and all of these ``[T]`` int64.
+        seen: where the tokens begin that each owner has seen ``[O]`` int64, how many these are
+            ``[O]`` int64, and all of them ``[T]`` int64.
         uniforms: ``[O]`` float64 in [0, 1), each owner's random number.
         tokens: ``[N]`` int64, where those of the rows go.
         board: address of where threads are told to help.

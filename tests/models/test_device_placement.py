@@ -135,7 +135,7 @@ def test_rows_that_share_sources_are_computed_on_the_device(form: str) -> None:
 
 
 ROW_NEEDS = [
-    RowNeeds(params, 0.5, [4, 5])
+    RowNeeds(params, [0.5], [4, 5])
     for params in (
         DecodingParams(5, temperature=0.8),
         DecodingParams(5, temperature=0.8, top_k=5),

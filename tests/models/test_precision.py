@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models.config import CellName
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.encoder_decoder import read_at_once
 from models.precision import Precision, choose_precision, keep_float32_exact, set_precision
 from models.quantization import Int8Linear

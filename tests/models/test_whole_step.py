@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
+from models.decoding import roster, running
 from models.decoding.choice import RowKinds, choose
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams, Emission
 from models.decoding.running import DecodingTask
 from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
-from models.decoding.step import BatchedDecoder, decode_corpus
+from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import (
     Rules,
     SeveralSteps,
@@ -151,7 +153,7 @@ def greedy_rules(limits: Sequence[int]) -> Rules:
     settings = settings_of([DecodingParams(1)] * len(limits))
     uniforms = np.zeros((40, len(limits)))
     nothing = joined([()] * len(limits))
-    return Rules(NEVER_CHOSEN, EOS_ID, np.array(limits), settings, nothing, uniforms)
+    return Rules(NEVER_CHOSEN, EOS_ID, np.array(limits), settings, nothing, 0, uniforms)
 
 
 @torch.inference_mode()
@@ -226,7 +228,7 @@ def test_several_steps_have_the_bits_of_each(
 def test_several_steps_of_rows_that_sample_have_the_bits_of_each(
     make_both: Callable[[], tuple[StepModel, StepModel]],
 ) -> None:
-    """Each by its own settings and random numbers, beside greedy ones; some leave."""
+    """Each by its own settings, random numbers and text, beside greedy ones; some leave."""
     _, whole = make_both()
     tasks = [
         DecodingTask(
@@ -237,6 +239,8 @@ def test_several_steps_of_rows_that_sample_have_the_bits_of_each(
                 temperature=(0.0, 0.8, 1.5)[key % 3],
                 top_k=(0, 3, 0)[key % 3],
                 top_p=(1.0, 1.0, 0.8)[key % 3],
+                repetition_penalty=(1.0, 1.3)[key % 2],
+                num_outputs=1 + (key % 5) // 3,
                 seed=key,
             ),
             stream=key % 2 == 1,
@@ -257,6 +261,25 @@ def test_several_steps_of_rows_that_sample_have_the_bits_of_each(
     (single, many), (several, few) = decode(1), decode(6)
     assert repr(several) == repr(single)
     assert few < many
+
+
+@torch.inference_mode()
+def test_the_text_that_is_looked_back_at_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (roster, running):
+        monkeypatch.setattr(module, "REPETITION_WINDOW", 5)
+    _, whole = both_language_models("gru")
+    params = DecodingParams(20, repetition_penalty=4.0)
+    found = []
+    for steps in (1, 8):
+        decoder = BatchedDecoder(whole)
+        decoder.admit([DecodingTask(0, PROMPTS[0], params)])
+        while decoder.rows:
+            result = decoder.step(steps)
+        found.append(result.emissions[0])
+    assert found[0] == found[1]
+    (emission,) = found[0]
+    tokens = [token.token for token in emission.tokens]
+    assert any(token in tokens[:place] for place, token in enumerate(tokens)), "none comes again"
 
 
 def test_several_steps_end_with_the_last_row() -> None:

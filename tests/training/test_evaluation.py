@@ -10,7 +10,7 @@ import torch
 
 from models.checkpoint import CheckpointInfo
 from models.checkpoint_model import load_model
-from models.decoding.step import decode_corpus
+from models.decoding.corpus import decode_corpus
 from models.language_model import LanguageModel
 from models.precision import Precision
 from models.seq2seq import Seq2Seq

@@ -12,7 +12,7 @@ from app.corpus.translator import CorpusOptions, LineFailure, LineTranslator, Tr
 from app.exceptions import StartupError
 from app.service.service import limits_of
 from models.checkpoint import read_checkpoint
-from models.decoding.step import decode_corpus
+from models.decoding.corpus import decode_corpus
 from tests.app.conftest import make_settings, save_odd_models
 
 LINES = [

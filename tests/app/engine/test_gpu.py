@@ -11,10 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 from app.engine.graphs import USES_BEFORE_REPLACING, CudaCapture, GraphedModel, GraphKey
 from models.decoding.beam import LiveBeams
 from models.decoding.choice import RowKinds, RowNeeds, compute_choices
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
 from models.decoding.running import DecodingTask
 from models.decoding.sampling import suppress_special
-from models.decoding.step import BatchedDecoder, decode_corpus
+from models.decoding.step import BatchedDecoder
 from models.encoder_decoder import Reading, StepModel, StepOutput, read_at_once
 from models.placement import on_device, send
 from models.precision import Precision, set_precision
@@ -191,7 +192,7 @@ SPECIAL = (
 def test_neither_a_step_nor_its_choices_make_the_host_wait(form: str) -> None:
     model = graphed(gpu_model(form, "bfloat16"))
     tokens, state = read_at_once(model, [[5, 2]] * 6)
-    needs = {row: RowNeeds(params, 0.5, [4, 5]) for row, params in enumerate(SPECIAL)}
+    needs = {row: RowNeeds(params, [0.5], [4, 5]) for row, params in enumerate(SPECIAL)}
     kinds = RowKinds(needs, LiveBeams([3, 4], [-1.0, -2.0], [2], [4]), [0])
     for mode in ("default", "error"):  # the first captures, which may wait
         torch.cuda.set_sync_debug_mode(mode)

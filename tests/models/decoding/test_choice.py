@@ -32,7 +32,10 @@ params = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.5]),
 )
 needs = st.builds(
-    RowNeeds, params, st.floats(0, 1, exclude_max=True), st.lists(st.integers(0, SIZE - 1))
+    RowNeeds,
+    params,
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=1),
+    st.lists(st.integers(0, SIZE - 1)),
 )
 
 
@@ -142,10 +145,8 @@ def test_each_row_gets_what_its_kind_asks_for(batch: tuple[Tensor, Tensor, RowKi
                 [kinds.beams.totals[place] + logprobs[row][token] for token in best],
             )
             continue
-        need = kinds.special.get(row, RowNeeds(greedy, 0.0, ()))
-        token = int(
-            choose_tokens(logits[row : row + 1], [need.params], [need.uniform], [need.seen])
-        )
+        need = kinds.special.get(row, RowNeeds(greedy, [0.0], ()))
+        token = int(choose_tokens(logits[row : row + 1], [need.params], need.uniforms, [need.seen]))
         assert choices.tokens[row] == token
         assert choices.logprobs[row] == logprobs[row][token]
 
@@ -153,7 +154,7 @@ def test_each_row_gets_what_its_kind_asks_for(batch: tuple[Tensor, Tensor, RowKi
 @pytest.mark.parametrize("kind", ["greedy", "special", "beam"])
 def test_a_batch_of_one_kind_without_attention(kind: str) -> None:
     logits = torch.randn(3, 8003)
-    need = RowNeeds(DecodingParams(1, temperature=1.0), 0.5, ())
+    need = RowNeeds(DecodingParams(1, temperature=1.0), [0.5], ())
     kinds = RowKinds(
         special=dict.fromkeys(range(3), need) if kind == "special" else {},
         beams=beams_of(5, 0, 1, 2) if kind == "beam" else LiveBeams(),
@@ -171,7 +172,7 @@ def test_a_row_that_is_no_number_harms_no_other(hostile: float) -> None:
     expected = choose(logits.clone(), None, RowKinds(beams=beams_of(4, 3)))
     broken = logits.clone()
     broken[0, 100], broken[1, 100], broken[2] = hostile, hostile, -hostile
-    need = RowNeeds(DecodingParams(1, temperature=1.0, top_p=0.9), 0.5, ())
+    need = RowNeeds(DecodingParams(1, temperature=1.0, top_p=0.9), [0.5], ())
     choices = choose(broken, None, RowKinds(special={0: need}, beams=beams_of(4, 2, 3)))
     assert all(math.isnan(choices.logprobs[row]) for row in (0, 1, 2))
     assert choices.beams[0].tokens == []

@@ -8,7 +8,13 @@ import pytest
 
 from models.decoding.choice import Choices
 from models.decoding.draws import uniform_number
-from models.decoding.params import DecodingParams, FinishReason, StateReturn
+from models.decoding.params import (
+    REPETITION_WINDOW,
+    DecodingParams,
+    Emission,
+    FinishReason,
+    StateReturn,
+)
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
 from models.encoder_decoder import SeveralSteps
@@ -62,7 +68,6 @@ def test_who_goes_on_is_left_alone() -> None:
         (DecodingParams(9, beam_size=2), False),
         (DecodingParams(9, return_attention=True), False),
         (DecodingParams(9, return_beam_trace=True), False),
-        (DecodingParams(9, repetition_penalty=1.5), False),
         (DecodingParams(9, return_state=StateReturn.AT_END), False),
     ],
 )
@@ -78,13 +83,13 @@ def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool
     [
         (DecodingParams(9), False, True),
         (DecodingParams(9, temperature=1.0, seed=1), False, True),
-        (DecodingParams(9, temperature=1.0, top_p=0.9, repetition_penalty=1.5), False, False),
-        (DecodingParams(9, num_outputs=2), False, False),
+        (DecodingParams(9, temperature=1.0, top_p=0.9, repetition_penalty=1.5), False, True),
+        (DecodingParams(9, num_outputs=2), False, True),
+        (DecodingParams(9, num_outputs=2), True, False),
         (DecodingParams(9), True, False),
         (DecodingParams(9, beam_size=2), False, False),
         (DecodingParams(9, return_attention=True), False, False),
         (DecodingParams(9, return_beam_trace=True), False, False),
-        (DecodingParams(9, repetition_penalty=1.5), False, False),
         (DecodingParams(9, return_state=StateReturn.AT_END), False, False),
     ],
 )
@@ -130,6 +135,58 @@ def test_a_stream_that_fails_in_several_steps_gets_what_came_before() -> None:
     assert [[token.token for token in emission.tokens] for emission in told] == [[6], [7]]
     assert all(emission.finish_reason is None for emission in told)
     assert stream.failure
+
+
+def several_steps(tokens: Sequence[Sequence[int]], counts: Sequence[int]) -> SeveralSteps:
+    logprobs = np.full(np.shape(tokens), -1.0, np.float32)
+    return SeveralSteps(np.array(tokens), logprobs, np.array(counts), NO_STATE)
+
+
+def told_tokens(emissions: Sequence[Emission]) -> list[tuple[int, list[int]]]:
+    return [(one.output_index, [token.token for token in one.tokens]) for one in emissions]
+
+
+def test_outputs_of_a_stream_are_told_step_by_step() -> None:
+    stream = running(DecodingParams(9, temperature=1.0, num_outputs=2), stream=True)
+    roster = roster_of([stream])
+    roster.note(choices([5, 6]))
+    stream.advance(choices([]))
+    several = several_steps([[7, 8], [9, EOS_ID], [10, 0]], [3, 2])
+    assert list(roster.note_several(several)) == [stream]
+    told = stream.advance(choices([]))
+    assert told_tokens(told) == [(0, [7]), (1, [8]), (0, [9]), (1, [EOS_ID]), (0, [10])]
+    assert [one.finish_reason for one in told] == [None] * 3 + [FinishReason.END, None]
+    assert stream.row_count == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_output_that_fails_in_several_steps_takes_the_others_with_it(stream: bool) -> None:
+    """What was settled before is told, as if the steps had been made one by one."""
+    params = DecodingParams(9, temperature=1.0, num_outputs=3)
+    one = running(params, stream=stream)
+    roster = roster_of([one])
+    roster.note(choices([5, 5, 5]))
+    one.advance(choices([]))
+    several = several_steps([[6, 7, EOS_ID], [8, 9, 0], [10, EOS_ID, 0]], [3, 3, 1])
+    several.logprobs[1, 0] = math.nan
+    assert list(roster.note_several(several._replace(counts=np.array([2, 3, 1])))) == [one]
+    told = told_tokens(one.advance(choices([])))
+    assert told == ([(0, [6]), (1, [7]), (2, [EOS_ID])] if stream else [(2, [5, EOS_ID])])
+    assert one.failure
+    assert one.row_count == 0
+
+
+def test_who_has_a_penalty_sees_the_last_of_prompt_and_output() -> None:
+    one = running(DecodingParams(900, repetition_penalty=1.5))
+    roster = roster_of([running(DecodingParams(9)), one])
+    for step in range(REPETITION_WINDOW):
+        rules = roster.rules(3)
+        starts, counts, tokens = rules.seen
+        assert counts[0] == 0
+        text = [8, 9, *(10 + before for before in range(step))][-REPETITION_WINDOW:]
+        assert tokens[starts[1] : starts[1] + counts[1]].tolist() == text
+        assert len(tokens) - starts[1] == len(text) + 3, "room for three more"
+        roster.note(choices([5, 10 + step]))
 
 
 def test_of_several_steps_those_are_told_who_ended() -> None:

@@ -195,9 +195,9 @@ def test_sampled_rows_need_a_number_each() -> None:
     running = start(params)
     tell(running, chosen([5, EOS_ID, 7]))
     needs = kinds_of(running).special
-    assert {row: need.uniform for row, need in needs.items()} == {
-        FIRST: uniform_number(41, 1),
-        FIRST + 1: uniform_number(43, 1),  # of output 2, which has moved up
+    assert {row: need.uniforms for row, need in needs.items()} == {
+        FIRST: [uniform_number(41, 1)],
+        FIRST + 1: [uniform_number(43, 1)],  # of output 2, which has moved up
     }
     assert all(need.params is params for need in needs.values())
 

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from models.decoding.sampling import joined
 from models.kernels.sampling import sample
 from models.kernels.team import BOARD
 from tests.models.teams import team_of
@@ -36,7 +37,7 @@ def choose(
         np.full(count, top_p),
         np.full(count, penalty, np.float32),
     )
-    texts = (len(seen) * np.arange(count + 1), np.array(seen * count, np.int64))
+    texts = joined([seen] * count)
     uniforms, tokens = np.full(count, uniform), np.empty(count, np.int64)
     banned = np.array(never, np.int64)
     rows = np.arange(count)
@@ -172,7 +173,7 @@ def test_only_the_rows_that_are_named_are_chosen_for_by_their_owners_settings() 
     tokens = np.full(6, -1)
     greedy = np.zeros(2, np.float32)
     settings = (greedy, np.zeros(2, np.int64), np.ones(2), np.array([1, 100], np.float32))
-    seen = (np.array([0, 1, 3]), np.array([4, 1, 2]))
+    seen = joined([[4], [1, 2]], room=1)
     rows, owners = np.array([4, 1]), np.array([9, 1, 9, 9, 0, 9])
     never = np.empty(0, np.int64)
     sample(logits, never, rows, owners, settings, seen, np.zeros(2), tokens, BOARD.address)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams
-from models.decoding.step import decode_corpus
 from models.kernels.sums import SUMS, dot, fold
 from models.precision import set_precision
 from tests.models.decoding.toy_models import make_model
