@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from benchmarks import (
     book,
     capacity,
+    checkouts,
     compilers,
     corpus,
     decode,
@@ -25,6 +26,7 @@ from benchmarks import (
 BENCHMARKS = {
     "book": book,
     "capacity": capacity,
+    "checkouts": checkouts,
     "compilers": compilers,
     "corpus": corpus,
     "decode": decode,

@@ -82,7 +82,8 @@ class Outcome:
         lags_ms: how late this process was to look at a request that was due.
         answered_after_ms: of those with status 200, from the moment at which the request was
             sent, since it may have waited for a connection before.
-        refused_after_ms: the same of answers with status 429 or 503.
+        begun_after_ms: the same until its body began to come: of a stream, its first piece.
+        refused_after_ms: the same of whole answers with status 429 or 503.
     """
 
     latencies_ms: list[float] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Outcome:
     process_seconds: float = 0.0
     lags_ms: list[float] = field(default_factory=list)
     answered_after_ms: list[float] = field(default_factory=list)
+    begun_after_ms: list[float] = field(default_factory=list)
     refused_after_ms: list[float] = field(default_factory=list)
 
 
@@ -164,6 +166,7 @@ class Generator:
             if self._counts(request):
                 self.outcome.latencies_ms.append((now - self._due[request]) * 1e3)
                 self.outcome.answered_after_ms.append(elapsed_ms)
+                self.outcome.begun_after_ms.append((connection.begun_at - connection.sent_at) * 1e3)
         else:
             self._fail(request, str(status))
             if status in _REFUSALS and self._counts(request):
@@ -283,14 +286,14 @@ class _Connection(asyncio.Protocol):
         self._answers = 0
         self._heard = False
         self.request: int | None = None
-        self.sent_at = 0.0
+        self.sent_at = self.begun_at = 0.0
 
     def send(self, request: int) -> None:
         """Send a request on a free connection."""
         assert self._transport is not None
         self.request = request
         self._heard = False
-        self.sent_at = time.perf_counter()
+        self.sent_at, self.begun_at = time.perf_counter(), 0.0
         self._transport.write(self._generator.message(request))
 
     def close(self) -> None:
@@ -306,6 +309,11 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = True
         self._parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        del body
+        self.begun_at = self.begun_at or time.perf_counter()
 
     def on_message_complete(self) -> None:
         """Called by the parser."""

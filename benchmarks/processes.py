@@ -122,22 +122,23 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def running_server(
-    command: Sequence[str], environment: Mapping[str, str], port: int
+    command: Sequence[str], environment: Mapping[str, str], port: int, folder: Path = ROOT
 ) -> Iterator[ServerProcess]:
-    """Start a server in the project's folder; stop it in the end.
+    """Start a server in a folder; stop it in the end.
 
     Args:
         command: the program and its arguments.
         environment: variables to set beside those that are set already.
         port: where it will listen.
+        folder: the project's, of this checkout or another one.
     """
     settings = [f"{name}={value}" for name, value in environment.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["env", *settings, *command],
-                cwd=ROOT,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

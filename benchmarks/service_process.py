@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processes import HOST, ServerProcess, free_port, running_server
+from benchmarks.processes import HOST, ROOT, ServerProcess, free_port, running_server
 
 ENDED = ("finished", "failed", "cancelled")
 
@@ -30,7 +30,11 @@ class Holdings:
 
 @contextlib.contextmanager
 def running_service(
-    checkpoints: Path, settings: Mapping[str, str], probe: Mapping[str, object], path: str
+    checkpoints: Path,
+    settings: Mapping[str, str],
+    probe: Mapping[str, object],
+    path: str,
+    folder: Path = ROOT,
 ) -> Iterator[ServerProcess]:
     """Serve checkpoints on the CPU until the block ends.
 
@@ -39,11 +43,14 @@ def running_service(
         settings: environment variables.
         probe: body that is answered once the service is ready.
         path: of the probe.
+        folder: the checkout whose code serves.
     """
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "serve", "--host", HOST, "--port", str(port)]
     command += ["--device", "cpu", "--checkpoints", str(checkpoints)]
-    with running_server(command, settings, port) as server:
+    # Before the installed project, which is this checkout.
+    settings = {**settings, "PYTHONPATH": str(folder)}
+    with running_server(command, settings, port, folder) as server:
         server.wait_until_it_answers(path, probe)
         yield server
 

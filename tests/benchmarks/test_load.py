@@ -43,8 +43,11 @@ def test_the_seed_decides_the_schedule() -> None:
     assert first == again != other
 
 
-def run_against(answer: Answer, **values: Any) -> Outcome:
-    """Run a plan against a server that answers the requests of each connection in turn."""
+def run_against(answer: Answer, *, later: bytes = b"", **values: Any) -> Outcome:
+    """Run a plan against a server that answers the requests of each connection in turn.
+
+    What comes ``later`` follows each answer after 10 ms.
+    """
     count = 0
     serving: set[asyncio.Task[None]] = set()
 
@@ -59,6 +62,9 @@ def run_against(answer: Answer, **values: Any) -> Outcome:
                 if not content:
                     break
                 writer.write(content)
+                if later:
+                    await asyncio.sleep(0.01)
+                    writer.write(later)
         except ConnectionError:
             pass
         finally:
@@ -87,6 +93,16 @@ def test_every_request_of_the_measurement_is_counted_once() -> None:
     assert len(outcome.latencies_ms) == 60
     assert outcome.failures == {}
     assert 0 < outcome.answered <= 66
+
+
+def test_an_answer_begins_before_it_ends() -> None:
+    piece = b"4\r\nabcd\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    outcome = run_against(lambda _: (0.0, head + piece), later=piece + b"0\r\n\r\n", rate=20.0)
+    assert len(outcome.begun_after_ms) == len(outcome.latencies_ms) > 0
+    assert outcome.failures == {}
+    pairs = zip(outcome.begun_after_ms, outcome.answered_after_ms, strict=True)
+    assert all(0 < begun < answered - 5 for begun, answered in pairs), "10 ms lie between"
 
 
 def test_waiting_for_a_connection_counts() -> None:
