@@ -28,7 +28,7 @@ CHARACTERS = 100
 BODIES = 500
 SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "translate": ("/translate", {"model": "en-fr"}),
+    "translate": ("/translate", {"model": "en-fr", "beam_size": 1}),
     "beam": ("/translate", {"model": "en-fr", "beam_size": 4}),
     "greedy": ("/generate", {"temperature": 0.0}),
     "sample": ("/generate", SAMPLED),
