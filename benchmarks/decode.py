@@ -35,9 +35,10 @@ from benchmarks.report import finish, markdown_table
 from benchmarks.subjects import Subject, all_subjects
 from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
-from models.encoder_decoder import Reading, StepModel, StepOutput, whole_step_of
+from models.encoder_decoder import Reading, StepModel, StepOutput
 from models.precision import Precision, keep_float32_exact, set_precision, use_threads
 from models.seq2seq import Seq2Seq
+from models.several_steps import whole_step_of
 from models.state import DecodeState
 from models.team import TEAM
 

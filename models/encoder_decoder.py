@@ -1,6 +1,6 @@
 """The interfaces of encoders and decoders, and of every model that generates step by step.
 
-*Dive into Deep Learning*, section 10.6. Shape legend: ``N`` rows, ``K`` steps, ``S`` source
+*Dive into Deep Learning*, section 10.6. Shape legend: ``N`` rows, ``S`` source
 positions, ``T`` target positions, ``E`` size of an encoder output, ``F`` size of a decoder feature,
 ``V`` vocabulary size. Token ids are int64.
 """
@@ -10,9 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.placement import on_device
@@ -108,86 +106,6 @@ def read_at_once(model: StepModel, prompts: Sequence[Sequence[int]]) -> tuple[Te
             next(reading)
         except StopIteration as stop:
             return cast(tuple[Tensor, DecodeState], stop.value)
-
-
-Settings = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]
-"""Temperatures, top-k, top-p and repetition penalties, ``[N]`` each."""
-
-Seen = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Of each row where its tokens begin and how many there are, ``[N]`` each, and those of all."""
-
-
-class Rules(NamedTuple):
-    """How tokens are chosen in several steps, and when outputs end.
-
-    Attributes:
-        never: ``[X]`` int64, tokens that are never chosen.
-        end: the token that ends an output.
-        limits: ``[N]`` int64, how many tokens each row may choose at most.
-        settings: of each row, as :func:`models.kernels.sampling.sample` takes them; a row whose
-            temperature is 0 takes the most probable token.
-        seen: the tokens that each row has seen, likewise, with room behind them for as many as
-            there are steps. What rows with a repetition penalty choose comes to them.
-        window: how many of the last tokens count as seen.
-        uniforms: ``[K, N]`` float64, the random numbers of each step; unused where a row is greedy.
-    """
-
-    never: NDArray[np.int64]
-    end: int
-    limits: NDArray[np.int64]
-    settings: Settings
-    seen: Seen
-    window: int
-    uniforms: NDArray[np.float64]
-
-
-class SeveralSteps(NamedTuple):
-    """What rows chose in several steps.
-
-    Attributes:
-        tokens: ``[K, N]`` int64.
-        logprobs: ``[K, N]`` float32, their log-probabilities.
-        counts: ``[N]`` int64, how many tokens each row has chosen, 1 at least: those behind the
-            first so many mean nothing.
-        state: after them, of the rows that have not ended: a row ends with the token that ends
-            outputs, at its limit, or with a log-probability that is no number.
-    """
-
-    tokens: NDArray[np.int64]
-    logprobs: NDArray[np.float32]
-    counts: NDArray[np.int64]
-    state: DecodeState
-
-
-class WholeStep(Protocol):
-    """What can take the place of a model's modules in its steps."""
-
-    def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
-        """See :meth:`StepModel.step`."""
-        ...
-
-    def can_decode(self, state: DecodeState) -> bool:
-        """Whether :meth:`decode` can begin with this state."""
-        ...
-
-    def decode(
-        self, tokens: Tensor, state: DecodeState, rules: Rules, steps: int, stop: int
-    ) -> SeveralSteps:
-        """Feed each row a token ``[N]``, then what it has chosen.
-
-        Args:
-            tokens: the first to be fed.
-            state: before it.
-            rules: how tokens are chosen.
-            steps: K, at most.
-            stop: address of an int64: once it is not 0, no other step follows.
-        """
-        ...
-
-
-def whole_step_of(model: object) -> WholeStep | None:
-    """What takes the place of the modules of a model (or of its decoder), if anything does."""
-    return getattr(model, "whole_step", None)
 
 
 @dataclass(frozen=True)

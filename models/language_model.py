@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from models.config import LanguageModelConfig
 from models.dropout import dropout
-from models.encoder_decoder import Reading, StepOutput, WholeStep, longest_first
+from models.encoder_decoder import Reading, StepOutput, longest_first
 from models.packing import PackedLayout
 from models.placement import on_device, send
 from models.recurrent import RecurrentStack, StackState
+from models.several_steps import WholeStep
 from models.state import DecodeState
 from models.tokenizers import BOS_ID
 

@@ -23,13 +23,12 @@ from models.encoder_decoder import (
     EncoderDecoder,
     Reading,
     StepOutput,
-    WholeStep,
     longest_first,
-    whole_step_of,
 )
 from models.packing import PackedLayout, sequence_mask
 from models.placement import on_device, send
 from models.recurrent import RecurrentStack
+from models.several_steps import WholeStep, whole_step_of
 from models.state import AttentionMemory, DecodeState
 from models.tokenizers import BOS_ID, EOS_ID
 
@@ -316,7 +315,7 @@ class Seq2Seq(EncoderDecoder):
 
     @property
     def whole_step(self) -> WholeStep | None:
-        """See :func:`models.encoder_decoder.whole_step_of`."""
+        """See :func:`models.several_steps.whole_step_of`."""
         return whole_step_of(self.decoder)
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:

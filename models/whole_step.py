@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.config import LanguageModelConfig
-from models.encoder_decoder import Rules, SeveralSteps, StepOutput
+from models.encoder_decoder import StepOutput
 from models.kernels.decoders import begin_step, finish_step, step_gru_model, step_lstm_model
 from models.kernels.multi_step import (
     decode_by_gru_decoder,
@@ -24,6 +24,7 @@ from models.language_model import LanguageModel
 from models.quantization import Int8Attention, Int8Cell, Int8DotAttention, Int8Linear
 from models.recurrent import RecurrentStack, StackState
 from models.seq2seq import ParallelAttentionDecoder
+from models.several_steps import Rules, SearchSteps, SeveralSteps
 from models.state import AttentionMemory, DecodeState
 from models.team import TEAM
 
@@ -33,22 +34,43 @@ class _Space:
 
     Args:
         state: before them.
+        rules: how tokens are chosen.
         steps: K.
         size: V.
     """
 
-    def __init__(self, state: DecodeState, steps: int, size: int) -> None:
-        rows = state.rows
+    def __init__(self, state: DecodeState, rules: Rules, steps: int, size: int) -> None:
+        rows, searches = state.rows, rules.searches
+        # The live hypotheses of a search may become as many as it keeps.
+        self.rows = rows + int(np.maximum(searches.widths - searches.counts, 0).sum())
         self.before = _arrays(state)
-        self.spare = (_like(self.before), _like(self.before))
-        self.logits = np.empty((rows, size), np.float32)
-        tokens, logprobs = np.empty((steps, rows), np.int64), np.empty((steps, rows), np.float32)
-        self.outcome = (tokens, logprobs, np.zeros(rows, np.int64))
-        self.after = _like(self.before)
+        self.spare = tuple(_like(self.before, self.rows) for _ in range(2))
+        self.logits = np.empty((self.rows, size), np.float32)
+        self.outcome = (
+            np.empty((steps, rows), np.int64),
+            np.empty((steps, rows), np.float32),
+            np.zeros(rows, np.int64),
+            np.zeros(steps, np.int64),
+            _space_to_search(steps, *searches.scores.shape),
+        )
+        self.after = _like(self.before, rows + searches.scores.size)
 
     def result(self) -> SeveralSteps:
         """After the kernel."""
         return SeveralSteps(*self.outcome, DecodeState(_tensors(self.after)))
+
+
+def _space_to_search(steps: int, searches: int, width: int) -> SearchSteps:
+    shape = (steps, searches, width)
+    return SearchSteps(
+        np.zeros(searches, np.int64),
+        np.zeros(searches, np.int64),
+        np.zeros(shape[:2], np.int64),
+        np.empty(shape, np.int64),
+        np.empty(shape, np.int64),
+        np.empty(shape),
+        np.empty(shape),
+    )
 
 
 Layers = tuple[tuple[NDArray[np.float32], ...], ...]
@@ -59,9 +81,11 @@ def _arrays(state: DecodeState) -> Layers:
     return tuple(tuple(part.contiguous().numpy() for part in layer) for layer in state.layers)
 
 
-def _like(layers: Layers) -> Layers:
+def _like(layers: Layers, rows: int) -> Layers:
     """Others: whoever has the state before a step may still need it."""
-    return tuple(tuple(np.empty_like(part) for part in layer) for layer in layers)
+    return tuple(
+        tuple(np.empty((rows, part.shape[1]), np.float32) for part in layer) for layer in layers
+    )
 
 
 def _tensors(layers: Layers) -> StackState:
@@ -92,11 +116,11 @@ class DecoderStep:
         )
 
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
-        """See :class:`models.encoder_decoder.WholeStep`."""
+        """See :class:`models.several_steps.WholeStep`."""
         TEAM.rouse()
         memory = cast(AttentionMemory, state.memory)
         before = _arrays(state)
-        after = _like(before)
+        after = _like(before, len(tokens))
         hidden = after[0][0]
         queries = np.empty((len(hidden), self._query_size), np.float32)
         begin_step(tokens.numpy(), before[0][0], *self._first, hidden, queries)
@@ -115,15 +139,15 @@ class DecoderStep:
     def decode(
         self, tokens: Tensor, state: DecodeState, rules: Rules, steps: int, stop: int
     ) -> SeveralSteps:
-        """See :class:`models.encoder_decoder.WholeStep`."""
+        """See :class:`models.several_steps.WholeStep`."""
         TEAM.rouse()
         memory = cast(AttentionMemory, state.memory)
-        stored, rows = memory.arrays, state.rows
+        stored = memory.arrays
+        space = _Space(state, rules, steps, self._size)
         spaces = tuple(
-            np.empty((rows, size), np.float32)
+            np.empty((space.rows, size), np.float32)
             for size in (self._query_size, memory.values.shape[2], memory.mask.shape[1])
         )
-        space = _Space(state, steps, self._size)
         decode_by_gru_decoder(
             tokens.numpy(), memory.sources, (self._first, self._second),
             (stored.keys, stored.key_strides, stored.key_scales, *stored.of_values), spaces,
@@ -154,10 +178,10 @@ class LanguageModelStep:
         self._size = output.outputs
 
     def __call__(self, tokens: Tensor, state: DecodeState) -> StepOutput:
-        """See :class:`models.encoder_decoder.WholeStep`."""
+        """See :class:`models.several_steps.WholeStep`."""
         TEAM.rouse()
         before = _arrays(state)
-        after = _like(before)
+        after = _like(before, len(tokens))
         logits = np.empty((len(tokens), self._size), np.float32)
         self._step(tokens.numpy(), before, *self._weights, after, logits)
         return StepOutput(torch.from_numpy(logits), DecodeState(_tensors(after)))
@@ -169,9 +193,9 @@ class LanguageModelStep:
     def decode(
         self, tokens: Tensor, state: DecodeState, rules: Rules, steps: int, stop: int
     ) -> SeveralSteps:
-        """See :class:`models.encoder_decoder.WholeStep`."""
+        """See :class:`models.several_steps.WholeStep`."""
         TEAM.rouse()
-        space = _Space(state, steps, self._size)
+        space = _Space(state, rules, steps, self._size)
         self._decode(
             tokens.numpy(), self._weights, space.before, space.spare, rules, steps, stop,
             BOARD.address, space.logits, space.outcome, space.after,

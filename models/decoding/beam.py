@@ -19,8 +19,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.decoding.params import DecodingParams, GeneratedToken, Hypothesis, normalised_score
+from models.decoding.params import (
+    DecodingParams,
+    GeneratedToken,
+    Hypothesis,
+    length_power,
+    normalised_score,
+)
 from models.kernels import beams as kernels
+from models.several_steps import Searches, SearchSteps
 
 Weights = tuple[float, ...] | None
 """A token's attention to its source, where asked for."""
@@ -72,6 +79,13 @@ class LiveBeams:
         """K: as many candidates of each row are enough."""
         return max(self.widths, default=0)
 
+    def add(self, rows: Sequence[int], search: "BeamSearch") -> None:
+        """Put a search behind the others."""
+        self.rows.extend(rows)
+        self.totals.extend(search.totals)
+        self.counts.append(len(rows))
+        self.widths.append(search.width)
+
 
 def expand(
     beams: LiveBeams, tokens: NDArray[np.int64], logprobs: NDArray[np.float32]
@@ -99,6 +113,52 @@ def expand(
     ]
 
 
+def searches_ahead(beams: LiveBeams, searches: Sequence["BeamSearch"], steps: int) -> Searches:
+    """The searches as whoever makes so many steps at once takes them.
+
+    Args:
+        beams: of these searches.
+        searches: in that order.
+        steps: K.
+    """
+    each = [search.params for search in searches]
+    lengths = [range(search.length + 1, search.length + 1 + steps) for search in searches]
+    scores = np.empty((len(each), max((params.beam_size for params in each), default=0)))
+    for place, search in enumerate(searches):
+        scores[place, : len(search.finished)] = [one.score for one in search.finished]
+    powers = [
+        [length_power(length, params.length_penalty) for length in theirs]
+        for params, theirs in zip(each, lengths, strict=True)
+    ]
+    longest = [length_power(params.max_new_tokens, params.length_penalty) for params in each]
+    return Searches(
+        rows=np.array(beams.rows, np.int64),
+        totals=np.array(beams.totals, np.float64),
+        counts=np.array(beams.counts, np.int64),
+        widths=np.array(beams.widths, np.int64),
+        limits=np.array([search.steps_left for search in searches], np.int64),
+        outputs=np.array([params.num_outputs for params in each], np.int64),
+        finished=np.array([len(search.finished) for search in searches], np.int64),
+        scores=scores,
+        powers=np.array(powers, np.float64).reshape(len(each), steps),
+        longest=np.array(longest, np.float64),
+    )
+
+
+def steps_of(found: SearchSteps) -> list[list[BeamStep]]:
+    """Of each search the steps that it made."""
+    arrays = (found.parents, found.tokens, found.logprobs, found.totals)
+    columns = [array.tolist() for array in arrays]
+    kept = found.kept.tolist()
+    return [
+        [
+            BeamStep(*(column[step][place][: kept[step][place]] for column in columns))
+            for step in range(count)
+        ]
+        for place, count in enumerate(found.steps.tolist())
+    ]
+
+
 class BeamSearch:
     """One request's search while it runs.
 
@@ -106,15 +166,16 @@ class BeamSearch:
         params: of the request.
 
     Attributes:
+        params: of the request.
         totals: the live hypotheses' sums of log-probabilities, best first.
         finished: those that are complete, in the order in which they were found.
         length: steps made, the one at hand among them.
     """
 
-    __slots__ = ("_history", "_params", "finished", "length", "totals")
+    __slots__ = ("_history", "finished", "length", "params", "totals")
 
     def __init__(self, params: DecodingParams) -> None:
-        self._params = params
+        self.params = params
         self.totals = [0.0]
         self.finished: list[Hypothesis] = []
         self.length = 0
@@ -123,12 +184,22 @@ class BeamSearch:
     @property
     def width(self) -> int:
         """Continuations that it keeps: a finished hypothesis keeps its slot."""
-        return self._params.beam_size - len(self.finished)
+        return self.params.beam_size - len(self.finished)
+
+    @property
+    def steps_left(self) -> int:
+        """How many it may still make."""
+        return self.params.max_new_tokens - self.length
 
     @property
     def can_improve(self) -> bool:
         """Whether it goes on."""
-        return bool(self.totals) and can_improve(self.totals[0], self.finished, self._params)
+        return bool(self.totals) and can_improve(self.totals[0], self.finished, self.params)
+
+    @property
+    def last_tokens(self) -> list[int]:
+        """The last token of each live hypothesis, behind at least one step."""
+        return self._history[-1][0].tokens
 
     def go_on(self, step: BeamStep, attention: Sequence[Weights]) -> None:
         """The live hypotheses are these now.

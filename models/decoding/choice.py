@@ -64,14 +64,17 @@ class Choices:
     Attributes:
         tokens: the chosen token of each row; of no meaning for a beam's.
         logprobs: its log-probability, before temperature, penalties and filters.
-        beams: of each beam search, in the order of :class:`RowKinds`, what it keeps.
+        beams: of each beam search, in the order of :class:`RowKinds`, what it keeps in each step.
         attention: of each row that asked for them, the weights of all source positions.
+        places: of each beam search the row behind which its live hypotheses stand, the best first;
+            empty where each stands in the row that it continues.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
-    beams: Sequence[BeamStep]
+    beams: Sequence[Sequence[BeamStep]]
     attention: Mapping[int, Sequence[float]]
+    places: Sequence[int] = ()
 
 
 def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:
@@ -129,7 +132,7 @@ def _choose_here(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> C
     return Choices(
         tokens=tokens.tolist(),
         logprobs=chosen.tolist(),
-        beams=beams,
+        beams=[[step] for step in beams],
         attention=dict(zip(kinds.attended, weights, strict=False)),
     )
 
@@ -207,6 +210,6 @@ def _unpack(values: list[NDArray[np.float64]], kinds: RowKinds, has_attention: b
     return Choices(
         tokens=tokens.astype(np.int64).tolist(),
         logprobs=logprobs.tolist(),
-        beams=beams,
+        beams=[[step] for step in beams],
         attention=dict(zip(kinds.attended, weights, strict=False)),
     )

@@ -279,7 +279,12 @@ def normalised_score(logprob: float, length: int, length_penalty: float) -> floa
         length: number of generated tokens L, ``<eos>`` included.
         length_penalty: alpha.
     """
-    return float(logprob / length**length_penalty)
+    return logprob / length_power(length, length_penalty)
+
+
+def length_power(length: int, length_penalty: float) -> float:
+    """L^alpha, in Python floats."""
+    return float(length**length_penalty)
 
 
 def default_translation_length(source_tokens: int) -> int:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from models.decoding.beam import LiveBeams, searches_ahead
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.params import REPETITION_WINDOW
 from models.decoding.running import History, Running
 from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
-from models.encoder_decoder import Rules, SeveralSteps
+from models.several_steps import Rules, SeveralSteps
 from models.tokenizers import EOS_ID
 
 _NEVER = sys.maxsize
@@ -56,13 +57,16 @@ class Roster:
         A stream's first token is not to wait for those behind it.
         """
         return all(one.is_plain for one in self._described) and all(
-            one.is_plain and one.length for one in self._watched
+            one.is_plain and (one.length or one.is_search) for one in self._watched
         )
 
     def rules(self, steps: int) -> Rules:
         """How all rows go on for so many steps, where they :attr:`are_plain`."""
-        needs = [each for owner in dict.fromkeys(self._owners) for each in owner.needs(steps)]
+        owners = dict.fromkeys(self._owners)
+        needs = [each for owner in owners for each in owner.needs(steps)]
         params, uniforms, seen = zip(*needs, strict=True)
+        beams = LiveBeams()
+        searches = [running.join_beams(beams) for running in self.searches]
         return Rules(
             NEVER_CHOSEN,
             EOS_ID,
@@ -71,17 +75,12 @@ class Roster:
             seen=joined(seen, room=steps),
             window=REPETITION_WINDOW,
             uniforms=np.ascontiguousarray(np.array(uniforms).T),
+            searches=searches_ahead(beams, searches, steps),
         )
 
-    def renew(self, running: Iterable[Running], parents: Sequence[int]) -> None:
-        """Number the rows anew; requests without rows have left.
-
-        Args:
-            running: those that stay, in the order of their rows.
-            parents: of each row, that which it was.
-        """
-        self._owners = [self._owners[parent] for parent in parents]
-        self._histories = [self._histories[parent] for parent in parents]
+    def renew(self, running: Iterable[Running]) -> None:
+        """Number the rows of those that stay anew, in this order; others have left."""
+        self._owners, self._histories = [], []
         self._described = [one for one in self._described if one.row_count]
         self._watched = [one for one in self._watched if one.row_count]
         self.searches = [one for one in self.searches if one.row_count]
@@ -91,6 +90,8 @@ class Roster:
             if one.rows.start != first or one.parents is not one.rows:
                 one.place(first)
             first += one.row_count
+            self._owners += [one] * one.row_count
+            self._histories += one.histories
             self._first_limit = min(self._first_limit, one.last_step)
 
     def describe(self) -> RowKinds:
@@ -128,9 +129,11 @@ class Roster:
         ended = []
         rows = zip(self._owners, self._histories, tokens, logprobs, counts, strict=True)
         for owner, history, chosen, theirs, count in rows:
+            if not count:  # a search's
+                continue
             history.extend(zip(chosen[:count], theirs[:count], strict=True))
             is_over = chosen[count - 1] == EOS_ID or math.isnan(theirs[count - 1])
             if is_over or len(history) == owner.task.params.max_new_tokens:
                 ended.append(owner)
-        self._step += max(counts)
+        self._step += int(np.count_nonzero(several.rows))
         return [*dict.fromkeys((*self._watched, *ended))]

@@ -8,7 +8,7 @@ from itertools import starmap
 from operator import itemgetter
 from typing import TypeAlias
 
-from models.decoding.beam import BeamSearch, BeamStep, Weights, rank
+from models.decoding.beam import BeamSearch, BeamStep, LiveBeams, Weights, rank
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, RowKinds, RowNeeds
 from models.decoding.draws import uniform_number
@@ -104,7 +104,7 @@ class Running:
         continues_prompt: whether the prompt's tokens belong to the text of its outputs.
 
     Attributes:
-        is_plain: whether a row's tokens depend on no other row, and nobody asks for more than them.
+        is_plain: whether nobody asks for more than tokens: then several steps may be made at once.
         is_watched: whether :meth:`advance` is to be called after every step, and not only after
             those at which one of its rows may have ended.
         is_described: whether the choice of its tokens depends on more than their logits, or more
@@ -149,10 +149,12 @@ class Running:
             self.trace = []
             self._total = 0.0  # of a greedy search, which is a beam of one
             self._places: list[int | None] = [None]  # of the live rows in the trace's last step
-        looks = self._search is not None or task.params.return_attention
-        self.is_plain = not (looks or wants_state) and self.trace is None
-        self.is_watched = task.stream or not self.is_plain
-        self.is_described = looks or self._needs_text or task.params.is_sampled
+        looks, is_search = task.params.return_attention, self._search is not None
+        # A search is told of all its steps, and so can trace them.
+        is_traced = self.trace is not None and not is_search
+        self.is_plain = not (looks or wants_state or is_traced)
+        self.is_watched = task.stream or is_search or not self.is_plain
+        self.is_described = looks or is_search or self._needs_text or task.params.is_sampled
 
     @property
     def is_search(self) -> bool:
@@ -198,19 +200,23 @@ class Running:
         if params.return_attention:
             kinds.attended.extend(rows)
         if self._search is not None:
-            beams = kinds.beams
-            self._beam_index = len(beams.counts)
-            beams.rows.extend(rows)
-            beams.totals.extend(self._search.totals)
-            beams.counts.append(self.row_count)
-            beams.widths.append(self._search.width)
+            self.join_beams(kinds.beams)
         elif params.is_sampled or self._needs_text:
             kinds.special.update(zip(rows, self.needs(1), strict=True))
 
+    def join_beams(self, beams: LiveBeams) -> BeamSearch:
+        """Put the search behind others; returns it."""
+        assert self._search is not None
+        self._beam_index = len(beams.counts)
+        beams.add(self.rows, self._search)
+        return self._search
+
     def needs(self, steps: int) -> Iterator[RowNeeds]:
-        """What the choices of each row's next tokens depend on; no search's."""
+        """What the choices of each row's next tokens depend on; nothing, where it is a search's."""
         params, position = self.task.params, self._position + self.length
         uniforms = [0.0] * steps
+        if self._search is not None:
+            yield from [RowNeeds(params, uniforms, ())] * self.row_count
         for output in self._outputs:
             if params.is_sampled:
                 seed = params.output_seed(output.index)
@@ -323,9 +329,28 @@ class Running:
     def _advance_beam(
         self, search: BeamSearch, choices: Choices, capture: StateCapture | None
     ) -> list[Emission]:
-        step, params, first = choices.beams[self._beam_index], self.task.params, self.rows.start
-        if not step.tokens:
-            return self._fail()
+        params = self.task.params
+        parents: Sequence[int] = ()
+        for step in choices.beams[self._beam_index]:
+            if not step.tokens:
+                return self._fail()
+            parents = self._advance_by_step(search, step, choices, capture)
+            if not search.can_improve:
+                self.drop()
+                return emit_hypotheses(rank(search.finished, params.num_outputs))
+        self.row_count, self.inputs = len(parents), search.last_tokens
+        first = self.rows.start
+        self.parents = [first + parent for parent in parents]
+        if choices.places:
+            first = choices.places[self._beam_index]
+            self.parents = range(first, first + self.row_count)
+        return []
+
+    def _advance_by_step(
+        self, search: BeamSearch, step: BeamStep, choices: Choices, capture: StateCapture | None
+    ) -> Sequence[int]:
+        """Take over one step; returns which hypotheses the live ones continue."""
+        params, first = self.task.params, self.rows.start
         search.length += 1
         at_limit = self.steps_left == 0
         if self.trace is not None:
@@ -343,13 +368,7 @@ class Running:
                 search.finished.append(self._complete(tokens, first + step.parents[place], capture))
             step, attention = step.only(live), [attention[i] for i in live if attention]
         search.go_on(step, attention)
-        if not search.can_improve:
-            self.drop()
-            return emit_hypotheses(rank(search.finished, params.num_outputs))
-        self.row_count = len(step.tokens)
-        self.parents = [first + parent for parent in step.parents]
-        self.inputs = step.tokens
-        return []
+        return step.parents
 
     def _complete(
         self, tokens: tuple[GeneratedToken, ...], row: int, capture: StateCapture | None

@@ -15,10 +15,10 @@ from torch import Tensor
 from models import placement
 from models.decoding.candidates import most_probable, top_candidates
 from models.decoding.params import DecodingParams
-from models.encoder_decoder import Seen, Settings
 from models.kernels.sampling import sample
 from models.kernels.team import BOARD
 from models.placement import on_device
+from models.several_steps import Seen, Settings
 from models.tokenizers import BOS_ID, PAD_ID, UNK_ID
 
 NEVER_GENERATED = (PAD_ID, BOS_ID, UNK_ID)

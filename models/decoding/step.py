@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models import placement
 from models.decoding.arrivals import Arrivals, ReadingThread
+from models.decoding.beam import steps_of
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, choose
 from models.decoding.lanes import Lane
@@ -28,8 +29,9 @@ from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
-from models.encoder_decoder import SeveralSteps, StepModel, whole_step_of
+from models.encoder_decoder import StepModel
 from models.placement import on_device
+from models.several_steps import SeveralSteps, whole_step_of
 from models.state import (
     AttentionMemory,
     DecodeState,
@@ -262,16 +264,18 @@ class BatchedDecoder:
         return whole_step.decode(self._inputs, state, rules, steps, self._arrivals.news)
 
     def _note_several(self, several: SeveralSteps, result: StepResult) -> _Advanced:
-        counts = several.counts
-        steps = range(counts.max())
-        result.rows += [int((counts > step).sum()) for step in steps]
+        counts, found = several.counts, several.searches
+        result.rows += several.rows[several.rows > 0].tolist()
         if any(lane.pool is not None for lane in self._lanes.values()):
             lengths = [len(one.task.prompt) for one in self._running() for _ in one.rows]
-            result.positions_attended = int(counts @ np.array(lengths))
+            searched = [len(one.task.prompt) for one in self._roster.searches]
+            result.positions_attended = int(counts @ lengths + found.row_steps @ searched)
         self._state = DecodeState(several.state.layers)
-        last = (counts - 1, np.arange(len(counts)))
-        tokens, logprobs = several.tokens[last].tolist(), several.logprobs[last].tolist()
-        choices = Choices(tokens, logprobs, beams=(), attention={})
+        last, rows = (counts - 1, np.arange(len(counts))), range(len(counts), several.state.rows)
+        # What searches are fed stands behind, and they say what.
+        tokens, logprobs = [*several.tokens[last].tolist(), *rows], several.logprobs[last].tolist()
+        places = rows[:: found.parents.shape[2]] if rows else ()
+        choices = Choices(tokens, logprobs, steps_of(found), attention={}, places=places)
         return self._roster.note_several(several), choices, None
 
     def _close_gaps(self) -> list[int]:
@@ -286,7 +290,7 @@ class BatchedDecoder:
             self._state = None
         elif self._state is not None:
             self._state = self._state.close_gaps(parents)
-        self._roster.renew(self._running(), parents)
+        self._roster.renew(self._running())
 
     def _on_device(self, values: list[int]) -> Tensor:
         return on_device(values, self._inputs.device)

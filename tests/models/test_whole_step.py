@@ -12,24 +12,19 @@ from numpy.typing import NDArray
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding import roster, running
+from models.decoding.beam import LiveBeams, searches_ahead
 from models.decoding.choice import RowKinds, choose
 from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams, Emission
 from models.decoding.running import DecodingTask
 from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
 from models.decoding.step import BatchedDecoder
-from models.encoder_decoder import (
-    Rules,
-    SeveralSteps,
-    StepModel,
-    StepOutput,
-    read_at_once,
-    whole_step_of,
-)
+from models.encoder_decoder import StepModel, StepOutput, read_at_once
 from models.language_model import LanguageModel
 from models.precision import set_precision
 from models.quantization import quantize
 from models.seq2seq import ParallelAttentionDecoder, Seq2Seq
+from models.several_steps import Rules, SeveralSteps, whole_step_of
 from models.state import DecodeState, join_memories
 from models.tokenizers import EOS_ID
 from tests.models.teams import team_of
@@ -153,7 +148,10 @@ def greedy_rules(limits: Sequence[int]) -> Rules:
     settings = settings_of([DecodingParams(1)] * len(limits))
     uniforms = np.zeros((40, len(limits)))
     nothing = joined([()] * len(limits))
-    return Rules(NEVER_CHOSEN, EOS_ID, np.array(limits), settings, nothing, 0, uniforms)
+    no_searches = searches_ahead(LiveBeams(), [], 40)
+    return Rules(
+        NEVER_CHOSEN, EOS_ID, np.array(limits), settings, nothing, 0, uniforms, no_searches
+    )
 
 
 @torch.inference_mode()
@@ -260,6 +258,57 @@ def test_several_steps_of_rows_that_sample_have_the_bits_of_each(
 
     (single, many), (several, few) = decode(1), decode(6)
     assert repr(several) == repr(single)
+    assert few < many
+
+
+SEARCHES = [
+    DecodingParams(
+        1 + (5 * key) % 13,
+        beam_size=2 + key % 5,
+        num_outputs=1 + key % 2,
+        length_penalty=(0.75, 0.0, 2.0)[key // 3 % 3],
+        return_beam_trace=key % 4 == 1,
+    )
+    for key in range(len(PROMPTS))
+]
+COMPANY = [
+    DecodingParams(9),
+    DecodingParams(12, temperature=1.2, repetition_penalty=1.3, num_outputs=2, seed=3),
+]
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8])
+@pytest.mark.parametrize("company", [[], COMPANY])
+@pytest.mark.parametrize("make_both", SEVERAL)
+@torch.inference_mode()
+def test_several_steps_of_searches_have_the_bits_of_each(
+    make_both: Callable[[], tuple[StepModel, StepModel]],
+    company: Sequence[DecodingParams],
+    steps: int,
+) -> None:
+    """Of all widths, scores and limits; rows join, change places and leave."""
+    _, whole = make_both()
+    each = [*SEARCHES[: len(SEARCHES) - len(company)], *company]
+
+    def decode(max_steps: int) -> tuple[dict[int, list[str]], int]:
+        decoder, calls = BatchedDecoder(whole), 0
+        order = sorted(range(len(each)), key=lambda key: key * 7 % len(each))
+        decoder.admit([DecodingTask(key, PROMPTS[key], each[key]) for key in order[4:]])
+        told: dict[int, list[str]] = {key: [] for key in range(len(each))}
+        while decoder.rows:
+            if calls == 1:  # who joins beside those that run, and who goes
+                decoder.admit([DecodingTask(key, PROMPTS[key], each[key]) for key in order[:4]])
+            calls += 1
+            result = decoder.step(max_steps)
+            for key, emissions in result.emissions.items():
+                told[key] += map(repr, emissions)
+            for key, trace in result.traces.items():
+                told[key].append(repr(trace))
+            assert not result.failed
+        return told, calls
+
+    (single, many), (several, few) = decode(1), decode(steps)
+    assert several == single
     assert few < many
 
 

@@ -1,7 +1,7 @@
 """One step's choices for a batch of all kinds, against each row chosen for alone."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -37,6 +37,11 @@ needs = st.builds(
     st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=1),
     st.lists(st.integers(0, SIZE - 1)),
 )
+
+
+def flat(beams: Sequence[Sequence[BeamStep]]) -> list[BeamStep]:
+    """The only step of each search."""
+    return [step for (step,) in beams]
 
 
 @st.composite
@@ -101,7 +106,7 @@ def test_a_gpu_would_choose_the_same(batch: tuple[Tensor, Tensor, RowKinds]) -> 
     for row in set(range(len(logits))) - set(kinds.beams.rows):
         assert there.tokens[row] == here.tokens[row]
         assert there.logprobs[row] == pytest.approx(here.logprobs[row], abs=1e-6)
-    for one, other in zip(there.beams, here.beams, strict=True):
+    for one, other in zip(*(flat(choices.beams) for choices in (there, here)), strict=True):
         assert one.tokens == other.tokens
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-6)
     assert there.attention == here.attention
@@ -138,7 +143,7 @@ def test_each_row_gets_what_its_kind_asks_for(batch: tuple[Tensor, Tensor, RowKi
             allowed = (token for token in range(SIZE) if token not in NEVER_GENERATED)
             best = sorted(allowed, key=lambda token: (-logprobs[row][token], token))
             best = best[: kinds.beams.widths[place]]
-            assert choices.beams[place] == BeamStep(
+            assert flat(choices.beams)[place] == BeamStep(
                 [0] * len(best),
                 best,
                 [logprobs[row][token] for token in best],
@@ -162,7 +167,7 @@ def test_a_batch_of_one_kind_without_attention(kind: str) -> None:
     )
     choices = choose(logits, None, kinds)
     assert choices.attention == {}
-    assert [len(step.tokens) for step in choices.beams] == ([5] * 3 if kind == "beam" else [])
+    assert [len(step.tokens) for step in flat(choices.beams)] == ([5] * 3 if kind == "beam" else [])
     assert all(isinstance(token, int) for token in choices.tokens)
 
 
@@ -175,5 +180,5 @@ def test_a_row_that_is_no_number_harms_no_other(hostile: float) -> None:
     need = RowNeeds(DecodingParams(1, temperature=1.0, top_p=0.9), [0.5], ())
     choices = choose(broken, None, RowKinds(special={0: need}, beams=beams_of(4, 2, 3)))
     assert all(math.isnan(choices.logprobs[row]) for row in (0, 1, 2))
-    assert choices.beams[0].tokens == []
+    assert flat(choices.beams)[0].tokens == []
     assert choices.beams[1] == expected.beams[0]

@@ -17,18 +17,16 @@ from models.decoding.params import (
 )
 from models.decoding.roster import Roster
 from models.decoding.running import DecodingTask, Running
-from models.encoder_decoder import SeveralSteps
+from models.several_steps import SearchSteps, SeveralSteps
 from models.state import DecodeState
 from models.tokenizers import EOS_ID
-
-NO_STATE = DecodeState(())
 
 
 def roster_of(running: Sequence[Running]) -> Roster:
     roster = Roster()
     for one in running:
         roster.join(one)
-    roster.renew(running, list(range(sum(one.row_count for one in running))))
+    roster.renew(running)
     return roster
 
 
@@ -38,6 +36,21 @@ def running(params: DecodingParams, *, stream: bool = False) -> Running:
 
 def choices(tokens: Sequence[int], logprob: float = -1.0) -> Choices:
     return Choices(tokens, [logprob] * len(tokens), beams=(), attention={})
+
+
+def several_steps(
+    tokens: Sequence[Sequence[int]], counts: Sequence[int], nan: tuple[int, int] | None = None
+) -> SeveralSteps:
+    """Tokens ``[K, N]`` of which each row has so many, and the place of what is no number."""
+    logprobs = np.full(np.shape(tokens), -1.0, np.float32)
+    if nan is not None:
+        logprobs[nan] = math.nan
+    rows = [sum(count > step for count in counts) for step in range(len(tokens))]
+    none, no_sums = np.zeros(0, np.int64), np.zeros(0)
+    nothing = SearchSteps(none, none, none, none, none, no_sums, no_sums)
+    return SeveralSteps(
+        np.array(tokens), logprobs, np.array(counts), np.array(rows), nothing, DecodeState(())
+    )
 
 
 def test_rows_are_numbered_in_order() -> None:
@@ -87,7 +100,10 @@ def test_who_wants_every_step_is_told_of_it(params: DecodingParams, stream: bool
         (DecodingParams(9, num_outputs=2), False, True),
         (DecodingParams(9, num_outputs=2), True, False),
         (DecodingParams(9), True, False),
-        (DecodingParams(9, beam_size=2), False, False),
+        (DecodingParams(9, beam_size=2), False, True),
+        (DecodingParams(9, beam_size=2, return_beam_trace=True), False, True),
+        (DecodingParams(9, beam_size=2, return_attention=True), False, False),
+        (DecodingParams(9, beam_size=2, return_state=StateReturn.AT_END), False, False),
         (DecodingParams(9, return_attention=True), False, False),
         (DecodingParams(9, return_beam_trace=True), False, False),
         (DecodingParams(9, return_state=StateReturn.AT_END), False, False),
@@ -114,8 +130,7 @@ def test_a_stream_makes_several_steps_behind_its_first_token() -> None:
     assert rules.limits.tolist() == [8, 8]
     assert [values.tolist() for values in rules.settings] == [[0, 0.5], [0, 4], [1, 0.75], [1, 1]]
     assert rules.uniforms.tolist() == [[0, uniform_number(3, 1)], [0, uniform_number(3, 2)]]
-    tokens = np.array([[7, 7], [EOS_ID, 8]])
-    several = SeveralSteps(tokens, np.zeros((2, 2), np.float32), np.array([2, 2]), NO_STATE)
+    several = several_steps([[7, 7], [EOS_ID, 8]], [2, 2])
     assert list(roster.note_several(several)) == [stream]
     one, other = stream.advance(choices([]))
     assert [token.token for token in one.tokens] == [7]
@@ -128,18 +143,12 @@ def test_a_stream_that_fails_in_several_steps_gets_what_came_before() -> None:
     roster = roster_of([stream])
     roster.note(choices([5]))
     stream.advance(choices([]))
-    logprobs = np.array([[-1.0], [-2.0], [math.nan]], np.float32)
-    several = SeveralSteps(np.array([[6], [7], [8]]), logprobs, np.array([3]), NO_STATE)
+    several = several_steps([[6], [7], [8]], [3], nan=(2, 0))
     assert list(roster.note_several(several)) == [stream]
     told = stream.advance(choices([]))
     assert [[token.token for token in emission.tokens] for emission in told] == [[6], [7]]
     assert all(emission.finish_reason is None for emission in told)
     assert stream.failure
-
-
-def several_steps(tokens: Sequence[Sequence[int]], counts: Sequence[int]) -> SeveralSteps:
-    logprobs = np.full(np.shape(tokens), -1.0, np.float32)
-    return SeveralSteps(np.array(tokens), logprobs, np.array(counts), NO_STATE)
 
 
 def told_tokens(emissions: Sequence[Emission]) -> list[tuple[int, list[int]]]:
@@ -167,9 +176,8 @@ def test_an_output_that_fails_in_several_steps_takes_the_others_with_it(stream: 
     roster = roster_of([one])
     roster.note(choices([5, 5, 5]))
     one.advance(choices([]))
-    several = several_steps([[6, 7, EOS_ID], [8, 9, 0], [10, EOS_ID, 0]], [3, 3, 1])
-    several.logprobs[1, 0] = math.nan
-    assert list(roster.note_several(several._replace(counts=np.array([2, 3, 1])))) == [one]
+    several = several_steps([[6, 7, EOS_ID], [8, 9, 0], [0, EOS_ID, 0]], [2, 3, 1], nan=(1, 0))
+    assert list(roster.note_several(several)) == [one]
     told = told_tokens(one.advance(choices([])))
     assert told == ([(0, [6]), (1, [7]), (2, [EOS_ID])] if stream else [(2, [5, EOS_ID])])
     assert one.failure
@@ -192,10 +200,8 @@ def test_who_has_a_penalty_sees_the_last_of_prompt_and_output() -> None:
 def test_of_several_steps_those_are_told_who_ended() -> None:
     every = [running(DecodingParams(limit)) for limit in (9, 9, 2, 9)]
     roster = roster_of(every)
-    tokens = np.array([[5, 6, 7, 8], [5, EOS_ID, 7, 8], [5, 0, 0, 0]])
-    logprobs = np.full(tokens.shape, -1.0, np.float32)
-    logprobs[1, 3] = math.nan
-    several = SeveralSteps(tokens, logprobs, np.array([3, 2, 2, 2]), NO_STATE)
+    tokens = [[5, 6, 7, 8], [5, EOS_ID, 7, 8], [5, 0, 0, 0]]
+    several = several_steps(tokens, [3, 2, 2, 2], nan=(1, 3))
     told = list(roster.note_several(several))
     assert told == every[1:]
     assert [one.length for one in every] == [3, 2, 2, 2]
@@ -208,9 +214,7 @@ def test_of_several_steps_those_are_told_who_ended() -> None:
 def test_steps_that_are_made_at_once_count_to_the_limit() -> None:
     one = running(DecodingParams(4))
     roster = roster_of([one])
-    tokens = np.array([[5], [6], [7]])
-    several = SeveralSteps(tokens, np.zeros((3, 1), np.float32), np.array([3]), NO_STATE)
-    assert list(roster.note_several(several)) == []
+    assert list(roster.note_several(several_steps([[5], [6], [7]], [3]))) == []
     assert list(roster.note(choices([8]))) == [one]
 
 
@@ -244,7 +248,7 @@ def test_who_leaves_is_told_of_nothing_more() -> None:
     roster = roster_of(every)
     every[1].drop()
     stay = [every[2], every[0]]  # which takes the place of the one that left
-    roster.renew(stay, [2, 0])
+    roster.renew(stay)
     assert [one.rows for one in stay] == [range(1), range(1, 2)]
     assert roster.searches == []
     assert list(roster.note(choices([EOS_ID, 5]))) == [every[2]]
@@ -256,10 +260,10 @@ def test_who_joins_later_reaches_its_limit_later() -> None:
     roster = roster_of([first])
     roster.note(choices([5]))
     roster.join(second)
-    roster.renew([first, second], [0, 1])
+    roster.renew([first, second])
     assert list(roster.note(choices([5, 5]))) == []
     assert list(roster.note(choices([5, 5]))) == [first, second]
     assert [len(one.advance(choices([5, 5]))) for one in (first, second)] == [1, 0]
-    roster.renew([second], [1])
+    roster.renew([second])
     assert list(roster.note(choices([5]))) == [second]
     assert second.advance(choices([5]))

@@ -66,7 +66,9 @@ def offer(running: Running, rows: Sequence[Mapping[int, float]]) -> list[Emissio
     tokens = np.array([list(row) for row in every])
     logprobs = np.array([list(row.values()) for row in every], np.float32)
     steps = expand(kinds.beams, tokens, logprobs)
-    return running.advance(Choices(tokens=[], logprobs=[], beams=steps, attention={}))
+    return running.advance(
+        Choices(tokens=[], logprobs=[], beams=[[step] for step in steps], attention={})
+    )
 
 
 def made(*tokens: int) -> tuple[GeneratedToken, ...]:
