@@ -33,8 +33,8 @@ from app.exceptions import StartupError
 from benchmarks.floor import floor_seconds, step_weights
 from benchmarks.report import finish, markdown_table
 from benchmarks.subjects import Subject, all_subjects
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import Reading, StepModel, StepOutput
 from models.precision import Precision, keep_float32_exact, set_precision, use_threads
 from models.seq2seq import Seq2Seq

@@ -12,7 +12,7 @@ from models.checkpoint import CheckpointInfo, find_checkpoints, read_checkpoint
 from models.checkpoint_model import load_model
 from models.config import LanguageModelConfig, Seq2SeqConfig
 from models.decoding.params import DecodingParams
-from models.decoding.running import DecodingTask
+from models.decoding.task import DecodingTask
 from models.language_model import LanguageModel
 from models.seq2seq import Seq2Seq
 from models.tokenizers import BOS_ID, EOS_ID

@@ -22,8 +22,8 @@ from app.engine.request import (
 from app.engine.scheduler import Entry, Scheduler
 from models.decoding.arrivals import ReadingThread
 from models.decoding.params import Emission
-from models.decoding.running import DecodingTask
 from models.decoding.step import MOST_STEPS, BatchedDecoder, StepResult
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel, read_at_once
 
 logger = logging.getLogger(__name__)

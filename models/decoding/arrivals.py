@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.decoding.running import DecodingTask
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import Reading
 from models.state import DecodeState
 

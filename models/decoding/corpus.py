@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
-from models.decoding.running import DecodingTask
 from models.decoding.step import MOST_STEPS, BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.decoding.capture import read_vectors, starting_state
 from models.decoding.params import StateReturn
 from models.decoding.prefixes import PrefixCache, PrefixCounts
-from models.decoding.running import DecodingTask
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import Reading, StepModel, require_resumable
 from models.state import DecodeState
 

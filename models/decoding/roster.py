@@ -12,13 +12,22 @@ import numpy as np
 
 from models.decoding.beam import LiveBeams, searches_ahead
 from models.decoding.choice import Choices, RowKinds
+from models.decoding.outputs import RunningOutputs
 from models.decoding.params import REPETITION_WINDOW
 from models.decoding.running import History, Running
 from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
+from models.decoding.searching import RunningSearch
+from models.decoding.task import DecodingTask
 from models.several_steps import Rules, SeveralSteps
 from models.tokenizers import EOS_ID
 
 _NEVER = sys.maxsize
+
+
+def run(task: DecodingTask, continues_prompt: bool) -> Running:
+    """A request whose prompt was read, and is to have rows: see :class:`Running`."""
+    kind = RunningSearch if task.params.is_beam else RunningOutputs
+    return kind(task, continues_prompt)
 
 
 class Roster:
@@ -34,7 +43,7 @@ class Roster:
         self._histories: list[History] = []
         self._described: list[Running] = []
         self._watched: list[Running] = []
-        self.searches: list[Running] = []
+        self.searches: list[RunningSearch] = []
         self._first_limit = _NEVER  # the step at which the first of them is at its limit
 
     def join(self, running: Running) -> None:
@@ -47,7 +56,7 @@ class Roster:
             self._described.append(running)
         if running.is_watched:
             self._watched.append(running)
-        if running.is_search:
+        if isinstance(running, RunningSearch):
             self.searches.append(running)
 
     @property

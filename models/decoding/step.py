@@ -27,8 +27,9 @@ from models.decoding.lanes import Lane
 from models.decoding.params import BeamTrace, Emission
 from models.decoding.prefixes import PrefixCounts
 from models.decoding.reading import Beginning, PromptReader
-from models.decoding.roster import Roster
-from models.decoding.running import DecodingTask, Running
+from models.decoding.roster import Roster, run
+from models.decoding.running import Running
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel
 from models.placement import on_device
 from models.several_steps import SeveralSteps, whole_step_of
@@ -337,7 +338,7 @@ class BatchedDecoder:
                 sources = state.memory.select(self._on_device(indices))
                 lane.pool.append(sources, [len(task.prompt) for task in joining])
             for place, task in zip(indices, joining, strict=True):
-                running = Running(task, self._model.continues_prompt)
+                running = run(task, self._model.continues_prompt)
                 self._roster.join(running)
                 new_rows += [place] * task.first_rows
                 lane.running.append(running)

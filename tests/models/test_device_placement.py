@@ -14,8 +14,8 @@ from models.config import CellName
 from models.decoding.beam import LiveBeams
 from models.decoding.choice import RowKinds, RowNeeds, compute_choices
 from models.decoding.params import DecodingParams
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel, read_at_once
 from models.placement import on_device, send
 from models.precision import Precision, set_precision

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from models.config import LanguageModelConfig, Seq2SeqConfig
-from models.decoding import roster, running
+from models.decoding import outputs, roster, running
 from models.decoding.beam import LiveBeams, searches_ahead
 from models.decoding.choice import RowKinds, choose
 from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams, Emission
-from models.decoding.running import DecodingTask
 from models.decoding.sampling import NEVER_CHOSEN, joined, settings_of
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel, StepOutput, read_at_once
 from models.language_model import LanguageModel
 from models.precision import set_precision
@@ -314,7 +314,7 @@ def test_several_steps_of_searches_have_the_bits_of_each(
 
 @torch.inference_mode()
 def test_the_text_that_is_looked_back_at_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (roster, running):
+    for module in (outputs, roster, running):
         monkeypatch.setattr(module, "REPETITION_WINDOW", 5)
     _, whole = both_language_models("gru")
     params = DecodingParams(20, repetition_penalty=4.0)

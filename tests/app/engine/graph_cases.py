@@ -12,8 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from app.engine.graphs import Capture, Compute, GraphedModel
 from models.config import CellName
 from models.decoding.params import DecodingParams, Emission
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel, StepOutput
 from models.state import DecodeState
 from models.tokenizers import BOS_ID, EOS_ID

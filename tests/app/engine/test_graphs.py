@@ -23,8 +23,8 @@ from app.engine.graphs import (
 from models import fused_layers, placement, recurrent
 from models.config import CellName
 from models.decoding.params import DecodingParams, Emission, StateReturn
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel, read_at_once
 from models.precision import Precision, set_precision
 from models.state import AttentionMemory, DecodeState, RowLayout, join_memories

@@ -10,8 +10,8 @@ import pytest
 from models.decoding import arrivals
 from models.decoding.arrivals import PIECES_PER_STEP, Arrivals, ReadingThread
 from models.decoding.params import DecodingParams
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import Reading, StepModel
 from models.precision import set_precision
 from tests.models.decoding.toy_models import random_language_model

@@ -16,8 +16,8 @@ from models.decoding.params import (
     collect_hypotheses,
     normalised_score,
 )
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel
 from models.precision import set_precision
 from models.tokenizers import EOS_ID

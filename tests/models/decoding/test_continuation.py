@@ -19,8 +19,8 @@ from models.decoding.params import (
     SavedState,
     StateReturn,
 )
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel
 from models.language_model import LanguageModel
 from models.precision import set_precision

@@ -15,8 +15,9 @@ from models.decoding.params import (
     FinishReason,
     StateReturn,
 )
-from models.decoding.roster import Roster
-from models.decoding.running import DecodingTask, Running
+from models.decoding.roster import Roster, run
+from models.decoding.running import Running
+from models.decoding.task import DecodingTask
 from models.several_steps import SearchSteps, SeveralSteps
 from models.state import DecodeState
 from models.tokenizers import EOS_ID
@@ -31,7 +32,7 @@ def roster_of(running: Sequence[Running]) -> Roster:
 
 
 def running(params: DecodingParams, *, stream: bool = False) -> Running:
-    return Running(DecodingTask(0, (8, 9), params, stream), continues_prompt=True)
+    return run(DecodingTask(0, (8, 9), params, stream), continues_prompt=True)
 
 
 def choices(tokens: Sequence[int], logprob: float = -1.0) -> Choices:

@@ -1,4 +1,4 @@
-"""One request in the batch, fed with choices written by hand."""
+"""One request in the batch, of outputs or a search, fed with choices written by hand."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,10 @@ from models.decoding.params import (
     GeneratedToken,
     SavedState,
 )
-from models.decoding.running import DecodingTask, Running
+from models.decoding.roster import run
+from models.decoding.running import Running
+from models.decoding.searching import RunningSearch
+from models.decoding.task import DecodingTask
 from models.tokenizers import EOS_ID
 
 FIRST = 10
@@ -28,7 +31,7 @@ def start(
     params: DecodingParams, *, stream: bool = False, continues_prompt: bool = True
 ) -> Running:
     task = DecodingTask(3, (1, 8, 9), params, stream)
-    running = Running(task, continues_prompt)
+    running = run(task, continues_prompt)
     running.place(FIRST)
     return running
 
@@ -69,6 +72,10 @@ def offer(running: Running, rows: Sequence[Mapping[int, float]]) -> list[Emissio
     return running.advance(
         Choices(tokens=[], logprobs=[], beams=[[step] for step in steps], attention={})
     )
+
+
+def inputs_of(running: Running) -> list[int]:
+    return running.inputs if isinstance(running, RunningSearch) else []
 
 
 def made(*tokens: int) -> tuple[GeneratedToken, ...]:
@@ -136,7 +143,7 @@ def seen_by(running: Running) -> list[int]:
 
 def test_a_penalty_looks_at_the_end_of_the_text_only() -> None:
     prompt = range(1_000, 1_000 + REPETITION_WINDOW)
-    running = Running(DecodingTask(3, prompt, DecodingParams(9, repetition_penalty=1.4)), True)
+    running = run(DecodingTask(3, prompt, DecodingParams(9, repetition_penalty=1.4)), True)
     running.place(FIRST)
     assert seen_by(running) == list(prompt)
     tell(running, chosen([5]))
@@ -146,7 +153,7 @@ def test_a_penalty_looks_at_the_end_of_the_text_only() -> None:
 def test_a_text_that_goes_on_has_each_token_of_its_window_once() -> None:
     resume = SavedState(b"", window=(7, 8, 9), position=4)
     params = DecodingParams(9, repetition_penalty=1.4)
-    running = Running(DecodingTask(3, (9, 5), params, resume=resume), True)
+    running = run(DecodingTask(3, (9, 5), params, resume=resume), True)
     running.place(FIRST)
     assert seen_by(running) == [7, 8, 9, 5]
 
@@ -167,7 +174,7 @@ def test_what_is_no_number_ends_a_search(candidates: Mapping[int, float]) -> Non
 def assert_failed(running: Running) -> None:
     assert running.failure == "the model's probabilities are not numbers"
     assert running.row_count == 0
-    assert running.parents == running.inputs == []
+    assert running.parents == inputs_of(running) == []
 
 
 def test_one_hypothesis_that_is_no_number_ends_the_whole_search() -> None:
@@ -239,10 +246,10 @@ def test_a_beam_by_hand() -> None:
     running = start(DecodingParams(3, beam_size=2, num_outputs=2, length_penalty=0.0))
     assert running.reserved_rows == 2
     assert offer(running, [{5: -0.5, 6: -1.0}]) == []
-    assert (running.parents, running.inputs) == ([FIRST, FIRST], [5, 6])
+    assert (running.parents, inputs_of(running)) == ([FIRST, FIRST], [5, 6])
     # The second hypothesis ends at -1.125; the first goes on at -1.5.
     assert offer(running, [{7: -1.0, 8: -2.0}, {EOS_ID: -0.125, 8: -3.0}]) == []
-    assert (running.parents, running.inputs) == ([FIRST], [7])
+    assert (running.parents, inputs_of(running)) == ([FIRST], [7])
     assert running.reserved_rows == 1
     best, second = offer(running, [{9: -0.25, 4: -9.0}])
     assert (best.output_index, best.finish_reason) == (0, FinishReason.END)
@@ -264,10 +271,10 @@ def test_a_search_stays_where_each_hypothesis_goes_on_in_its_row() -> None:
     offer(running, [{5: -1.0, 6: -2.0}])
     assert not running.stays
     offer(running, [{7: -1.0, 8: -9.0}, {7: -1.0, 8: -9.0}])
-    assert (running.parents, running.inputs) == ([FIRST, FIRST + 1], [7, 7])
+    assert (running.parents, inputs_of(running)) == ([FIRST, FIRST + 1], [7, 7])
     assert running.stays
     offer(running, [{7: -9.0, 8: -9.0}, {7: -1.0, 8: -9.5}])
-    assert (running.parents, running.inputs) == ([FIRST + 1, FIRST], [7, 7])
+    assert (running.parents, inputs_of(running)) == ([FIRST + 1, FIRST], [7, 7])
     assert not running.stays
 
 
@@ -278,7 +285,7 @@ def test_rows_that_are_numbered_anew() -> None:
     assert running.rows == running.parents == range(4, 6)
     running.drop()
     assert running.row_count == 0
-    assert list(running.parents) == running.inputs == []
+    assert list(running.parents) == inputs_of(running) == []
 
 
 def test_a_dropped_task_takes_no_rows() -> None:

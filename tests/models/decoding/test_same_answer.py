@@ -22,8 +22,8 @@ from models.config import CellName
 from models.decoding.arrivals import ReadingThread
 from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
 from models.decoding.reference import decode_reference
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import Reading, StepModel, StepOutput
 from models.precision import Precision, set_precision
 from models.state import DecodeState

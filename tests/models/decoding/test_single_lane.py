@@ -7,8 +7,8 @@ import pytest
 from torch import Tensor
 
 from models.decoding.params import DecodingParams
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import Reading, StepModel, StepOutput
 from models.precision import set_precision
 from models.state import DecodeState

@@ -13,8 +13,8 @@ from models.decoding.choice import choose_on_device
 from models.decoding.corpus import decode_corpus
 from models.decoding.params import DecodingParams, Emission, Hypothesis, collect_hypotheses
 from models.decoding.reference import decode_reference
-from models.decoding.running import DecodingTask
 from models.decoding.step import BatchedDecoder
+from models.decoding.task import DecodingTask
 from models.encoder_decoder import StepModel
 from models.precision import set_precision
 from models.state import DecodeState
