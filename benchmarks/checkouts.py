@@ -1,14 +1,15 @@
 """Requests of several kinds to one version of the service or more, alive at once, asked by turns.
 
 Where neighbours change a machine's speed from minute to minute, two runs one after the other say
-little. Here every load goes to one checkout after the other, in changing order, and what counts
-is the median over the rounds of how they compare within one.
+little. Here every load goes to one checkout after the other, each the first in turn, and what
+counts is the median over the rounds of how they compare within one.
+
+All generated texts have the same short prompt, whose state is known after the first.
 """
 
 import argparse
 import contextlib
 import json
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"kinds: {', '.join(KINDS)}; amounts: connections, or requests per second as N/s "
         f"(default: {' '.join(LOADS)})",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="a multiple of the number of checkouts is fair"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of one load in one round")
     parser.add_argument(
         "--pin", action="store_true", help="the engine alone on the machine's first core"
@@ -183,9 +186,7 @@ def _measure(
     """Of each load, of each server, a sample from each round."""
     samples: list[list[list[Sample]]] = [[[] for _ in servers] for _ in arguments.loads]
     for turn in range(-1, arguments.rounds):
-        order = list(range(len(servers)))
-        random.Random(turn).shuffle(order)
-        for load, every in zip(arguments.loads, samples, strict=True):
+        for place_of_load, (load, every) in enumerate(zip(arguments.loads, samples, strict=True)):
             plan = {
                 "path": KINDS[load.kind][0],
                 "bodies": load.bodies(sentences),
@@ -197,7 +198,8 @@ def _measure(
             }
             if load.connections:
                 plan["connections"] = load.connections
-            for place in order:
+            for step in range(len(servers)):
+                place = (turn + place_of_load + step) % len(servers)
                 outcome = send_load(Plan(host=HOST, port=servers[place].port, **plan))
                 if turn >= 0:  # before, everything has happened once
                     every[place].append(Sample.of(outcome))

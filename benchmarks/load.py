@@ -166,7 +166,8 @@ class Generator:
             if self._counts(request):
                 self.outcome.latencies_ms.append((now - self._due[request]) * 1e3)
                 self.outcome.answered_after_ms.append(elapsed_ms)
-                self.outcome.begun_after_ms.append((connection.begun_at - connection.sent_at) * 1e3)
+                begun_at = connection.begun_at or time.perf_counter()  # an empty body has no begin
+                self.outcome.begun_after_ms.append((begun_at - connection.sent_at) * 1e3)
         else:
             self._fail(request, str(status))
             if status in _REFUSALS and self._counts(request):

@@ -61,7 +61,7 @@ class Rules(NamedTuple):
             there are steps. What rows with a repetition penalty choose comes to them.
         window: how many of the last tokens count as seen.
         uniforms: ``[K, N]`` float64, the random numbers of each step; unused where a row is greedy.
-        searches: the beam searches, whose rows all others say nothing of.
+        searches: the beam searches. What else is said of their rows has no meaning.
     """
 
     never: NDArray[np.int64]
@@ -79,7 +79,7 @@ class SearchSteps(NamedTuple):
 
     Attributes:
         steps: ``[B]`` int64, how many each has made, 1 at least.
-        row_steps: ``[B]`` int64, rows that it had in them, added up.
+        live: ``[B]`` int64, live hypotheses after them, none where it is over.
         kept: ``[K, B]`` int64, continuations that it kept in each.
         parents: ``[K, B, W]`` int64, which hypotheses these continue.
         tokens: ``[K, B, W]`` int64, the tokens that they add.
@@ -88,7 +88,7 @@ class SearchSteps(NamedTuple):
     """
 
     steps: NDArray[np.int64]
-    row_steps: NDArray[np.int64]
+    live: NDArray[np.int64]
     kept: NDArray[np.int64]
     parents: NDArray[np.int64]
     tokens: NDArray[np.int64]

@@ -159,9 +159,10 @@ class Runner:
                 DecodingTask(key, self._heartbeat_prompt, params)
                 for key, params in enumerate(kinds)
             ]
-            decoder.admit(tasks)
-            while decoder.rows:
-                decoder.step(MOST_STEPS)
+            for max_steps in (1, MOST_STEPS):
+                decoder.admit(tasks)
+                while decoder.rows:
+                    decoder.step(max_steps)
         # What a request of the decoder fails of is told to the request, and nobody waits for these.
         self.beat()
 

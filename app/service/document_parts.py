@@ -10,7 +10,7 @@ from app.service.markup import Mark
 from app.service.projection import Edit, edited, put_back
 from app.service.protection import Protection
 from app.service.translation_result import Alignment
-from models.decoding.params import normalised_score
+from models.decoding.params import normalised_score, total_logprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _join(parts: Sequence[Candidate]) -> Candidate:
     reasons = {part.finish_reason for part in parts}
     return Candidate(
         text="".join(part.text for part in parts),
-        logprob=sum((part.logprob for part in parts), start=0.0),
+        logprob=total_logprob(part.logprob for part in parts),
         tokens=sum(part.tokens for part in parts),
         finish_reason=FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.END,
     )

@@ -7,6 +7,7 @@ from app.engine.request import DecodeRequest, FinishReason, SavedState, TokensEv
 from app.service.decoding import Decoding
 from app.service.detokenization import Detokenizer
 from app.service.stopping import StopFinder
+from models.decoding.params import total_logprob
 from models.tokenizers import Tokenizer, continuation
 
 
@@ -161,7 +162,7 @@ class Output:
     @property
     def logprob(self) -> float:
         """Sum of the tokens' log-probabilities, added in order."""
-        return sum(self.logprobs, start=0.0)
+        return total_logprob(self.logprobs)
 
 
 class Outputs:

@@ -122,13 +122,16 @@ def searches_ahead(beams: LiveBeams, searches: Sequence["BeamSearch"], steps: in
         steps: K.
     """
     each = [search.params for search in searches]
-    lengths = [range(search.length + 1, search.length + 1 + steps) for search in searches]
     scores = np.empty((len(each), max((params.beam_size for params in each), default=0)))
     for place, search in enumerate(searches):
         scores[place, : len(search.finished)] = [one.score for one in search.finished]
     powers = [
-        [length_power(length, params.length_penalty) for length in theirs]
-        for params, theirs in zip(each, lengths, strict=True)
+        [
+            # Nobody is longer than the limit, which a great power is not to overflow beyond.
+            length_power(min(search.length + step, params.max_new_tokens), params.length_penalty)
+            for step in range(1, steps + 1)
+        ]
+        for search, params in zip(searches, each, strict=True)
     ]
     longest = [length_power(params.max_new_tokens, params.length_penalty) for params in each]
     return Searches(
@@ -156,6 +159,15 @@ def steps_of(found: SearchSteps) -> list[list[BeamStep]]:
             for step in range(count)
         ]
         for place, count in enumerate(found.steps.tolist())
+    ]
+
+
+def places_of(found: SearchSteps, first_row: int) -> list[range]:
+    """Of each search the rows of its live hypotheses, the searches' rows from this one on."""
+    width = found.parents.shape[2]
+    return [
+        range(first_row + place * width, first_row + place * width + count)
+        for place, count in enumerate(found.live.tolist())
     ]
 
 

@@ -66,15 +66,15 @@ class Choices:
         logprobs: its log-probability, before temperature, penalties and filters.
         beams: of each beam search, in the order of :class:`RowKinds`, what it keeps in each step.
         attention: of each row that asked for them, the weights of all source positions.
-        places: of each beam search the row behind which its live hypotheses stand, the best first;
-            empty where each stands in the row that it continues.
+        places: of each beam search the rows of its live hypotheses, the best first, none where it
+            is over; empty where each stands in the row that it continues.
     """
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
     beams: Sequence[Sequence[BeamStep]]
     attention: Mapping[int, Sequence[float]]
-    places: Sequence[int] = ()
+    places: Sequence[range] = ()
 
 
 def choose(logits: Tensor, attention: Tensor | None, kinds: RowKinds) -> Choices:

@@ -34,8 +34,8 @@ class Running(ABC):
     Attributes:
         is_search: whether its rows are hypotheses of a beam search.
         is_plain: whether nobody asks for more than tokens: then several steps may be made at once.
-        is_watched: whether :meth:`advance` is to be called after every step, and not only after
-            those at which one of its rows may have ended.
+        is_watched: whether :meth:`advance` is to be called after every step, or several at once,
+            and not only after those at which one of its rows may have ended.
         is_described: whether the choice of its tokens depends on more than their logits, or more
             than a token is to be chosen.
         rows: in the batch, those that it had before :meth:`advance`.
@@ -122,7 +122,7 @@ class Running(ABC):
         self.row_count, self.parents = 0, []
 
     def advance(self, choices: Choices, capture: StateCapture | None = None) -> list[Emission]:
-        """Take over what the step has chosen; return what is to be told.
+        """Take over what the step, or several, have chosen; return what is to be told.
 
         Args:
             choices: of all rows.

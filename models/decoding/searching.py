@@ -74,21 +74,24 @@ class RunningSearch(Running):
         self.inputs = []
 
     def _advance(self, choices: Choices, capture: StateCapture | None) -> list[Emission]:
-        search, parents = self._search, []
+        emissions: list[Emission] = []
         for step in choices.beams[self._beam_index]:
             if not step.tokens:
-                return self._fail()
+                self._fail()
+                break
             parents = self._advance_by_step(step, choices, capture)
-            if not search.can_improve:
+            if not self._search.can_improve:
                 self.drop()
-                return emit_hypotheses(rank(search.finished, self.task.params.num_outputs))
-        self.row_count, self.inputs = len(parents), search.last_tokens
-        first = self.rows.start
-        self.parents = [first + parent for parent in parents]
+                num_outputs = self.task.params.num_outputs
+                emissions = emit_hypotheses(rank(self._search.finished, num_outputs))
+                break
+            self.row_count, self.inputs = len(parents), self._search.last_tokens
+            self.parents = [self.rows.start + parent for parent in parents]
         if choices.places:
-            first = choices.places[self._beam_index]
-            self.parents = range(first, first + self.row_count)
-        return []
+            self.parents = choices.places[self._beam_index]
+            if len(self.parents) != self.row_count:
+                raise RuntimeError("whoever made several steps went on with a search otherwise")
+        return emissions
 
     def _advance_by_step(
         self, step: BeamStep, choices: Choices, capture: StateCapture | None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models import placement
 from models.decoding.arrivals import Arrivals, ReadingThread
-from models.decoding.beam import steps_of
+from models.decoding.beam import places_of, steps_of
 from models.decoding.capture import StateCapture
 from models.decoding.choice import Choices, choose
 from models.decoding.lanes import Lane
@@ -41,6 +41,7 @@ from models.state import (
     stored_size,
 )
 from models.team import TEAM
+from models.tokenizers import PAD_ID
 
 SHORT_PROMPT = 32
 """Prompts up to this length are all read together: more of them cost less than one by one."""
@@ -57,12 +58,12 @@ class StepResult:
 
     Attributes:
         emissions: tokens by request key.
-        begun: keys of the requests that made their first step, and did not fail at it.
+        begun: keys of the requests that made their first step, and have not failed.
         complete: keys of the requests that ended with this step.
         failed: what went wrong, by the keys of the requests that ended for it.
         traces: how the searches went, by the keys of the complete requests that asked.
         rows: of each step, rows that advanced by a token.
-        later_step_seconds: how long each of them took but the first, which prompts were read with.
+        later_step_seconds: how long each of them took; the first has what was read before, too.
         positions_read: positions of prompts and sources whose reading began.
         positions_attended: source positions that the attention looked at, padding included.
         padding_attended: how many of them are padding.
@@ -125,8 +126,11 @@ class BatchedDecoder:
     @property
     def rows(self) -> int:
         """Rows in the batch, and those that requests still being read will have at most."""
-        reading = sum(task.rows for task in self._arrivals.tasks())
-        return reading + sum(running.reserved_rows for running in self._running())
+        return sum(task.rows for task in self._arrivals.tasks()) + self._rows_to_come()
+
+    def _rows_to_come(self) -> int:
+        """Rows that the running requests have, or may still come to have."""
+        return sum(running.reserved_rows for running in self._running())
 
     @property
     def keys(self) -> list[int]:
@@ -179,9 +183,8 @@ class BatchedDecoder:
     def step(self, max_steps: int = 1, max_tokens: int = sys.maxsize) -> StepResult:
         """Read for a while, then advance every row by one token, or by as many as may be.
 
-        Several steps are made at once where each row is of a request of its own, which looks at no
-        more than tokens. They end when another thread has read a prompt, and are not made while
-        this one reads.
+        Several steps are made at once where nobody asks for more than tokens. They end when another
+        thread has read a prompt, and are not made while this one reads.
 
         Args:
             max_steps: 1 at least.
@@ -194,15 +197,15 @@ class BatchedDecoder:
         self._positions_read = 0
         if self._state is None:
             return result
-        TEAM.suit(self._state.rows)
+        rows = self._rows_to_come()
+        TEAM.suit(rows)
         state = self._whole_state()
         began_at = self._clock()
-        several = self._decode_ahead(state, min(max_steps, max_tokens // state.rows))
+        several = self._decode_ahead(state, min(max_steps, max_tokens // rows))
         if several is None:
             advancing, choices, capture = self._advance(state, result)
         else:
             advancing, choices, capture = self._note_several(several, result)
-            result.later_step_seconds = (self._clock() - began_at) / len(result.rows)
         for running in advancing:
             emissions = running.advance(choices, capture)
             if emissions:
@@ -216,6 +219,8 @@ class BatchedDecoder:
                     result.traces[running.task.key] = tuple(running.trace)
         result.begun = [running.task.key for running in joined if not running.failure]
         self._go_on(choices.tokens, stay=all(running.stays for running in advancing))
+        if len(result.rows) > 1:
+            result.later_step_seconds = (self._clock() - began_at) / len(result.rows)
         return result
 
     def _go_on(self, tokens: Sequence[int], *, stay: bool) -> None:
@@ -268,14 +273,17 @@ class BatchedDecoder:
         counts, found = several.counts, several.searches
         result.rows += several.rows[several.rows > 0].tolist()
         if any(lane.pool is not None for lane in self._lanes.values()):
-            lengths = [len(one.task.prompt) for one in self._running() for _ in one.rows]
-            searched = [len(one.task.prompt) for one in self._roster.searches]
-            result.positions_attended = int(counts @ lengths + found.row_steps @ searched)
+            made = counts.tolist()
+            steps = {one: max(made[one.rows.start : one.rows.stop]) for one in self._running()}
+            steps.update(zip(self._roster.searches, found.steps.tolist(), strict=True))
+            # Rows that share a source look at it together.
+            result.positions_attended = sum(len(one.task.prompt) * steps[one] for one in steps)
         self._state = DecodeState(several.state.layers)
-        last, rows = (counts - 1, np.arange(len(counts))), range(len(counts), several.state.rows)
-        # What searches are fed stands behind, and they say what.
-        tokens, logprobs = [*several.tokens[last].tolist(), *rows], several.logprobs[last].tolist()
-        places = rows[:: found.parents.shape[2]] if rows else ()
+        last = (counts - 1, np.arange(len(counts)))
+        tokens, logprobs = several.tokens[last].tolist(), several.logprobs[last].tolist()
+        # Behind them stand the rows of searches, which say themselves what they are fed.
+        tokens += [PAD_ID] * (several.state.rows - len(counts))
+        places = places_of(found, first_row=len(counts))
         choices = Choices(tokens, logprobs, steps_of(found), attention={}, places=places)
         return self._roster.note_several(several), choices, None
 

@@ -46,7 +46,7 @@ def _make_space(tokens, sources, logits, searches):
     """What belongs to each row, and to the searches.
 
     Of a row whose it was at first or, below 0, whose hypothesis it is, its source and its token;
-    floats; blocks; and whether nobody has it.
+    floats; blocks; and whether it is gone, so that nobody has it.
     """
     rows, size = logits.shape
     numbers = (np.arange(rows), np.empty(rows, np.int64), np.empty(rows, np.int64))

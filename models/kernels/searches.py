@@ -75,7 +75,6 @@ def expand(step, logits, searches, chosen, space, found):
             count += 1
         if searches.counts[b]:
             found.steps[b] = step + 1
-            found.row_steps[b] += searches.counts[b]
     if not count:
         return
     best_candidates(logits, rows[:count], *chosen, tokens[:count], logprobs[:count])
@@ -133,7 +132,7 @@ def _keep_rows(step, b, live, searches, numbers, gone, space, found, waiting):
         without_row[waiting, 0], without_row[waiting, 1] = number, row
         without_row[waiting, 2] = token
         waiting += 1
-    searches.counts[b] = live.shape[0]
+    searches.counts[b] = found.live[b] = live.shape[0]
     return waiting
 
 

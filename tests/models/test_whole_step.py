@@ -313,6 +313,40 @@ def test_several_steps_of_searches_have_the_bits_of_each(
 
 
 @torch.inference_mode()
+def test_searches_that_grow_choose_no_more_tokens_than_they_may() -> None:
+    _, whole = both({})
+    decoder = BatchedDecoder(whole)
+    decoder.admit(
+        [DecodingTask(key, PROMPTS[key], DecodingParams(30, beam_size=8)) for key in (0, 1)]
+    )
+    result = decoder.step(8, 70)
+    assert result.rows[0] == 2
+    assert len(result.rows) == 4
+    assert sum(result.rows) <= 70
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        DecodingParams(8),
+        DecodingParams(8, beam_size=4),
+        DecodingParams(8, temperature=1.0, num_outputs=3),
+    ],
+)
+@torch.inference_mode()
+def test_positions_that_are_attended_are_as_many_in_several_steps(params: DecodingParams) -> None:
+    _, whole = both({})
+    found = []
+    for steps in (1, 8):
+        decoder, positions = BatchedDecoder(whole), 0
+        decoder.admit([DecodingTask(key, PROMPTS[key], params) for key in range(5)])
+        while decoder.rows:
+            positions += decoder.step(steps).positions_attended
+        found.append(positions)
+    assert found[0] == found[1] > 0
+
+
+@torch.inference_mode()
 def test_the_text_that_is_looked_back_at_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (outputs, roster, running):
         monkeypatch.setattr(module, "REPETITION_WINDOW", 5)

@@ -20,6 +20,7 @@ from app.engine.runner import Runner
 from app.engine.scheduler import ADMISSION_INTERVAL_STEPS
 from models.decoding.params import Emission
 from models.decoding.reference import decode_reference
+from models.decoding.step import MOST_STEPS, BatchedDecoder, StepResult
 from models.encoder_decoder import StepOutput
 from models.precision import Precision, set_precision
 from models.state import DecodeState
@@ -344,6 +345,21 @@ def test_a_model_that_can_do_nothing_any_more_ends_the_engine(at: str) -> None:
     # Whatever fails now would fail for everybody: the process is to be started anew.
     with pytest.raises(RuntimeError, match="lost while it read"):
         runner.turn()
+
+
+def test_warming_up_makes_steps_one_by_one_and_several_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    step = BatchedDecoder.step
+
+    def noted(self: BatchedDecoder, max_steps: int = 1, *others: int) -> StepResult:
+        asked.append(max_steps)
+        return step(self, max_steps, *others)
+
+    monkeypatch.setattr(BatchedDecoder, "step", noted)
+    make_runner(CountingModel()).warm_up()
+    assert set(asked) == {1, MOST_STEPS}
 
 
 def test_warming_up_takes_steps_and_leaves_nothing_behind() -> None:

@@ -14,6 +14,7 @@ from models.decoding.params import (
     complete_hypothesis,
     emit_hypotheses,
     normalised_score,
+    total_logprob,
 )
 
 
@@ -66,6 +67,15 @@ def test_normalised_score_by_hand() -> None:
     assert normalised_score(-2.0, 4, 0.75) == pytest.approx(-2.0 / 2.8284271)
     assert normalised_score(-2.0, 4, 0.0) == -2.0
     assert normalised_score(-2.0, 4, 1.0) == -0.5
+
+
+def test_log_probabilities_are_added_one_by_one() -> None:
+    """As searches add them: a sum that compensates for rounding, as Python's own since 3.12,
+    would be -1 here.
+    """
+    assert total_logprob([-0.1] * 10) == -0.9999999999999999
+    hypothesis = complete_hypothesis((GeneratedToken(5, -0.1),) * 10, FinishReason.END, 0.0)
+    assert hypothesis.score == hypothesis.logprob == -0.9999999999999999
 
 
 def test_over_fixed_candidates_a_larger_alpha_never_picks_a_shorter_one() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from models.decoding.beam import LiveBeams, expand
+from models.decoding.beam import BeamStep, LiveBeams, expand
 from models.decoding.choice import Choices, RowKinds
 from models.decoding.draws import uniform_number
 from models.decoding.params import (
@@ -257,6 +257,27 @@ def test_a_beam_by_hand() -> None:
     assert (second.output_index, second.finish_reason) == (1, FinishReason.LENGTH)
     assert [token.token for token in second.tokens] == [5, 7, 9]
     assert running.row_count == 0
+
+
+def test_several_steps_of_a_beam_by_hand() -> None:
+    running = start(DecodingParams(9, beam_size=2))
+    running.describe_rows(RowKinds())
+    first = BeamStep([0, 0], [5, 6], [-1.0, -2.0], [-1.0, -2.0])
+    second = BeamStep([1, 1], [7, EOS_ID], [-0.1, -0.2], [-2.1, -2.2])
+    choices = Choices([], [], beams=[[first, second]], attention={}, places=[range(30, 31)])
+    assert running.advance(choices) == []
+    assert (running.row_count, running.parents) == (1, range(30, 31))
+    assert inputs_of(running) == [7]
+    assert running.length == 2
+
+
+def test_a_search_that_others_went_on_with_otherwise_is_a_fault() -> None:
+    running = start(DecodingParams(9, beam_size=2))
+    running.describe_rows(RowKinds())
+    step = BeamStep([0, 0], [5, EOS_ID], [-1.0, -2.0], [-1.0, -2.0])
+    choices = Choices([], [], beams=[[step]], attention={}, places=[range(30, 32)])
+    with pytest.raises(RuntimeError, match="otherwise"):
+        running.advance(choices)
 
 
 def test_a_beam_stops_when_none_can_win_any_more() -> None:
