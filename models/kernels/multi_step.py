@@ -34,10 +34,9 @@ from models.kernels.products import copy_row
 from models.kernels.sampling import sample
 from models.kernels.searches import (
     begin_searches,
+    continue_searches,
     copy_state,
-    expand,
     make_search_space,
-    settle_searches,
 )
 
 
@@ -91,8 +90,8 @@ def _look_back(owner, token, rules):
 
 @kernel
 def _choose(step, logits, space, rules, board, outcome):
-    """Choose a token for each row, and note it where the row was at first; expand the searches."""
-    (owners, _, tokens), (tops, sums, logprobs), blocks, _, of_searches = space
+    """Choose a token for each row, and note it where the row was at first."""
+    (owners, _, tokens), (tops, sums, logprobs), blocks, _, _ = space
     rows = logits.shape[0]
     outcome[3][step] = rows
     never = rules.never
@@ -106,29 +105,29 @@ def _choose(step, logits, space, rules, board, outcome):
         outcome[0][step, owner], outcome[1][step, owner] = tokens[row], logprobs[row]
         outcome[2][owner] = step + 1
         _look_back(owner, tokens[row], rules)
-    expand(step, logits, rules.searches, (tops, sums, blocks), of_searches, outcome[4])
 
 
 @kernel
-def _settle(step, rows, space, rules, outcome, layers):
+def _settle(step, logits, space, rules, board, outcome, layers):
     """Part with the rows whose outputs have ended, go on with searches; returns how many rows."""
-    numbers, (_, _, logprobs), _, gone, of_searches = space
+    numbers, (tops, sums, logprobs), blocks, gone, of_searches = space
     owners, _, tokens = numbers
-    for row in range(rows):
+    for row in range(logits.shape[0]):
         owner = owners[row]
         if owner >= 0:
             is_over = tokens[row] == rules.end or outcome[2][owner] == rules.limits[owner]
             gone[row] = is_over or np.isnan(logprobs[row])
-    rows = settle_searches(
-        step, rows, rules.searches, rules.end, numbers, gone, of_searches, outcome[4], layers
-    )
+    rows = continue_searches(
+        step, rules.end, logits, (tops, sums, blocks), rules.searches, numbers, gone, of_searches,
+        outcome[4], layers, board,
+    )  # fmt: skip
     return _close_gaps(rows, space, layers)
 
 
 @kernel
 def _close_gaps(rows, space, layers):
     """Have the last rows take the places of those that nobody has; returns how many are left."""
-    (owners, sources, tokens), _, _, gone, ((places, _), _, _) = space
+    (owners, sources, tokens), _, _, gone, ((places, _), _, _, _) = space
     for row in range(rows - 1, -1, -1):
         if not gone[row]:
             continue
@@ -180,7 +179,7 @@ def decode_by_gru_decoder(
         )
         finish_step(hidden, contexts[:rows], top, *second, layers[1:], logits[:rows])
         _choose(step, logits[:rows], space, rules, board, outcome)
-        rows = _settle(step, rows, space, rules, outcome, layers)
+        rows = _settle(step, logits[:rows], space, rules, board, outcome, layers)
         if rows == 0 or load(stop):
             break
     _put_back(rows, tokens.shape[0], owners, layers, after)
@@ -202,7 +201,7 @@ def decode_by_gru_model(
         last, layers = layers, spare[step % 2]
         step_gru_model(fed[:rows], last, *weights, layers, logits[:rows])
         _choose(step, logits[:rows], space, rules, board, outcome)
-        rows = _settle(step, rows, space, rules, outcome, layers)
+        rows = _settle(step, logits[:rows], space, rules, board, outcome, layers)
         if rows == 0 or load(stop):
             break
     _put_back(rows, tokens.shape[0], owners, layers, after)
@@ -221,7 +220,7 @@ def decode_by_lstm_model(
         last, layers = layers, spare[step % 2]
         step_lstm_model(fed[:rows], last, *weights, layers, logits[:rows])
         _choose(step, logits[:rows], space, rules, board, outcome)
-        rows = _settle(step, rows, space, rules, outcome, layers)
+        rows = _settle(step, logits[:rows], space, rules, board, outcome, layers)
         if rows == 0 or load(stop):
             break
     _put_back(rows, tokens.shape[0], owners, layers, after)

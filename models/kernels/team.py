@@ -31,8 +31,8 @@ OPERATION, PARTS, WIDTH, COUNT, FAILED = 32, 33, 34, 35, 36
 """And what the work is: see :func:`begin`; and how many of its shares have failed."""
 PRODUCTS, GRU_GATES, LSTM_GATES, DOT_ATTENTION, ADDITIVE_ATTENTION, CHOICE, SAMPLING = range(7)
 """Operations that are shared out."""
-LINEAR, GRU_STEP, LSTM_STEP = range(7, 10)
-"""Operations that are done as a whole, and share out what they are made of."""
+LINEAR, GRU_STEP, LSTM_STEP, SEARCHES = range(7, 11)
+"""Operations that are done as a whole, and may share out what they are made of."""
 LEAST_NANOSECONDS = 4_000
 """Work that is worth sharing: to tell others of it takes 1,000."""
 _LINE_BYTES = 64
@@ -60,7 +60,7 @@ class Operations:
     """
 
     def __init__(self) -> None:
-        self.addresses = np.zeros(LSTM_STEP + 1, np.int64)
+        self.addresses = np.zeros(SEARCHES + 1, np.int64)
         self._pending: dict[int, Function] = {}
         self._are_needed = False
         self._lock = threading.Lock()
