@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.core import Metric
+from pydantic.fields import FieldInfo
 
 from app.api.errors import CANCELLED, ERROR_KINDS
 from app.api.observation import OK
@@ -36,11 +37,28 @@ def section(text: str, title: str) -> str:
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
+def _range_of(field: FieldInfo) -> str:
+    """Between which numbers its value may be, as the page says it; empty for what is none."""
+    limits = {
+        name: f"{getattr(one, name):,}"
+        for one in field.metadata
+        for name in ("ge", "gt", "le")
+        if hasattr(one, name)
+    }
+    if not limits:
+        return ""
+    above = f", above {limits['gt']}" if "gt" in limits else f", {limits['ge']}"
+    if "le" not in limits:
+        return above + " or more"
+    return f"{above}, at most {limits['le']}" if "gt" in limits else f"{above} to {limits['le']}"
+
+
 def test_settings() -> None:
     documented = rows(page("settings.md"))
     assert list(documented) == [variable_name(name) for name in Settings.model_fields]
     for name, field in Settings.model_fields.items():
-        _, _, default, meaning = documented[variable_name(name)]
+        _, kind, default, meaning = documented[variable_name(name)]
+        assert kind.endswith(_range_of(field)), f"{name}: {_range_of(field)}"
         assert meaning.removesuffix(" |") == field.description
         expected: Any = {None: "unset", (): "empty", "": "empty"}.get(field.default, field.default)
         if name == "checkpoints_dir":
