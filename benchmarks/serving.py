@@ -214,9 +214,10 @@ def _compare_with_offline(
     rate = within.rate if within is not None else 0.0
     offline = (before.requests_per_second + after.requests_per_second) / 2
     ratio, tokens = rate / offline, before.tokens_per_request
+    most = max(served.saturation, saturation(served.measurements))
     print(
         f"served with p97 <= {LIMIT_MS:.0f} ms: {rate:.0f} requests/s, "
-        f"{rate * tokens:,.0f} tokens/s; at most {served.saturation:.0f} requests/s; "
+        f"{rate * tokens:,.0f} tokens/s; at most {most:.0f} requests/s; "
         f"offline on one core, before and after: {before.requests_per_second:.0f} and "
         f"{after.requests_per_second:.0f} requests/s; ratio {ratio:.2f}"
         + ("" if is_apart else " (the server is a single process: it shared the engine's core)")
