@@ -25,6 +25,7 @@ from benchmarks.contestants import GATEHOUSE, PATH, Contestant, Setup, all_conte
 from benchmarks.offline import OfflineFigures
 from benchmarks.processes import ROOT, ServerProcess, free_port, running_server
 from benchmarks.report import finish, markdown_table
+from benchmarks.saturation import saturation
 from benchmarks.sentences import add_sentence_options, read_sentences
 from benchmarks.trial import DISTURBED_CORES, SHARES, Figures, Options, Trial
 from models.checkpoint import read_checkpoint
