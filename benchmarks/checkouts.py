@@ -11,15 +11,15 @@ import argparse
 import contextlib
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.load import Outcome, Plan, send_load
 from benchmarks.processes import HOST, ROOT, ServerProcess
 from benchmarks.report import finish, markdown_table
-from benchmarks.saturation import percentile
+from benchmarks.saturation import Measurement, percentile, summarise
 from benchmarks.sentences import DEFAULT_SENTENCES
 from benchmarks.service_process import running_service
 
@@ -89,35 +89,25 @@ class Load:
         return [json.dumps({**text, **options, "seed": seed}) for seed in range(BODIES)]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What one load brought, in one round.
 
     Attributes:
-        answers_per_second: with status 200.
-        p50_ms: of the whole answers' latencies, as the next.
-        p97_ms: for an open loop from the moment when a request was due.
+        measurement: of the whole answers.
         first_ms: the median time until an answer began.
-        failures: requests without such an answer.
     """
 
-    answers_per_second: float
-    p50_ms: float
-    p97_ms: float
+    measurement: Measurement
     first_ms: float
-    failures: int
 
     @staticmethod
-    def of(outcome: Outcome) -> "Sample":
+    def of(load: Load, outcome: Outcome) -> "Sample":
         """From what the generator says."""
-        latencies = sorted(outcome.latencies_ms) or [0.0]
-        return Sample(
-            outcome.answered / outcome.seconds,
-            percentile(latencies, 0.5),
-            percentile(latencies, 0.97),
-            percentile(sorted(outcome.begun_after_ms) or [0.0], 0.5),
-            sum(outcome.failures.values()),
+        failed, begun = sum(outcome.failures.values()), sorted(outcome.begun_after_ms)
+        measurement = summarise(
+            load.rate, outcome.latencies_ms, failed, outcome.answered, outcome.seconds
         )
+        return Sample(measurement, percentile(begun, 0.5))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,10 +126,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=6, help="a multiple of the number of checkouts is fair"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="of one load in one round")
-    parser.add_argument(
-        "--pin", action="store_true", help="the engine alone on the machine's first core"
-    )
-    parser.add_argument("--checkpoints", type=Path, default=ROOT / "checkpoints")
     parser.add_argument("--sentences", type=Path, default=DEFAULT_SENTENCES)
 
 
@@ -153,8 +139,6 @@ def run(arguments: argparse.Namespace) -> int:
     sentences = [line for line in lines if line]
     folders = [folder.resolve() for folder in arguments.checkouts]
     settings = {"GATEHOUSE_LOG_LEVEL": "warning"}
-    if arguments.pin:
-        settings["GATEHOUSE_NUM_THREADS"] = "1"
     load: Load = arguments.loads[0]
     path, _ = KINDS[load.kind]
     # A stream is no JSON; whatever the service can do, it can do a first step.
@@ -162,13 +146,10 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(
-                running_service(arguments.checkpoints, settings, probe, path, folder)
+                running_service(ROOT / "checkpoints", settings, probe, path, folder)
             )
             for folder in folders
         ]
-        if arguments.pin:
-            for server in servers:
-                server.pin([1], [0])
         samples = _measure(servers, sentences, arguments)
     records = [
         record(str(one), str(folder), own, every[0])
@@ -176,7 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
         for folder, own in zip(folders, every, strict=True)
     ]
     print(table(records), end="\n\n")
-    finish("checkouts", {"rounds": arguments.rounds, "pinned": arguments.pin, "records": records})
+    finish("checkouts", {"rounds": arguments.rounds, "records": records})
     return 1 if any(each["failures"] for each in records) else 0
 
 
@@ -194,7 +175,6 @@ def _measure(
                 "rate": load.rate,
                 "lead_in_seconds": LEAD_IN_SECONDS,
                 "seed": turn + 2,
-                "cores": [1] if arguments.pin else [],
             }
             if load.connections:
                 plan["connections"] = load.connections
@@ -202,7 +182,7 @@ def _measure(
                 place = (turn + place_of_load + step) % len(servers)
                 outcome = send_load(Plan(host=HOST, port=servers[place].port, **plan))
                 if turn >= 0:  # before, everything has happened once
-                    every[place].append(Sample.of(outcome))
+                    every[place].append(Sample.of(load, outcome))
     return samples
 
 
@@ -211,25 +191,24 @@ def record(
 ) -> dict[str, Any]:
     """Medians over the rounds, and of the ratios to the first checkout in the same round."""
 
-    def median(name: str) -> float:
-        values: list[float] = [getattr(sample, name) for sample in own]
-        return statistics.median(values)
+    def median(figure: Callable[[Sample], float]) -> float:
+        return round(statistics.median(map(figure, own)), 1)
 
-    def ratio(name: str) -> float | None:
-        pairs = ((getattr(a, name), getattr(b, name)) for a, b in zip(own, first, strict=True))
+    def ratio(figure: Callable[[Sample], float]) -> float | None:
+        pairs = [(figure(mine), figure(theirs)) for mine, theirs in zip(own, first, strict=True)]
         ratios = [mine / theirs for mine, theirs in pairs if theirs]
         return round(statistics.median(ratios), 3) if ratios else None
 
     return {
         "load": load,
         "checkout": checkout,
-        "answers_per_second": round(median("answers_per_second"), 1),
-        "p50_ms": round(median("p50_ms"), 1),
-        "p97_ms": round(median("p97_ms"), 1),
-        "first_ms": round(median("first_ms"), 1),
-        "answers_ratio": ratio("answers_per_second"),
-        "p50_ratio": ratio("p50_ms"),
-        "failures": sum(sample.failures for sample in own),
+        "answers_per_second": median(lambda sample: sample.measurement.goodput),
+        "p50_ms": median(lambda sample: sample.measurement.p50_ms),
+        "p97_ms": median(lambda sample: sample.measurement.p97_ms),
+        "first_ms": median(lambda sample: sample.first_ms),
+        "answers_ratio": ratio(lambda sample: sample.measurement.goodput),
+        "p50_ratio": ratio(lambda sample: sample.measurement.p50_ms),
+        "failures": sum(sample.measurement.failed for sample in own),
     }
 
 

@@ -106,8 +106,6 @@ def test_what_a_section_shows_runs_and_prints_what_it_shows(
     if not is_js and shutil.which("curl") is None:
         pytest.skip("curl is not installed here")
     own = [block for block in blocks(page) if block.section == section]
-    if shutil.which("jq") is None and any("| jq " in block.text for block in own):
-        pytest.skip("jq is not installed here")
     runner = Runner(folders[page], server)
     try:
         printed: str | None = None

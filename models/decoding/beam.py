@@ -139,7 +139,7 @@ def searches_ahead(beams: LiveBeams, searches: Sequence["BeamSearch"], steps: in
         totals=np.array(beams.totals, np.float64),
         counts=np.array(beams.counts, np.int64),
         widths=np.array(beams.widths, np.int64),
-        limits=np.array([search.steps_left for search in searches], np.int64),
+        limits=np.array([one.params.max_new_tokens - one.length for one in searches], np.int64),
         outputs=np.array([params.num_outputs for params in each], np.int64),
         finished=np.array([len(search.finished) for search in searches], np.int64),
         scores=scores,
@@ -197,11 +197,6 @@ class BeamSearch:
     def width(self) -> int:
         """Continuations that it keeps: a finished hypothesis keeps its slot."""
         return self.params.beam_size - len(self.finished)
-
-    @property
-    def steps_left(self) -> int:
-        """How many it may still make."""
-        return self.params.max_new_tokens - self.length
 
     @property
     def can_improve(self) -> bool:

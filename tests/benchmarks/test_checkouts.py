@@ -1,6 +1,7 @@
 """Loads as they are named, how two checkouts compare, and a short run of this one beside itself."""
 
 import argparse
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from app.settings import PROJECT_DIR
 from benchmarks.checkouts import KINDS, Load, Sample, record, table
 from benchmarks.load import Outcome
+from benchmarks.saturation import Measurement
 from tests.benchmarks.test_overload import run_benchmark
 
 
@@ -35,12 +37,13 @@ def test_a_sample_is_of_what_was_answered() -> None:
         seconds=2.0,
         failures={"429": 2, "504": 1},
     )
-    assert Sample.of(outcome) == Sample(1.5, 2.0, 3.0, 0.6, 3)
-    assert Sample.of(Outcome(seconds=2.0)).answers_per_second == 0.0
+    measurement, first_ms = Sample.of(Load("stream", 4, 0.0), outcome)
+    assert (measurement.goodput, measurement.failed, first_ms) == (1.5, 3, 0.6)
+    assert (measurement.p50_ms, measurement.p97_ms) == (3.0, math.inf), "failures are the slowest"
 
 
 def sample(answers: float, p50_ms: float) -> Sample:
-    return Sample(answers, p50_ms, 2 * p50_ms, p50_ms / 2, 0)
+    return Sample(Measurement(0, answers, 9, 0, p50_ms, 2 * p50_ms, 3 * p50_ms), p50_ms / 2)
 
 
 def test_checkouts_are_compared_within_each_round() -> None:
